@@ -1,0 +1,110 @@
+"""A scene on disk, and how some of its frames become `Views`. Readers of formats build these and nothing else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.image_io import read_image
+from geometry import Cameras, InputError, Views
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One posed photograph; nothing is loaded yet."""
+
+    view_id: int
+    image_path: Path
+    w2c: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+    """For an image of height x width, pixel centres at +0.5."""
+    height: int
+    width: int
+    near: float
+    """Camera z, scene units."""
+    far: float
+    depth_path: Path | None = None
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    """One scan under one lighting."""
+
+    name: str
+    """Unique within the data set, for example `scan24/light3`."""
+    scan: str
+    """What `--scans` picks by."""
+    frames: Mapping[int, Frame]
+    neighbors: Mapping[int, tuple[int, ...]]
+    """For every view the others that see the same things, best first."""
+    train_views: tuple[int, ...]
+    held_out_views: tuple[int, ...]
+    """Targets of the evaluation; per-scene training never opens their files."""
+    read_depth: Callable[[Frame], Float[np.ndarray, "height width"]] | None = None
+    """Depth map of a frame that has a `depth_path`, at the frame's size, scene units, 0 = unknown."""
+    white_background: bool = False
+    """Images with an alpha channel are composited over white (else black)."""
+
+    def views(self, view_ids: Sequence[int], scale: float = 1.0) -> Views:
+        """Load frames, resized by `scale` together with their cameras; depth and masks where all of them have one.
+
+        Raises:
+            InputError: for an unreadable image or depth map, or one whose size is not its frame's.
+        """
+        frames = [self.frames[view_id] for view_id in view_ids]
+        sizes = {(frame.height, frame.width) for frame in frames}
+        if len(sizes) != 1:
+            raise InputError(f"scene {self.name}: expected images of one size, got {sorted(sizes)} in views {view_ids}")
+        height, width = (round(side * scale) for side in sizes.pop())
+        cameras = Cameras(
+            w2c=torch.stack([frame.w2c for frame in frames]).float(),
+            intrinsics=torch.stack([frame.intrinsics for frame in frames]).float(),
+            height=frames[0].height,
+            width=frames[0].width,
+        ).resized(height, width)
+        images = np.stack([_resize(self._image(frame), height, width, cv2.INTER_AREA) for frame in frames])
+        has_depth = self.read_depth is not None and all(frame.depth_path for frame in frames)
+        has_mask = all(frame.mask_path for frame in frames)
+        return Views(
+            images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+            cameras=cameras,
+            near=torch.tensor([frame.near for frame in frames]),
+            far=torch.tensor([frame.far for frame in frames]),
+            ids=torch.tensor(view_ids, dtype=torch.int64),
+            depth=self._stack([self._depth(frame) for frame in frames], height, width) if has_depth else None,
+            mask=self._stack([self._mask(frame) for frame in frames], height, width) > 127 if has_mask else None,
+        )
+
+    @staticmethod
+    def _stack(maps: Sequence[np.ndarray], height: int, width: int) -> Float[Tensor, "view height width"]:
+        resized = [_resize(one, height, width, cv2.INTER_NEAREST_EXACT) for one in maps]
+        return torch.from_numpy(np.stack(resized)).float()
+
+    def _image(self, frame: Frame) -> np.ndarray:
+        image = read_image(frame.image_path, background=255 if self.white_background else 0)
+        return _checked_size(image, frame, frame.image_path, "image")
+
+    def _mask(self, frame: Frame) -> np.ndarray:
+        return _checked_size(read_image(frame.mask_path)[..., 0], frame, frame.mask_path, "mask")
+
+    def _depth(self, frame: Frame) -> np.ndarray:
+        return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")
+
+
+def _checked_size(array: np.ndarray, frame: Frame, path: Path, what: str) -> np.ndarray:
+    if array.shape[:2] != (frame.height, frame.width):
+        got = f"{array.shape[1]}x{array.shape[0]}"
+        raise InputError(f"{path}: expected a {what} of {frame.width}x{frame.height} (width x height), got {got}")
+    return array
+
+
+def _resize(array: np.ndarray, height: int, width: int, interpolation: int) -> np.ndarray:
+    if array.shape[:2] == (height, width):
+        return array
+    return cv2.resize(array, (width, height), interpolation=interpolation)

@@ -1,0 +1,23 @@
+"""One exception for a user's mistake, and the one place that turns it into one line and an exit status."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Bad input from outside the program. The message names what, where, expected and got, in one line."""
+
+
+def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command's `main`: an `InputError` becomes `error: ...` on stderr and exit status 2, no traceback."""
+
+    @functools.wraps(main)
+    def wrapped(*args: object, **kwargs: object) -> None:
+        try:
+            main(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+
+    return wrapped

@@ -1,0 +1,69 @@
+"""Base of every batch type: a frozen dataclass of tensors that moves, indexes and stacks as one value."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Struct = TypeVar("Struct", bound="TensorStruct")
+
+
+class TensorStruct:
+    """Mix-in for frozen dataclasses whose fields are tensors, other structs, plain values or None."""
+
+    def map(self: Struct, function: Callable[[Tensor], Tensor]) -> Struct:
+        """Apply `function` to every tensor, also inside nested structs; everything else is kept."""
+        changes = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = function(value)
+            elif isinstance(value, TensorStruct):
+                changes[field.name] = value.map(function)
+        return dataclasses.replace(self, **changes)
+
+    def to(self: Struct, *args: Any, **kwargs: Any) -> Struct:
+        """`Tensor.to` on every tensor; a floating dtype leaves integer and boolean tensors alone."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.to(*args, **kwargs)
+            return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
+
+        return self.map(move)
+
+    def pin_memory(self: Struct) -> Struct:
+        """Page-locked copy, for DataLoader(pin_memory=True)."""
+        return self.map(Tensor.pin_memory)
+
+    def __getitem__(self: Struct, index: Any) -> Struct:
+        """Index the leading axes of every tensor alike. Tuples of names are indexed when `index` is an int or slice."""
+        changes = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | TensorStruct):
+                changes[field.name] = value[index]
+            elif isinstance(value, tuple) and isinstance(index, int | slice):
+                picked = value[index]
+                changes[field.name] = picked if isinstance(index, slice) else (picked,)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def stack(cls: type[Struct], items: Sequence[Struct]) -> Struct:
+        """Stack along a new leading axis; this is the collate function. Tuples are joined, plain values must agree."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            column = [getattr(item, field.name) for item in items]
+            first = column[0]
+            if isinstance(first, Tensor):
+                values[field.name] = torch.stack(column)
+            elif isinstance(first, TensorStruct):
+                values[field.name] = type(first).stack(column)
+            elif isinstance(first, tuple):
+                values[field.name] = tuple(entry for part in column for entry in part)
+            elif any(value != first for value in column):
+                raise ValueError(f"cannot stack {cls.__name__}: field {field.name!r} differs between items: {column}")
+            else:
+                values[field.name] = first
+        return cls(**values)

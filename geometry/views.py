@@ -1,0 +1,39 @@
+"""Posed images, and the batch that goes from the loader to the loss."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from geometry.cameras import Cameras
+from geometry.tensor_struct import TensorStruct
+
+
+@dataclass(frozen=True)
+class Views(TensorStruct):
+    """Posed images of one scene each."""
+
+    images: Float[Tensor, "*batch view 3 height width"]
+    """RGB in [0, 1], never normalised outside a network."""
+    cameras: Cameras
+    near: Float[Tensor, "*batch view"]
+    """Nearest camera z that matters, scene units."""
+    far: Float[Tensor, "*batch view"]
+    ids: Int[Tensor, "*batch view"]
+    """View numbers as the data set counts them."""
+    depth: Float[Tensor, "*batch view height width"] | None = None
+    """Camera z in scene units; 0 = unknown."""
+    mask: Bool[Tensor, "*batch view height width"] | None = None
+    """Pixels of the object, where the data set has such masks."""
+
+
+@dataclass(frozen=True)
+class SceneBatch(TensorStruct):
+    """What a loader yields and a training step gets: source views to look at, target views to reproduce."""
+
+    source: Views
+    target: Views
+    names: tuple[str, ...]
+    """One per scene, unique within the data set (scan and lighting, for example)."""
+    seeds: Int[Tensor, "*batch"]
+    """All random choices made for a scene in a step derive from this number."""

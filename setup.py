@@ -1,0 +1,49 @@
+"""Install with `pip install -e .[test]`; the packages are flat because they are meant to be read and changed in place."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vggt-nerf",
+    version="0.1.0",
+    description="Generalizable radiance fields on a frozen VGGT",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(
+        include=[
+            f"{name}{suffix}" for name in ("geometry", "data", "models", "training", "render") for suffix in ("", ".*")
+        ]
+    ),
+    py_modules=["train_general", "train_finetune"],
+    package_data={"data": ["lists/*.txt"]},
+    install_requires=[
+        "torch>=2.5,<3",
+        "torchvision>=0.20,<1",
+        "pytorch-lightning>=2.5,<3",
+        "configargparse>=1.7,<2",
+        "kornia>=0.7.3,<1",
+        "lpips>=0.1.4,<0.2",
+        "imageio>=2.34,<3",
+        "imageio-ffmpeg>=0.5,<1",
+        "scikit-image>=0.22,<1",
+        "opencv-python>=4.9,<6",
+        "matplotlib>=3.8,<4",
+        "warmup-scheduler==0.3",
+        "numpy>=1.26,<3",
+        "Pillow>=10,<13",
+        "jaxtyping>=0.2.34,<1",
+        "safetensors>=0.4.3,<1",
+        "huggingface-hub>=0.25,<3",
+        "tensorboard>=2.16,<3",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8,<10",
+            "beartype>=0.19,<1",
+            "ruff==0.17.5",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
+            "ipykernel>=6.29,<8",
+        ],
+    },
+)

@@ -1,0 +1,228 @@
+"""DTU scans in MVSNet's / MVSNeRF's layout -> `PosedScene`. Scene unit: millimetre, as in the files.
+
+    Cameras/train/%08d_cam.txt                    K for a quarter of the image size; or, without train/:
+    Cameras/%08d_cam.txt                          K for the 1600x1200 originals (640x512 images: half, then cropped)
+    Cameras/pair.txt                              optional, else MVSNet's from data/lists
+    Rectified/{scan}_train/rect_VVV_L_r5000.png   VVV = view + 1, L = lighting; the folder may also be named {scan}
+    Depths/{scan}/depth_map_%04d.pfm              optional, or Depths/{scan}_train; image size or the uncropped original
+    masks/{scan}/%03d.png                         optional
+    lists/{train,val,test}.txt                    optional
+
+Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognised (data/idr.py).
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.base import Frame, PosedScene
+from data.idr import find_idr_scans, read_idr
+from data.image_io import image_size, read_depth_pfm
+from data.mvs_camera import check_principal_point, read_mvs_camera
+from data.splits import (
+    Report,
+    Split,
+    choose_scans,
+    dtu_view_lists,
+    own_or_shipped_lists,
+    raise_problem,
+    shipped_path,
+    split_views,
+)
+from data.view_selection import complete_neighbors, read_pairs
+from geometry import InputError, check_camera, rigid_inverse
+from geometry.conversions import intrinsics_from_integer_centers
+
+_IMAGE_NAME = re.compile(r"rect_(\d{3})_(\d+)_r5000\.png")
+_EVALUATION_LIGHT = 3
+_ORIGINAL_WIDTH = 1600
+
+
+@dataclass(frozen=True)
+class _Camera:
+    w2c: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+    near: float
+    far: float
+
+
+@dataclass(frozen=True)
+class _Root:
+    """What all scans of a root share."""
+
+    folder: Path
+    pairs: dict[int, tuple[int, ...]]
+    cameras: dict[tuple[int, int, int], _Camera] = field(default_factory=dict)
+    """By view, image height and width: DTU has one rig, so cameras serve every scan."""
+
+    def camera(self, view: int, height: int, width: int) -> _Camera:
+        key = (view, height, width)
+        if key not in self.cameras:
+            self.cameras[key] = _read_camera(self.folder / "Cameras", view, height, width)
+        return self.cameras[key]
+
+
+def read_dtu(
+    datadir: Path,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None = None,
+    lights: tuple[int, ...] | None = None,
+    report: Report = raise_problem,
+) -> list[PosedScene]:
+    """One scene per scan and lighting, named `scan24/light3`.
+
+    `lights`: those of them that a scan has, or its first one if it has none of them. By default all for train
+    and all, and 3 for val and test, as in MVSNeRF.
+
+    Raises:
+        InputError: for an unknown scan, and (unless `report` collects) for a missing or impossible camera or a wrong
+            scale of the intrinsics.
+    """
+    idr_scans = find_idr_scans(datadir)
+    folders = find_dtu_scans(datadir)
+    if not folders and not idr_scans:
+        raise InputError(f"{datadir}: expected Rectified/{{scan}}_train/rect_*_r5000.png or image/ and cameras.npz")
+    lists = own_or_shipped_lists(datadir, "dtu")
+    chosen = choose_scans(datadir, [*folders, *idr_scans], split, scans, lists)
+    if lights is None and split in ("val", "test"):
+        lights = (_EVALUATION_LIGHT,)
+    scenes = [read_idr(idr_scans[scan], scan, report) for scan in chosen if scan in idr_scans]
+    if folders:
+        root = _Root(datadir, _read_pairs(datadir))
+        for scan in chosen:
+            if scan in folders:
+                scenes += _read_scan(root, scan, folders[scan], lights, report)
+    return [scene for scene in scenes if scene.frames]
+
+
+def find_dtu_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> its image folder, for folders with at least one image; `{scan}_train` before `{scan}`."""
+    folders: dict[str, Path] = {}
+    for folder in sorted(datadir.glob("Rectified/*"), key=lambda path: (not path.name.endswith("_train"), path.name)):
+        scan = folder.name.removesuffix("_train")
+        if scan not in folders and any(_IMAGE_NAME.fullmatch(path.name) for path in folder.glob("rect_*")):
+            folders[scan] = folder
+    return folders
+
+
+def read_dtu_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
+    """Depth map at the frame's size; one of 2.5 W x 2.34375 H, as in the originals, is halved and cropped.
+
+    Raises:
+        InputError: for any other size.
+    """
+    depth = read_depth_pfm(frame.depth_path)
+    size = (frame.height, frame.width)
+    original = (round(frame.height * 1200 / 512), round(frame.width * 1600 / 640))
+    if depth.shape == original:
+        top, left = _crop_offset(*size)
+        depth = depth[::2, ::2][top : top + frame.height, left : left + frame.width]
+    if depth.shape != size:
+        raise InputError(
+            f"{frame.depth_path}: expected a depth map of {frame.width}x{frame.height} or {original[1]}x{original[0]} "
+            f"(width x height), got {depth.shape[1]}x{depth.shape[0]}"
+        )
+    return depth
+
+
+def _read_pairs(datadir: Path) -> dict[int, tuple[int, ...]]:
+    own = datadir / "Cameras" / "pair.txt"
+    return read_pairs(own if own.is_file() else shipped_path("dtu_pairs"))
+
+
+def _read_scan(
+    root: _Root, scan: str, folder: Path, lights: tuple[int, ...] | None, report: Report
+) -> list[PosedScene]:
+    by_light: dict[int, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        match = _IMAGE_NAME.fullmatch(path.name)
+        if match:
+            by_light.setdefault(int(match[2]), {})[int(match[1]) - 1] = path
+    wanted = sorted(by_light) if lights is None else [light for light in lights if light in by_light]
+    return [_read_scene(root, scan, light, by_light[light], report) for light in wanted or [min(by_light)]]
+
+
+def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], report: Report) -> PosedScene:
+    depths = _numbered_files(root.folder, (f"Depths/{scan}", f"Depths/{scan}_train"), "depth_map_{:04d}.pfm", images)
+    masks = _numbered_files(root.folder, (f"masks/{scan}",), "{:03d}.png", images)
+    frames = {}
+    for view, path in images.items():
+        try:
+            # sizes are the first image's: opening tens of thousands of files takes minutes, and loading checks each
+            height, width = image_size(next(iter(images.values())))
+            camera = root.camera(view, height, width)
+        except InputError as error:
+            report(error)
+            continue
+        frames[view] = Frame(
+            view_id=view,
+            image_path=path,
+            w2c=camera.w2c,
+            intrinsics=camera.intrinsics,
+            height=height,
+            width=width,
+            near=camera.near,
+            far=camera.far,
+            depth_path=depths.get(view),
+            mask_path=masks.get(view),
+        )
+    train, held_out = split_views(list(frames), *dtu_view_lists())
+    return PosedScene(
+        name=f"{scan}/light{light}",
+        scan=scan,
+        frames=frames,
+        neighbors=complete_neighbors({v: rigid_inverse(f.w2c)[:3, 3] for v, f in frames.items()}, root.pairs),
+        train_views=train,
+        held_out_views=held_out,
+        read_depth=read_dtu_depth if depths else None,
+    )
+
+
+def _numbered_files(root: Path, folders: tuple[str, ...], pattern: str, views: dict[int, Path]) -> dict[int, Path]:
+    """View -> its file in the first of the folders that exists, for the files that are there."""
+    for folder in folders:
+        if (root / folder).is_dir():
+            names = {path.name for path in (root / folder).iterdir()}
+            return {view: root / folder / pattern.format(view) for view in views if pattern.format(view) in names}
+    return {}
+
+
+def _read_camera(folder: Path, view: int, height: int, width: int) -> _Camera:
+    is_quarter = (folder / "train").is_dir()
+    path = folder / "train" / f"{view:08d}_cam.txt" if is_quarter else folder / f"{view:08d}_cam.txt"
+    camera = read_mvs_camera(path)
+    where = str(path)
+    if is_quarter:
+        scale, (top, left) = 4.0, (0, 0)
+    else:
+        scale, (top, left) = _scale_and_crop_of_original(height, width, where)
+    intrinsics = camera.intrinsics.clone()
+    intrinsics[:2] *= scale
+    intrinsics[:2, 2] -= torch.tensor([left, top], dtype=intrinsics.dtype)
+    check_camera(camera.w2c, intrinsics, where)
+    check_principal_point(intrinsics, height, width, where)
+    near, far = camera.depth_range
+    return _Camera(camera.w2c.float(), intrinsics_from_integer_centers(intrinsics).float(), near, far)
+
+
+def _scale_and_crop_of_original(height: int, width: int, where: str) -> tuple[float, tuple[int, int]]:
+    """From the 1600x1200 original to the image: scale, and the (top, left) of the crop after it."""
+    if width * 3 == height * 4:
+        return width / _ORIGINAL_WIDTH, (0, 0)
+    if width * 4 == height * 5:
+        return 0.5 * width / 640, _crop_offset(height, width)
+    raise InputError(
+        f"{where}: expected images of 1600x1200 or 640x512 (width x height) or in their proportion for cameras "
+        f"without a train/ folder, got {width}x{height}"
+    )
+
+
+def _crop_offset(height: int, width: int) -> tuple[int, int]:
+    """(top, left) of the image in the halved original: rows 44 to 556 and columns 80 to 720 for 640x512."""
+    return round(height * 44 / 512), round(width * 80 / 640)

@@ -1,0 +1,147 @@
+"""Images, PFM depth maps and masks on disk -> arrays, and back. Writes are atomic: a file is whole or absent."""
+
+import functools
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from geometry import InputError
+
+_CACHED_IMAGES = 64
+_PFM_HEADER = re.compile(rb"\s*(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)\s")
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
+
+
+def read_image(path: Path, background: int = 0) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB of any 8 or 16 bit, grey, palette or RGBA file; alpha is composited over the grey level `background`.
+
+    The last 64 decoded images are kept, because training reads the same ones again; a file that changed is read anew.
+    The returned array is read-only.
+
+    Raises:
+        InputError: for a missing, truncated or otherwise undecodable file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        raise InputError(f"{path}: expected an image file, got none") from None
+    return _decode(path, background, status.st_mtime_ns, status.st_size)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) from the header alone.
+
+    Raises:
+        InputError: for a missing file or one that is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected an image file, got none") from None
+    except _DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
+def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -> None:
+    """Write grey, RGB or RGBA in the format that the name's extension says; folders are made."""
+    extension = path.suffix.lower()
+    if extension not in Image.registered_extensions():
+        raise InputError(f"{path}: expected an image file name such as *.png or *.jpg, got extension {extension!r}")
+    options = {"quality": 95} if extension in (".jpg", ".jpeg") else {}
+    image_format = Image.registered_extensions()[extension]
+    _write_atomic(path, lambda temporary: Image.fromarray(image).save(temporary, format=image_format, **options))
+
+
+def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
+    """One-channel PFM (rows bottom-up, a negative scale means little-endian) as float32, top row first.
+
+    Raises:
+        InputError: for a missing file, a bad header, a wrong number of bytes, or NaN.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise InputError(f"{path}: expected a PFM file, got none") from None
+    match = _PFM_HEADER.match(content)
+    if match is None or match[1] != b"Pf":
+        raise InputError(f"{path}: expected a one-channel PFM header (Pf, width height, scale), got {content[:20]!r}")
+    width, height = int(match[2]), int(match[3])
+    try:
+        scale = float(match[4])
+    except ValueError:
+        raise InputError(f"{path}: expected a number as PFM scale, got {match[4]!r}") from None
+    expected, got = 4 * width * height, len(content) - match.end()
+    if expected != got:
+        raise InputError(f"{path}: expected {expected} bytes for {width}x{height} PFM values, got {got}")
+    values = np.frombuffer(content, dtype="<f4" if scale < 0 else ">f4", offset=match.end())
+    values = values.reshape(height, width)[::-1].astype(np.float32)
+    if np.isnan(values).any():
+        raise InputError(f"{path}: expected numbers, got NaN in {int(np.isnan(values).sum())} of {values.size} pixels")
+    return values
+
+
+def write_pfm(path: Path, array: Float[np.ndarray, "height width"], *, big_endian: bool = False) -> None:
+    """Write a one-channel PFM as float32; folders are made."""
+    height, width = array.shape
+    values = array[::-1].astype(">f4" if big_endian else "<f4")
+    content = f"Pf\n{width} {height}\n{1.0 if big_endian else -1.0}\n".encode() + values.tobytes()
+    _write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:
+    """Depth map, camera z in the file's unit; 0 = unknown, which files also write as infinity.
+
+    Raises:
+        InputError: as `read_pfm`, and for negative depth.
+    """
+    depth = read_pfm(path)
+    negative = int((depth < 0).sum())
+    if negative:
+        raise InputError(f"{path}: expected depth >= 0, got {negative} negative pixels down to {depth.min():g}")
+    depth[np.isinf(depth)] = 0
+    return depth
+
+
+@functools.lru_cache(maxsize=_CACHED_IMAGES)
+def _decode(path: Path, background: int, _modified: int, _size: int) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            rgb = _to_rgb(image, background)
+    except _DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+    rgb.flags.writeable = False
+    return rgb
+
+
+def _to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself reduces 16-bit colour to its high byte
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA")).astype(np.float32)
+    alpha = rgba[..., 3:] / 255
+    return np.rint(rgba[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()).replace(f" '{path}'", "")
+    return InputError(f"{path}: expected a complete image, got one that cannot be decoded ({reason})")
+
+
+def _write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""Which scans and which views are for training: lists in `data/lists`, lists of a data set's own, and rules."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from geometry import InputError
+
+Split = Literal["train", "val", "test", "all"]
+Report = Callable[[InputError], None]
+"""What a reader does with a problem of one file: `raise_problem`, or the data doctor's collector."""
+
+_LISTS = Path(__file__).parent / "lists"
+
+
+def raise_problem(error: InputError) -> None:
+    """Stop at the first problem."""
+    raise error
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Lines of a list file without comments and blanks."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def shipped_list(name: str) -> tuple[str, ...]:
+    """A list from `data/lists`, for example `dtu_train`."""
+    return read_list(_LISTS / f"{name}.txt")
+
+
+def dtu_view_lists() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """MVSNeRF's 16 training and 4 held-out views of the DTU rig, in its order."""
+    train, held_out = (shipped_list(f"dtu_views_{kind}") for kind in ("train", "held_out"))
+    return tuple(int(view) for view in train), tuple(int(view) for view in held_out)
+
+
+def shipped_path(name: str) -> Path:
+    """Where `data/lists` keeps a file."""
+    return _LISTS / f"{name}.txt"
+
+
+def scan_order(name: str) -> list[tuple[int, str]]:
+    """Sort key under which scan2 comes before scan10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def own_or_shipped_lists(datadir: Path, dataset: str) -> dict[str, tuple[str, ...]]:
+    """Scan lists train, val, test: `lists/train.txt` or `lists/<dataset>_train_all.txt` below `datadir`, else ours."""
+    own = {}
+    for split in ("train", "val", "test"):
+        for name in (f"{split}.txt", f"{dataset}_{split}_all.txt"):
+            if (datadir / "lists" / name).is_file():
+                own[split] = read_list(datadir / "lists" / name)
+    if own:
+        return {"train": (), "val": (), "test": ()} | own
+    return {split: shipped_list(f"{dataset}_{split}") for split in ("train", "val", "test")}
+
+
+def choose_scans(
+    datadir: Path,
+    present: Sequence[str],
+    split: Split,
+    scans: Sequence[str] | None,
+    lists: Mapping[str, Sequence[str]],
+) -> tuple[str, ...]:
+    """Scans of a split among those `present`.
+
+    Named `scans` win. Otherwise the lists divide what is there, if both a training and a held-out scan of theirs are
+    present; `test` also takes the listed test scans of a root that holds nothing to train on. If the lists do not
+    apply: the last fifth (at least one) of the sorted scans is val and test, the rest train; a single scan is all.
+
+    Raises:
+        InputError: for an empty selection or an unknown scan, naming what is there.
+    """
+    found = sorted(present, key=scan_order)
+    if not found:
+        raise InputError(f"{datadir}: expected at least one scan, got none")
+    if scans is not None:
+        return _named(datadir, found, scans)
+    if split == "all":
+        return tuple(found)
+    listed = {name: tuple(scan for scan in found if scan in lists[name]) for name in ("train", "val", "test")}
+    held_out = listed["val"] or listed["test"]
+    if listed["train"] and held_out:
+        return listed[split] or held_out
+    if split == "test" and listed["test"]:
+        return listed["test"]
+    return _by_rule(found, split)
+
+
+def split_views(
+    views: Sequence[int], listed_train: Sequence[int] = (), listed_held_out: Sequence[int] = ()
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(training views, held-out views) of one scene.
+
+    The listed ones that are there, if they include 3 for training and 1 held out. Otherwise every 8th view in
+    order is held out, beginning with the first; of fewer than 4 views the last.
+    """
+    train = tuple(view for view in listed_train if view in views)
+    held_out = tuple(view for view in listed_held_out if view in views)
+    if len(train) >= 3 and held_out:
+        return train, held_out
+    ordered = sorted(views)
+    if len(ordered) < 4:
+        return (tuple(ordered[:-1]), tuple(ordered[-1:])) if len(ordered) > 1 else (tuple(ordered), ())
+    return tuple(view for i, view in enumerate(ordered) if i % 8), tuple(ordered[::8])
+
+
+def _named(datadir: Path, found: Sequence[str], scans: Sequence[str]) -> tuple[str, ...]:
+    if not scans:
+        raise InputError(f"{datadir}: expected at least one scan name, got an empty list")
+    unknown = [scan for scan in scans if scan not in found]
+    if unknown:
+        shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+        raise InputError(f"{datadir}: expected scans that are there ({shown}), got {', '.join(unknown)}")
+    return tuple(dict.fromkeys(scans))
+
+
+def _by_rule(found: Sequence[str], split: Split) -> tuple[str, ...]:
+    if len(found) == 1:
+        return tuple(found)
+    num_held_out = max(1, len(found) // 5)
+    return tuple(found[:-num_held_out] if split == "train" else found[-num_held_out:])

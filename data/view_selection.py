@@ -1,0 +1,101 @@
+"""Which views to look at for a target: pair files, camera distance, and the choice among the best."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry import InputError
+
+
+def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
+    """MVSNet pair file -> for every view its neighbours, best first. Lines that start with # are comments.
+
+    The file holds the number of views, then per view a line with its id and a line `count id score id score ...`.
+
+    Raises:
+        InputError: for a missing file, or the first line that does not fit.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: expected a pair file (MVSNet format), got none") from None
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        count = int(lines[0][0])
+        blocks = [_parse_block(path, lines[i : i + 2]) for i in range(1, len(lines), 2)]
+    except InputError:
+        raise
+    except (ValueError, IndexError):
+        raise InputError(f"{path}: expected a count, then view ids and lines `count id score ...`, got other") from None
+    pairs = dict(blocks)
+    if len(pairs) != count or len(blocks) != count:
+        raise InputError(f"{path}: expected {count} views as its first line says, got {len(pairs)}")
+    return pairs
+
+
+def write_pairs(path: Path, neighbors: Mapping[int, Sequence[int]]) -> None:
+    """Write a pair file that `read_pairs` reads back; the scores are made up and only order the neighbours."""
+    lines = [str(len(neighbors))]
+    for view, others in neighbors.items():
+        scored = (f"{other} {len(others) - rank}.0" for rank, other in enumerate(others))
+        lines += [str(view), " ".join([str(len(others)), *scored])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def nearest_by_center(
+    centers: Mapping[int, Float[Tensor, "3"]], view_id: int, candidates: Sequence[int], norm: int = 1
+) -> list[int]:
+    """The candidates from nearest to farthest camera centre as seen from `view_id`; ties keep their order.
+
+    MVSNeRF orders views by the L1 distance of camera centres (norm = 1).
+    """
+    if not candidates:
+        return []
+    offsets = torch.stack([centers[candidate] for candidate in candidates]) - centers[view_id]
+    order = torch.linalg.vector_norm(offsets, ord=norm, dim=-1).argsort(stable=True)
+    return [candidates[position] for position in order.tolist()]
+
+
+def complete_neighbors(
+    centers: Mapping[int, Float[Tensor, "3"]], pairs: Mapping[int, Sequence[int]] | None = None
+) -> dict[int, tuple[int, ...]]:
+    """For every view in `centers` all the others: first those of its pair list, then the rest by L1 distance."""
+    neighbors = {}
+    for view in centers:
+        others = [other for other in centers if other != view]
+        listed = [other for other in (pairs or {}).get(view, ()) if other in centers]
+        neighbors[view] = tuple(dict.fromkeys([*listed, *nearest_by_center(centers, view, others)]))
+    return neighbors
+
+
+def select_sources(
+    ordered_candidates: Sequence[int], num_views: int, *, extra: int = 2, generator: torch.Generator | None = None
+) -> tuple[int, ...]:
+    """Source views among candidates that are ordered best first.
+
+    With a generator (training): `num_views` of the `num_views + extra` best in random order. Without one: the best.
+
+    Raises:
+        InputError: when there are fewer candidates than views wanted.
+    """
+    if len(ordered_candidates) < num_views:
+        raise InputError(f"expected at least {num_views} candidate source views, got {len(ordered_candidates)}")
+    if generator is None:
+        return tuple(ordered_candidates[:num_views])
+    pool = ordered_candidates[: num_views + extra]
+    chosen = torch.randperm(len(pool), generator=generator)[:num_views]
+    return tuple(pool[position] for position in chosen.tolist())
+
+
+def _parse_block(path: Path, block: Sequence[Sequence[str]]) -> tuple[int, tuple[int, ...]]:
+    (view,), (count, *rest) = block
+    neighbors = tuple(int(entry) for entry in rest[::2])
+    if len(rest) != 2 * int(count) or len(set(neighbors)) != len(neighbors) or int(view) in neighbors:
+        raise InputError(
+            f"{path}: expected {count} different neighbours with scores for view {view}, got {' '.join(rest)!r}"
+        )
+    return int(view), neighbors

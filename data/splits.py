@@ -26,8 +26,9 @@ def read_list(path: Path) -> tuple[str, ...]:
 
 
 def shipped_list(name: str) -> tuple[str, ...]:
-    """A list from `data/lists`, for example `dtu_train`."""
-    return read_list(_LISTS / f"{name}.txt")
+    """A list from `data/lists`, for example `dtu_train`; empty if there is none of that name."""
+    path = shipped_path(name)
+    return read_list(path) if path.is_file() else ()
 
 
 def dtu_view_lists() -> tuple[tuple[int, ...], tuple[int, ...]]:

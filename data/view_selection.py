@@ -14,6 +14,7 @@ def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
     """MVSNet pair file -> for every view its neighbours, best first. Lines that start with # are comments.
 
     The file holds the number of views, then per view a line with its id and a line `count id score id score ...`.
+    A view listed as its own neighbour, as some writers do, is dropped.
 
     Raises:
         InputError: for a missing file, or the first line that does not fit.
@@ -94,8 +95,8 @@ def select_sources(
 def _parse_block(path: Path, block: Sequence[Sequence[str]]) -> tuple[int, tuple[int, ...]]:
     (view,), (count, *rest) = block
     neighbors = tuple(int(entry) for entry in rest[::2])
-    if len(rest) != 2 * int(count) or len(set(neighbors)) != len(neighbors) or int(view) in neighbors:
+    if len(rest) != 2 * int(count) or len(set(neighbors)) != len(neighbors):
         raise InputError(
             f"{path}: expected {count} different neighbours with scores for view {view}, got {' '.join(rest)!r}"
         )
-    return int(view), neighbors
+    return int(view), tuple(other for other in neighbors if other != int(view))

@@ -1,0 +1,111 @@
+"""BlendedMVS scenes (MVSNet's text layout, either resolution) -> `PosedScene`. Scene unit: as in the files.
+
+    {scan}/blended_images/%08d.jpg          `*_masked.jpg` is ignored
+    {scan}/cams/%08d_cam.txt                K for the images' size
+    {scan}/cams/pair.txt                    optional
+    {scan}/rendered_depth_maps/%08d.pfm     optional, the images' size
+
+`datadir` holds such folders or is one. Other data in this layout (Tanks and Temples exports) reads the same way.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from data.base import Frame, PosedScene
+from data.image_io import image_size, read_depth_pfm
+from data.mvs_camera import check_principal_point, read_mvs_camera
+from data.splits import Report, Split, choose_scans, own_or_shipped_lists, raise_problem, split_views
+from data.view_selection import complete_neighbors, read_pairs
+from geometry import InputError, check_camera, rigid_inverse
+from geometry.conversions import intrinsics_from_integer_centers
+
+_IMAGES = "blended_images"
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read_blendedmvs(
+    datadir: Path,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None = None,
+    lights: tuple[int, ...] | None = None,
+    report: Report = raise_problem,
+) -> list[PosedScene]:
+    """One scene per folder, named after it; every 8th view is held out. `lights` means nothing here.
+
+    Raises:
+        InputError: for an unknown scan, and (unless `report` collects) for a view without an image or a camera.
+    """
+    folders = find_blendedmvs_scans(datadir)
+    if not folders:
+        raise InputError(f"{datadir}: expected {_IMAGES}/ and cams/, or folders that have them, got neither")
+    chosen = choose_scans(datadir, list(folders), split, scans, own_or_shipped_lists(datadir, "blendedmvs"))
+    scenes = [_read_scene(folders[scan], scan, report) for scan in chosen]
+    return [scene for scene in scenes if scene.frames]
+
+
+def find_blendedmvs_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> folder."""
+    if (datadir / _IMAGES).is_dir():
+        return {datadir.resolve().name: datadir}
+    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_IMAGES}"))}
+
+
+def read_blendedmvs_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
+    """The rendered depth map as it is."""
+    return read_depth_pfm(frame.depth_path)
+
+
+def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
+    images = {
+        int(path.stem): path
+        for path in sorted((folder / _IMAGES).iterdir())
+        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.isdigit()
+    }
+    if not images:
+        raise InputError(f"{folder / _IMAGES}: expected images named like 00000000.jpg, got none")
+    pair_file = folder / "cams" / "pair.txt"
+    pairs = read_pairs(pair_file) if pair_file.is_file() else {}
+    frames = {}
+    for view in sorted({*pairs, *images}):
+        try:
+            frames[view] = _read_frame(folder, view, images)
+        except InputError as error:
+            report(error)
+    train, held_out = split_views(list(frames))
+    return PosedScene(
+        name=scan,
+        scan=scan,
+        frames=frames,
+        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}, pairs),
+        train_views=train,
+        held_out_views=held_out,
+        read_depth=read_blendedmvs_depth if any(frame.depth_path for frame in frames.values()) else None,
+    )
+
+
+def _read_frame(folder: Path, view: int, images: dict[int, Path]) -> Frame:
+    if view not in images:
+        raise InputError(f"{folder / _IMAGES / f'{view:08d}.jpg'}: expected an image, as pair.txt lists it, got none")
+    # the size is the first image's; loading checks each
+    height, width = image_size(next(iter(images.values())))
+    path = folder / "cams" / f"{view:08d}_cam.txt"
+    camera = read_mvs_camera(path)
+    check_camera(camera.w2c, camera.intrinsics, str(path))
+    check_principal_point(camera.intrinsics, height, width, str(path))
+    near, far = camera.depth_range
+    depth_path = folder / "rendered_depth_maps" / f"{view:08d}.pfm"
+    return Frame(
+        view_id=view,
+        image_path=images[view],
+        w2c=camera.w2c.to(torch.float32),
+        intrinsics=intrinsics_from_integer_centers(camera.intrinsics).to(torch.float32),
+        height=height,
+        width=width,
+        near=near,
+        far=far,
+        depth_path=depth_path if depth_path.is_file() else None,
+    )

@@ -1,0 +1,135 @@
+"""NeRF-synthetic (Blender) scenes -> `PosedScene`. near 2, far 6, images composited over white.
+
+    {scan}/transforms_{train,val,test}.json    camera_angle_x and, per frame, file_path and transform_matrix
+    {scan}/train/r_0.png ...                   RGBA of any size
+
+`datadir` holds such folders or is one. Training views are the train frames, numbered from 0; held-out views are the
+val frames, or the test frames where there is no val file, numbered from 1000. With neither, every 8th train frame.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.base import Frame, PosedScene
+from data.image_io import image_size
+from data.splits import Report, Split, choose_scans, raise_problem, split_views
+from data.view_selection import complete_neighbors
+from geometry import InputError, check_camera, rigid_inverse
+from geometry.conversions import w2c_from_opengl_c2w
+
+_TRAIN = "transforms_train.json"
+_NEAR, _FAR = 2.0, 6.0
+_FIRST_HELD_OUT = 1000
+
+
+def read_blender(
+    datadir: Path,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None = None,
+    lights: tuple[int, ...] | None = None,
+    report: Report = raise_problem,
+) -> list[PosedScene]:
+    """Every scene there is, for every split: the data set is divided by views, not by scenes.
+
+    `lights` means nothing here.
+
+    Raises:
+        InputError: for an unknown scan, and (unless `report` collects) for a missing image or an impossible camera.
+    """
+    folders = find_blender_scans(datadir)
+    if not folders:
+        raise InputError(f"{datadir}: expected {_TRAIN}, or folders that have it, got neither")
+    chosen = choose_scans(datadir, list(folders), "all", scans, {})
+    scenes = [_read_scene(folders[scan], scan, report) for scan in chosen]
+    return [scene for scene in scenes if scene.frames]
+
+
+def find_blender_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> folder."""
+    if (datadir / _TRAIN).is_file():
+        return {datadir.resolve().name: datadir}
+    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_TRAIN}"))}
+
+
+def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
+    frames = {frame.view_id: frame for frame in _read_frames(folder / _TRAIN, 0, report)}
+    if max(frames, default=0) >= _FIRST_HELD_OUT:
+        raise InputError(f"{folder / _TRAIN}: expected at most {_FIRST_HELD_OUT} training frames, got {len(frames)}")
+    train, held_out = tuple(frames), ()
+    for name in ("transforms_val.json", "transforms_test.json"):
+        if (folder / name).is_file():
+            others = {frame.view_id: frame for frame in _read_frames(folder / name, _FIRST_HELD_OUT, report)}
+            held_out = tuple(others)
+            frames |= others
+            break
+    else:
+        train, held_out = split_views(train)
+    return PosedScene(
+        name=scan,
+        scan=scan,
+        frames=frames,
+        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}),
+        train_views=train,
+        held_out_views=held_out,
+        white_background=True,
+    )
+
+
+def _read_frames(path: Path, first_id: int, report: Report) -> Iterator[Frame]:
+    angle, entries = _load(path)
+    size: tuple[int, int] | None = None
+    for i, entry in enumerate(entries):
+        try:
+            image_path, c2w = _parse_entry(path, i, entry)
+            # the size is the first image's; loading checks each
+            size = size or image_size(image_path)
+            w2c, intrinsics = _camera(c2w, angle, *size)
+            check_camera(w2c, intrinsics, f"{path} frame {i} ({image_path.name})")
+        except InputError as error:
+            report(error)
+            continue
+        yield Frame(first_id + i, image_path, w2c.float(), intrinsics.float(), *size, _NEAR, _FAR)
+
+
+def _camera(
+    c2w_opengl: Float[Tensor, "4 4"], angle: float, height: int, width: int
+) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
+    focal = 0.5 * width / math.tan(0.5 * angle)
+    intrinsics = [[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]
+    return w2c_from_opengl_c2w(c2w_opengl), torch.tensor(intrinsics, dtype=c2w_opengl.dtype)
+
+
+def _load(path: Path) -> tuple[float, list[dict[str, Any]]]:
+    """(horizontal field of view in radians, frame entries)."""
+    try:
+        content = json.loads(path.read_text())
+        angle, entries = float(content["camera_angle_x"]), list(content["frames"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected JSON with camera_angle_x and frames, got {error!r}") from None
+    if not 0 < angle < math.pi or not entries:
+        raise InputError(
+            f"{path}: expected 0 < camera_angle_x < pi and frames, got {angle:g} and {len(entries)} frames"
+        )
+    return angle, entries
+
+
+def _parse_entry(path: Path, index: int, entry: dict[str, Any]) -> tuple[Path, Float[Tensor, "4 4"]]:
+    try:
+        image_path = path.parent / entry["file_path"]
+        c2w = torch.tensor(entry["transform_matrix"], dtype=torch.float64).reshape(4, 4)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{path}: expected file_path and a 4x4 transform_matrix in frame {index}, got {entry}"
+        ) from None
+    image_path = image_path if image_path.suffix else image_path.with_suffix(".png")
+    if not image_path.is_file():
+        raise InputError(f"{image_path}: expected the image of frame {index} of {path.name}, got none")
+    return image_path, c2w

@@ -1,0 +1,112 @@
+"""LLFF forward-facing scenes -> `PosedScene`. Scene unit and world frame: as in `poses_bounds.npy`.
+
+    {scan}/poses_bounds.npy               one row per image, in the order of the sorted image names
+    {scan}/images_8, images_4, images     the most reduced of these folders is used
+
+`datadir` holds such folders or is one.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.base import Frame, PosedScene
+from data.image_io import image_size
+from data.splits import Report, Split, choose_scans, raise_problem, split_views
+from data.view_selection import complete_neighbors
+from geometry import InputError, check_camera, rigid_inverse
+from geometry.conversions import cameras_from_llff
+
+_POSES = "poses_bounds.npy"
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_NEAR_FACTOR, _FAR_FACTOR = 0.8, 1.2
+_ASPECT_TOLERANCE = 0.02
+
+
+def read_llff(
+    datadir: Path,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None = None,
+    lights: tuple[int, ...] | None = None,
+    report: Report = raise_problem,
+) -> list[PosedScene]:
+    """Every scene there is, for every split: LLFF is divided by views (every 8th is held out), not by scenes.
+
+    View ids are positions among the sorted image names. `lights` means nothing here.
+
+    Raises:
+        InputError: for an unknown scan, a number of images other than that of the poses, or an impossible camera.
+    """
+    folders = find_llff_scans(datadir)
+    if not folders:
+        raise InputError(f"{datadir}: expected {_POSES} and images/, or folders that have them, got neither")
+    chosen = choose_scans(datadir, list(folders), "all", scans, {})
+    scenes = [_read_scene(folders[scan], scan, report) for scan in chosen]
+    return [scene for scene in scenes if scene.frames]
+
+
+def find_llff_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> folder."""
+    if (datadir / _POSES).is_file():
+        return {datadir.resolve().name: datadir}
+    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_POSES}"))}
+
+
+def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
+    images = _image_files(folder)
+    poses = _load_poses(folder / _POSES, len(images))
+    height, width = image_size(images[0])
+    original_height, original_width = poses[0, 4].item(), poses[0, 9].item()
+    if not abs(width / height * original_height / original_width - 1) < _ASPECT_TOLERANCE:
+        raise InputError(
+            f"{images[0]}: expected the proportions of {original_width:g}x{original_height:g} as in {_POSES}, "
+            f"got {width}x{height}: intrinsics are for another image size?"
+        )
+    all_w2c, all_intrinsics, bounds = cameras_from_llff(poses, height, width)
+    near, far = _NEAR_FACTOR * bounds.min().item(), _FAR_FACTOR * bounds.max().item()
+    if not 0 < near < far < float("inf"):
+        raise InputError(f"{folder / _POSES}: expected 0 < near < far, got near {near:g} and far {far:g}")
+    frames = {}
+    for view, (path, w2c, intrinsics) in enumerate(zip(images, all_w2c, all_intrinsics, strict=True)):
+        try:
+            check_camera(w2c, intrinsics, f"{folder / _POSES} row {view} ({path.name})")
+        except InputError as error:
+            report(error)
+            continue
+        frames[view] = Frame(view, path, w2c.float(), intrinsics.float(), height, width, near, far)
+    train, held_out = split_views(list(frames))
+    return PosedScene(
+        name=scan,
+        scan=scan,
+        frames=frames,
+        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}),
+        train_views=train,
+        held_out_views=held_out,
+    )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Images of the most reduced folder: the largest n of images_n, else images."""
+    reduced = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"images_(\d+)", path.name))}
+    chosen = reduced[max(reduced)] if reduced else folder / "images"
+    if not chosen.is_dir():
+        raise InputError(f"{folder}: expected a folder images, images_4 or images_8, got none")
+    images = [path for path in sorted(chosen.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(f"{chosen}: expected images, got none")
+    return images
+
+
+def _load_poses(path: Path, num_images: int) -> Float[Tensor, "view 17"]:
+    try:
+        poses = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected an array file, got an unreadable one ({error})") from None
+    if poses.shape != (num_images, 17):
+        raise InputError(f"{path}: expected {num_images} rows of 17, one per image, got shape {poses.shape}")
+    return torch.from_numpy(poses.astype(np.float64))

@@ -1,4 +1,4 @@
-"""Install with `pip install -e .[test]`; the packages are flat because they are meant to be read and changed in place."""
+"""Install with `pip install -e .[test]`; the packages are flat because they are meant to be changed in place."""
 
 from setuptools import find_packages, setup
 

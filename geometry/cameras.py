@@ -136,7 +136,7 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
     if deviation > 1e-3 or torch.linalg.det(rotation) < 0:
         determinant = torch.linalg.det(rotation).item()
         raise InputError(
-            f"{where}: expected a rotation matrix, got one {deviation:.3g} off orthonormal with determinant {determinant:.3g}"
+            f"{where}: expected a rotation matrix, got one off by {deviation:.3g}, determinant {determinant:.3g}"
         )
     if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or intrinsics[2].tolist() != [0, 0, 1]:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,21 +24,30 @@ class RayBundle(TensorStruct):
 
 @dataclass(frozen=True)
 class RaySamples(TensorStruct):
-    """Intervals along rays, ordered, in scene units along the ray. Neighbours need not touch."""
+    """Sample positions in ascending order and the interval each one stands for, as distances along the ray."""
 
+    t: Float[Tensor, "*batch ray sample"]
+    """Where the field is evaluated; inside the interval."""
     t_starts: Float[Tensor, "*batch ray sample"]
     t_ends: Float[Tensor, "*batch ray sample"]
 
-    @property
-    def t_mids(self) -> Float[Tensor, "*batch ray sample"]:
-        """Where the field is evaluated."""
-        return (self.t_starts + self.t_ends) / 2
+    @classmethod
+    def from_positions(
+        cls,
+        t: Float[Tensor, "*batch ray sample"],
+        t_near: Float[Tensor, "*batch ray"],
+        t_far: Float[Tensor, "*batch ray"],
+    ) -> "RaySamples":
+        """Intervals that meet halfway between ascending positions and together cover [t_near, t_far] exactly."""
+        between = (t[..., 1:] + t[..., :-1]) / 2
+        edges = torch.cat([t_near[..., None], between, t_far[..., None]], dim=-1)
+        return cls(t, edges[..., :-1], edges[..., 1:])
 
     @property
     def deltas(self) -> Float[Tensor, "*batch ray sample"]:
-        """Interval lengths."""
+        """Interval lengths in scene units."""
         return self.t_ends - self.t_starts
 
     def points(self, rays: RayBundle) -> Float[Tensor, "*batch ray sample 3"]:
-        """World positions of the interval midpoints."""
-        return rays.origins[..., None, :] + rays.directions[..., None, :] * self.t_mids[..., None]
+        """World positions where the field is evaluated."""
+        return rays.origins[..., None, :] + rays.directions[..., None, :] * self.t[..., None]

@@ -1,0 +1,1 @@
+"""The harness around the models: options, Lightning tasks, checkpoints, metrics."""

@@ -1,0 +1,129 @@
+"""The Lightning data module that both radiance-field scripts share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from data.base import PosedScene
+from data.readers import READERS
+from data.sampling import (
+    MultiViewDataset,
+    SampleKey,
+    StepSampler,
+    Target,
+    cross_scene_targets,
+    pool_targets,
+    require_candidates,
+)
+from geometry import InputError, SceneBatch, Views
+
+
+def read_scenes(
+    dataset_name: str, datadir: str, *, split: str, scans: tuple[str, ...] | None, lights: tuple[int, ...] | None = None
+) -> list[PosedScene]:
+    """Scenes of a data set on disk.
+
+    Raises:
+        InputError: for an unknown data set, a missing folder, or nothing found in it.
+    """
+    if dataset_name not in READERS:
+        raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
+    if not Path(datadir).is_dir():
+        raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
+    scenes = READERS[dataset_name](Path(datadir), split=split, scans=scans, lights=lights)
+    if not scenes:
+        raise InputError(
+            f"--datadir {datadir}: expected at least one {dataset_name} scene in split {split!r}, got none"
+        )
+    return scenes
+
+
+class SceneDataModule(pl.LightningDataModule):
+    """Training and validation samples of one data set, across scenes or within one."""
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        datadir: str,
+        scans: tuple[str, ...] | None,
+        is_per_scene: bool,
+        n_views: tuple[int, int],
+        scenes_per_step: int,
+        scale_train: float,
+        scale_val: float,
+        num_val: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.n_views = n_views
+        self.scenes_per_step = scenes_per_step
+        self.scales = (scale_train, scale_val)
+        self.seed = seed
+        self.num_workers = num_workers
+        read: Callable[..., list[PosedScene]] = lambda **more: read_scenes(dataset_name, datadir, scans=scans, **more)  # noqa: E731
+        if is_per_scene:
+            self.train_targets, val_targets = _per_scene(read(split="all", lights=(3,)))
+        else:
+            self.train_targets = cross_scene_targets(read(split="train"))
+            val_scenes = read(split="val", lights=(3,))
+            val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
+        self.val_targets = _evenly_spread(val_targets, num_val)
+        require_candidates(self.train_targets, n_views[1])
+        require_candidates(self.val_targets, n_views[1])
+
+    def training_views(self) -> Views:
+        """All training views of the (first) scene at once, one leading axis."""
+        scene = self.train_targets[0].scene
+        return scene.views(scene.train_views, self.scales[0])
+
+    def train_dataloader(self) -> DataLoader[SceneBatch]:
+        """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
+        sampler = StepSampler(
+            len(self.train_targets),
+            scenes_per_step=self.scenes_per_step,
+            n_views=self.n_views,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            next_step=lambda: self.trainer.global_step,
+        )
+        dataset = MultiViewDataset(self.train_targets, scale=self.scales[0], is_random=True)
+        return self._loader(dataset, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[SceneBatch]:
+        """The validation targets one at a time, dealt to the processes of a distributed run, equally many to each."""
+        world_size, count = self.trainer.world_size, len(self.val_targets)
+        mine = [(self.trainer.global_rank + turn * world_size) % count for turn in range(-(-count // world_size))]
+        keys = [SampleKey(item, self.n_views[1], seed=0) for item in mine]
+        dataset = MultiViewDataset(self.val_targets, scale=self.scales[1], is_random=False)
+        return self._loader(dataset, sampler=keys, batch_size=1)
+
+    def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            collate_fn=SceneBatch.stack,
+            pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            persistent_workers=self.num_workers > 0,
+            **sampling,
+        )
+
+
+def _per_scene(scenes: list[PosedScene]) -> tuple[list[Target], list[Target]]:
+    """Training targets, and validation targets taken from the training views: held-out files stay closed."""
+    if len(scenes) != 1:
+        names = sorted(scene.name for scene in scenes)
+        raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")
+    targets = pool_targets(scenes[0], scenes[0].train_views)
+    return targets, targets
+
+
+def _evenly_spread(targets: list[Target], count: int) -> list[Target]:
+    """At most `count` of the targets, spread over the whole list."""
+    count = min(count, len(targets))
+    return [targets[index * len(targets) // count] for index in range(count)]

@@ -1,0 +1,86 @@
+"""Source images + VGGT patch tokens -> feature maps at half resolution.
+
+VGGT supplies what a 14-pixel patch means in the context of all views; a shallow convolutional stem supplies where
+exactly edges are. A feature pyramid (Lin et al. 2017) merges them from coarse to fine.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from geometry import Cameras, TensorStruct, Views
+
+
+@dataclass(frozen=True)
+class FeatureMaps(TensorStruct):
+    """What the field looks up in the source views."""
+
+    features: Float[Tensor, "batch view channel rows cols"]
+    """Covers the image edge to edge; float32."""
+    images: Float[Tensor, "batch view 3 height width"]
+    cameras: Cameras
+
+
+class _ConvBlock(nn.Sequential):
+    """Two 3x3 convolutions; the first may halve the resolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+            nn.ReLU(),
+        )
+
+
+class FeatureExtractor(nn.Module):
+    """Image stem (1/2, 1/4, 1/8) merged with several VGGT layers, down to one map at half resolution."""
+
+    def __init__(self, token_layers: int, token_channels: int, channels: int) -> None:
+        super().__init__()
+        half, quarter, eighth = 16, 32, 48
+        self.stem = nn.ModuleList(
+            [_ConvBlock(3, half, 2), _ConvBlock(half, quarter, 2), _ConvBlock(quarter, eighth, 2)]
+        )
+        self.token_norms = nn.ModuleList(nn.LayerNorm(token_channels) for _ in range(token_layers))
+        self.token_projections = nn.ModuleList(nn.Linear(token_channels, eighth) for _ in range(token_layers))
+        self.merge = nn.Conv2d(2 * eighth, eighth, 3, padding=1)
+        self.to_quarter = nn.Conv2d(eighth, quarter, 1)
+        self.to_half = nn.Conv2d(quarter, half, 1)
+        self.out = nn.Conv2d(half, channels, 3, padding=1)
+
+    def forward(
+        self, source: Views, tokens: Float[Tensor, "batch view layer channel token_rows token_cols"]
+    ) -> FeatureMaps:
+        """Feature maps of the source views, from their images and the tokens of the frozen VGGT."""
+        batch, view = source.images.shape[:2]
+        half, quarter, eighth = self._stem_levels(source.images.flatten(0, 1) * 2 - 1)
+        context = self._token_context(tokens.flatten(0, 1).to(eighth.dtype))
+        context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
+        merged = F.relu(self.merge(torch.cat([eighth, context], dim=1)))
+        merged = F.relu(self._up(self.to_quarter(merged), quarter))
+        merged = F.relu(self._up(self.to_half(merged), half))
+        features = self.out(merged)
+        return FeatureMaps(features.unflatten(0, (batch, view)).float(), source.images, source.cameras)
+
+    def _stem_levels(self, images: Tensor) -> list[Tensor]:
+        levels = []
+        for block in self.stem:
+            images = block(images)
+            levels.append(images)
+        return levels
+
+    def _token_context(self, tokens: Float[Tensor, "image layer channel rows cols"]) -> Tensor:
+        layers = tokens.permute(1, 0, 3, 4, 2)
+        projected = [
+            project(norm(layer))
+            for layer, norm, project in zip(layers, self.token_norms, self.token_projections, strict=True)
+        ]
+        return torch.stack(projected).sum(0).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _up(coarse: Tensor, fine: Tensor) -> Tensor:
+        return F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False) + fine

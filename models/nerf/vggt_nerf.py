@@ -1,0 +1,134 @@
+"""Frozen VGGT and radiance field together: posed images in, rendered views out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers
+from models.nerf.compositing import RenderOutput
+from models.nerf.feature_maps import FeatureMaps
+from models.nerf.network import GeneralizableNeRF, Jitter, Marching, NerfConfig
+from models.vggt.cache import FeatureCache
+from models.vggt.frozen import FrozenVGGT
+
+
+@dataclass(frozen=True)
+class RenderedImage(TensorStruct):
+    """One rendered view, on the CPU."""
+
+    rgb: Float[Tensor, "height width 3"]
+    depth: Float[Tensor, "height width"]
+    """Camera z, scene units."""
+    opacity: Float[Tensor, "height width"]
+
+
+class VGGTNeRF(nn.Module):
+    """The whole path. Its state dict holds the radiance field only; VGGT's weights stay in their own file."""
+
+    def __init__(self, vggt: FrozenVGGT, config: NerfConfig, marching: Marching, cache_bytes: int = 1 << 30) -> None:
+        super().__init__()
+        self.vggt = vggt
+        self.network = GeneralizableNeRF(config)
+        self.marching = marching
+        self.cache = FeatureCache(cache_bytes)
+
+    def tokens(self, source: Views, names: tuple[str, ...] | None = None) -> Tensor:
+        """VGGT tokens of the source views; computed once per set of views where `names` identify the scenes."""
+        if names is None:
+            return self.vggt(source.images).tokens
+        size = tuple(source.images.shape[-2:])
+        per_scene = [
+            self.cache.get((name, tuple(ids.tolist()), size), lambda images=images: self.vggt(images[None]))
+            for name, ids, images in zip(names, source.ids, source.images, strict=True)
+        ]
+        return torch.cat([features.tokens.to(source.images.device) for features in per_scene])
+
+    def encode(self, source: Views, names: tuple[str, ...] | None = None) -> FeatureMaps:
+        """Feature maps of source views; pass `names` when the same views come back (one scene, one video)."""
+        return self.network.encode(source, self.tokens(source, names))
+
+    def render_rays(self, maps: FeatureMaps, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
+        """See `GeneralizableNeRF.render_rays`."""
+        return self.network.render_rays(maps, rays, self.marching, jitter)
+
+    @torch.no_grad()
+    def render_image(
+        self,
+        maps: FeatureMaps,
+        camera: Cameras,
+        near: Float[Tensor, ""],
+        far: Float[Tensor, ""],
+        chunk: int,
+        on_chunk: Callable[[int], None] | None = None,
+    ) -> RenderedImage:
+        """Render every pixel of one camera (no leading axes) from the maps of one scene (batch 1).
+
+        `chunk` rays are in memory at a time; when that does not fit, chunks are halved until it does. `on_chunk` is
+        told the number of rays done, for progress bars.
+        """
+        pixels = pixel_centers(camera.height, camera.width, camera.w2c)[None]
+        rays = camera[None].rays(pixels, near[None], far[None])
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        done, count = 0, pixels.shape[1]
+        while done < count:
+            some = rays[:, done : done + chunk]
+            try:
+                output = self.render_rays(maps, some)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or chunk == 1:
+                    raise
+                chunk = max(1, chunk // 2)
+                continue
+            parts.append((output.rgb[0].cpu(), output.depth[0].cpu(), output.opacity[0].cpu()))
+            done += some.t_near.shape[1]
+            if on_chunk is not None:
+                on_chunk(some.t_near.shape[1])
+        rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
+        size = (camera.height, camera.width)
+        return RenderedImage(rgb.clamp(0, 1).unflatten(0, size), depth.unflatten(0, size), opacity.unflatten(0, size))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+
+
+@dataclass(frozen=True)
+class TargetRays(TensorStruct):
+    """Random rays of target views and what the photographs show there."""
+
+    rays: RayBundle
+    rgb: Float[Tensor, "batch ray 3"]
+    depth: Float[Tensor, "batch ray"] | None
+    extent: Float[Tensor, "batch ray"]
+    """far - near, camera z."""
+
+
+def scene_generators(batch: SceneBatch) -> list[torch.Generator]:
+    """One random stream per scene, on the CPU so that it is the same on every device."""
+    return [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
+
+
+def draw_target_rays(batch: SceneBatch, count: int, generators: list[torch.Generator]) -> TargetRays:
+    """`count` random pixels of the (one) target view of every scene."""
+    target = batch.target[:, 0]
+    height, width = target.images.shape[-2:]
+    flat = torch.stack([torch.randint(height * width, (count,), generator=one) for one in generators])
+    flat = flat.to(target.images.device)
+    rgb = target.images.flatten(2).gather(2, flat[:, None].expand(-1, 3, -1)).transpose(1, 2)
+    pixels = torch.stack([flat % width, flat // width], dim=-1).to(target.images) + 0.5
+    return TargetRays(
+        rays=target.cameras.rays(pixels, target.near, target.far),
+        rgb=rgb,
+        depth=None if target.depth is None else target.depth.flatten(1).gather(1, flat),
+        extent=(target.far - target.near)[:, None].expand(-1, count),
+    )
+
+
+def jitter_from(generators: list[torch.Generator], num_rays: int, device: torch.device) -> Jitter:
+    """Stratification noise from per-scene streams."""
+    return lambda count: torch.stack([torch.rand(num_rays, count, generator=one) for one in generators]).to(device)

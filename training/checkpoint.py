@@ -1,0 +1,178 @@
+"""Checkpoints: what they record, how they are written so that a crash cannot spoil them, how they are read."""
+
+import os
+import pickle
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from geometry import InputError
+from models.nerf.network import Marching, NerfConfig
+from models.nerf.vggt_nerf import VGGTNeRF
+from models.vggt.frozen import FrozenVGGT
+
+_KEY = "vggt_nerf"
+_WEIGHTS_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class VGGTRecord:
+    """Which frozen backbone a checkpoint belongs to."""
+
+    source: str
+    """Where its weights were found (`--vggt_ckpt`)."""
+    name: str
+    sha256: str
+    layers: tuple[int, ...]
+    image_size: int
+    """Longest image side VGGT saw; 0 = the image's own size."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """All that is needed to rebuild the model of a checkpoint, as plain values inside it."""
+
+    task: str
+    """`general` or `finetune`."""
+    network: NerfConfig
+    marching: Marching
+    vggt: VGGTRecord
+    options: dict[str, Any]
+    """The resolved options of the run."""
+    commit: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dicts, lists, strings and numbers only, as `torch.load(weights_only=True)` demands."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "CheckpointRecord":
+        """The inverse of `to_plain`."""
+        vggt = {**plain["vggt"], "layers": tuple(plain["vggt"]["layers"])}
+        return cls(
+            task=plain["task"],
+            network=NerfConfig(**plain["network"]),
+            marching=Marching(**plain["marching"]),
+            vggt=VGGTRecord(**vggt),
+            options=plain["options"],
+            commit=plain["commit"],
+        )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, then renames: a file under its final name is always whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Replace `path` in one step."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Plain data only, whatever Lightning asks for."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Contents of a checkpoint of this project, on the CPU. Code inside the file is never executed.
+
+    Raises:
+        InputError: when the file is missing, damaged, holds anything but plain data, or is not one of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: expected a file, got nothing there")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"checkpoint {path}: expected tensors and plain values, got other pickled objects") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({error})") from None
+    if not isinstance(contents, dict) or _KEY not in contents or "state_dict" not in contents:
+        raise InputError(f"checkpoint {path}: expected one written by train_general.py or train_finetune.py")
+    return contents
+
+
+def record_of(contents: dict[str, Any]) -> CheckpointRecord:
+    """The record inside the contents of a checkpoint."""
+    return CheckpointRecord.from_plain(contents[_KEY])
+
+
+def add_record(contents: dict[str, Any], record: CheckpointRecord) -> None:
+    """Put a record into the contents of a checkpoint."""
+    contents[_KEY] = record.to_plain()
+
+
+def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_residual: bool = False) -> None:
+    """Copy the radiance field's weights out of a checkpoint, strictly.
+
+    `may_lack_residual`: the model has a per-scene residual that a general checkpoint cannot have; it stays as it is.
+
+    Raises:
+        InputError: naming keys that are missing, unexpected or of another shape.
+    """
+    weights = {
+        key.removeprefix(_WEIGHTS_PREFIX): tensor
+        for key, tensor in contents["state_dict"].items()
+        if key.startswith(_WEIGHTS_PREFIX)
+    }
+    own = model.state_dict()
+    if may_lack_residual:
+        weights = {**{key: own[key] for key in own if key.startswith("network.residual.")}, **weights}
+    wrong = sorted(own.keys() ^ weights.keys())
+    wrong += [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
+    if wrong:
+        raise InputError(
+            f"checkpoint: expected the weights of this architecture, got {len(wrong)} that differ: {wrong[:3]}"
+        )
+    model.load_state_dict(weights)
+
+
+def load_frozen_vggt(source: str, image_size: int, layers: tuple[int, ...] | None = None) -> FrozenVGGT:
+    """VGGT without heads, for features only."""
+    return FrozenVGGT.load(source, layers=layers, image_size=image_size or None)
+
+
+def load_recorded_vggt(record: VGGTRecord, vggt_ckpt: str = "") -> FrozenVGGT:
+    """The backbone a checkpoint was trained with, from where it was found then or from `vggt_ckpt`.
+
+    Raises:
+        InputError: when the weights are not those of the record.
+    """
+    vggt = load_frozen_vggt(vggt_ckpt or record.source, record.image_size, record.layers)
+    if vggt.identity.sha256 != record.sha256:
+        raise InputError(
+            f"--vggt_ckpt {vggt_ckpt or record.source}: the checkpoint was trained with VGGT weights {record.name} "
+            f"(sha256 {record.sha256[:12]}), got {vggt.identity.name} (sha256 {vggt.identity.sha256[:12]})"
+        )
+    return vggt
+
+
+def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, CheckpointRecord]:
+    """A trained model ready to render, on the CPU, and the record of how it came about."""
+    contents = read_checkpoint(path)
+    record = record_of(contents)
+    model = VGGTNeRF(load_recorded_vggt(record.vggt, vggt_ckpt), record.network, record.marching)
+    load_network_weights(model, contents)
+    return model.eval(), record
+
+
+def current_commit() -> str:
+    """The commit of this working tree, with `+changes` when files differ from it; `unknown` outside git."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

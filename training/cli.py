@@ -1,0 +1,62 @@
+"""Option dataclass <-> command line and txt config (configargparse), both ways."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+import configargparse
+
+from geometry import InputError
+
+Options = TypeVar("Options")
+
+
+class _Parser(configargparse.ArgumentParser):
+    """Errors as `InputError`, so that they come out in one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
+    """Options from `--config file.txt` (lines `key = value`) and the command line, which wins.
+
+    Raises:
+        InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, or a contradiction.
+    """
+    parser = _Parser(
+        description=description,
+        config_file_parser_class=configargparse.DefaultConfigFileParser,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", is_config_file=True, help="txt file of options")
+    for field in dataclasses.fields(cls):
+        parser.add_argument(f"--{field.name}", **_argument(field))
+    arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
+    del arguments["config"]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    return cls(**values)
+
+
+def _argument(field: dataclasses.Field) -> dict[str, Any]:
+    """Keywords of `add_argument` for a field."""
+    argument = {"default": field.default, **field.metadata}
+    if field.type is bool:
+        return {**argument, "action": configargparse.BooleanOptionalAction}
+    return {**argument, "type": get_args(field.type)[0] if "nargs" in argument else field.type}
+
+
+def write_config(options: Any, path: Path, header: str) -> None:
+    """Write resolved options as a txt config that `--config` reads back to the same options."""
+    lines = [f"# {header}"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, tuple):
+            value = f"[{', '.join(str(entry) for entry in value)}]" if value else None
+        if value not in (None, ""):
+            lines.append(f"{field.name} = {value}")
+    path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,251 @@
+"""The Lightning modules of both scripts: one training step, one validation, and what makes fine-tuning different."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from data.datamodule import SceneDataModule
+from data.image_io import write_image
+from geometry import InputError, SceneBatch, Views
+from models.nerf.losses import render_losses
+from models.nerf.network import Marching, NerfConfig
+from models.nerf.scene_residual import scene_box
+from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
+from training.checkpoint import (
+    CheckpointRecord,
+    VGGTRecord,
+    add_record,
+    current_commit,
+    load_frozen_vggt,
+    load_network_weights,
+    load_recorded_vggt,
+    read_checkpoint,
+    record_of,
+)
+from training.metrics import depth_errors, psnr, ssim
+from training.options import FinetuneOptions, GeneralOptions, TrainOptions
+from training.pictures import comparison
+from training.schedules import WarmupCosine
+
+_PICTURES_PER_VALIDATION = 2
+
+
+class NonFiniteError(InputError):
+    """Training left the realm of numbers. The last checkpoint is from before."""
+
+
+class NerfTask(pl.LightningModule):
+    """Photometric (and optional depth) training of a `VGGTNeRF` on `SceneBatch`es."""
+
+    task = "general"
+    is_same_scene = False
+    """Whether the same source views come back, so that their VGGT tokens are worth keeping."""
+
+    def __init__(self, options: TrainOptions, model: VGGTNeRF, vggt: VGGTRecord) -> None:
+        super().__init__()
+        self.options = options
+        self.model = model
+        self.vggt_record = vggt
+        self.commit = current_commit()
+
+    def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
+        """Render random rays of the target views and compare."""
+        count = self.options.rays_per_step
+        if self.options.depth_loss and batch.target.depth is None:
+            raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
+        generators = scene_generators(batch)
+        target = draw_target_rays(batch, count, generators)
+        maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
+        output = self.model.render_rays(maps, target.rays, jitter_from(generators, count, self.device))
+        losses = render_losses(output, target.rgb, target.depth, target.extent)
+        loss = losses.photometric + self.options.depth_loss * losses.depth
+        self._require_finite(loss, "loss", batch)
+        self._last_names = batch.names
+        with torch.no_grad():
+            mse = (output.rgb - target.rgb).square().mean().clamp_min(1e-10)
+            scalars = {"train/loss": loss, "train/psnr": -10 * mse.log10(), "train/opacity": output.opacity.mean()}
+            if self.options.depth_loss:
+                scalars["train/depth_loss"] = losses.depth
+        self.log_dict(scalars, prog_bar=False)
+        self.log("psnr", scalars["train/psnr"], prog_bar=True, logger=False)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm over all parameters and stop on a gradient that is not finite (fp16's scaler skips those)."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
+        if self.trainer.precision != "16-mixed":
+            self._require_finite(norm, "gradient", None)
+        self.log("train/grad_norm", norm)
+
+    def _require_finite(self, value: Tensor, what: str, batch: SceneBatch | None) -> None:
+        if bool(torch.isfinite(value).all()):
+            return
+        where = f"scenes {self._last_names}" if batch is None else _identity(batch)
+        raise NonFiniteError(f"step {self.global_step}: expected a finite {what}, got {value.item()} for {where}")
+
+    def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
+        """Render a whole view; log metrics and, for the first few, a picture."""
+        maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
+        target = batch.target[:, 0]
+        rendered = self.model.render_image(maps, target.cameras[0], target.near[0], target.far[0], self.options.chunk)
+        truth = target.images[0].permute(1, 2, 0).cpu()
+        scores = {"val/psnr": psnr(rendered.rgb, truth), "val/ssim": ssim(rendered.rgb, truth)}
+        depth = None if target.depth is None else target.depth[0].cpu()
+        if depth is not None:
+            scores["val/depth_abs"] = depth_errors(rendered.depth, depth, depth > 0).mean_abs
+        self.log_dict(scores, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
+        if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            near, far = target.near[0].item(), target.far[0].item()
+            picture = comparison(batch.source.images[0], target.images[0], rendered, near, far, depth)
+            self._save_picture(picture, batch_idx)
+
+    def _save_picture(self, picture: Tensor, index: int) -> None:
+        folder = self.options.run_dir / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"step_{self.global_step:07d}_{index}.png", picture.numpy())
+        if self.logger is not None:
+            self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer gets."""
+        return [{"params": list(self.model.parameters()), "lr": self.options.lrate}]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, linear warm-up, cosine decay, all counted in optimizer steps."""
+        optimizer = torch.optim.Adam(self.parameter_groups())
+        schedule = WarmupCosine(
+            optimizer,
+            warmup_steps=self.options.warmup_steps,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            final_fraction=self.options.lrate_final / self.options.lrate,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record architecture, backbone identity, options and commit."""
+        add_record(checkpoint, self.record())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume what is not the same run."""
+        theirs, ours = record_of(checkpoint), self.record()
+        for name in ("task", "network"):
+            if getattr(theirs, name) != getattr(ours, name):
+                raise InputError(f"--ckpt: expected {name} {getattr(ours, name)}, got {getattr(theirs, name)}")
+        if theirs.vggt.sha256 != ours.vggt.sha256:
+            raise InputError(
+                f"--ckpt: trained with VGGT weights {theirs.vggt.name} (sha256 {theirs.vggt.sha256[:12]}), "
+                f"got {ours.vggt.name} (sha256 {ours.vggt.sha256[:12]})"
+            )
+
+    def record(self) -> CheckpointRecord:
+        """What every checkpoint of this run says about itself."""
+        options = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.options).items()}
+        network, marching = self.model.network.config, self.model.marching
+        return CheckpointRecord(self.task, network, marching, self.vggt_record, options, self.commit)
+
+
+class FinetuneTask(NerfTask):
+    """One scene: field, stem and the residual are optimised; VGGT tokens are computed once per set of views."""
+
+    task = "finetune"
+    is_same_scene = True
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The residual starts from nothing and gets a rate of its own."""
+        residual = list(self.model.network.residual.parameters())
+        own = {id(parameter) for parameter in residual}
+        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
+        return [
+            {"params": rest, "lr": self.options.lrate},
+            {"params": residual, "lr": self.options.residual_lrate},
+        ]
+
+
+def _identity(batch: SceneBatch) -> str:
+    return (
+        f"scenes {list(batch.names)}, target views {batch.target.ids.flatten().tolist()}, "
+        f"source views {batch.source.ids.tolist()}, seeds {batch.seeds.tolist()}"
+    )
+
+
+def _marching(options: TrainOptions) -> Marching:
+    return Marching(options.N_samples, options.N_importance, 1.0 if options.white_bkgd else 0.0)
+
+
+def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
+    """The data module that a run's options describe."""
+    return SceneDataModule(
+        dataset_name=options.dataset_name,
+        datadir=options.datadir,
+        scans=options.scans or None,
+        is_per_scene=is_per_scene,
+        n_views=options.view_range,
+        scenes_per_step=options.scenes_per_step,
+        scale_train=options.imgScale_train,
+        scale_val=options.imgScale_test,
+        num_val=options.num_val,
+        seed=options.seed,
+        num_workers=options.num_workers,
+    )
+
+
+def build_general_task(options: GeneralOptions) -> NerfTask:
+    """Model and task for training across scenes; takes weights from `--init_from` when given."""
+    vggt = load_frozen_vggt(options.vggt_ckpt, options.vggt_image_size)
+    record = VGGTRecord(
+        options.vggt_ckpt, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), options.vggt_image_size
+    )
+    torch.manual_seed(options.seed)
+    config = NerfConfig(
+        token_layers=len(vggt.layers),
+        token_channels=vggt.channels,
+        feature_channels=options.feature_channels,
+        hidden=options.hidden,
+        fused=options.fused,
+    )
+    model = VGGTNeRF(vggt, config, _marching(options))
+    if options.init_from:
+        contents = read_checkpoint(Path(options.init_from))
+        _require_same_backbone(record_of(contents).vggt, record, options.init_from)
+        load_network_weights(model, contents)
+    return NerfTask(options, model, record)
+
+
+def build_finetune_task(options: FinetuneOptions, train_views: Views) -> FinetuneTask:
+    """Model and task for one scene, whose training views (one leading axis) give the residual's box."""
+    contents = read_checkpoint(Path(options.ckpt or options.init_from))
+    start = record_of(contents)
+    vggt = load_recorded_vggt(start.vggt, options.vggt_ckpt)
+    torch.manual_seed(options.seed)
+    config = NerfConfig(
+        **{
+            **asdict(start.network),
+            "residual_channels": options.residual_channels,
+            "residual_resolution": options.residual_resolution,
+        }
+    )
+    model = VGGTNeRF(vggt, config, _marching(options))
+    if options.init_from:
+        if start.task != "general":
+            raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
+        load_network_weights(model, contents, may_lack_residual=True)
+    model.network.residual.place(*scene_box(train_views))
+    return FinetuneTask(options, model, start.vggt)
+
+
+def _require_same_backbone(theirs: VGGTRecord, ours: VGGTRecord, path: str) -> None:
+    if theirs.sha256 != ours.sha256:
+        raise InputError(
+            f"--init_from {path}: trained with VGGT weights {theirs.name} (sha256 {theirs.sha256[:12]}), "
+            f"got {ours.name} (sha256 {ours.sha256[:12]})"
+        )

@@ -1,0 +1,137 @@
+"""Options of the training scripts: one frozen dataclass per script, one line of help per field."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geometry import InputError
+
+
+def option(default: Any, description: str, **argument: Any) -> Any:
+    """A dataclass field that the command line knows about; `argument` goes to `add_argument`."""
+    return field(default=default, metadata={"help": description, **argument})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What both scripts understand."""
+
+    expname: str = option("experiment", "name of the run; its folder is <basedir>/<expname>")
+    basedir: str = option("runs", "folder of all runs")
+    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
+    datadir: str = option("./data/dtu", "root folder of the data set")
+    scans: tuple[str, ...] = option((), "scans to use; none given: the data set's own list", nargs="+")
+    imgScale_train: float = option(1.0, "resize factor of training images")
+    imgScale_test: float = option(1.0, "resize factor of validation images")
+    n_views: tuple[int, ...] = option(
+        (3,), "number of source views, or two numbers: drawn anew for every step", nargs="+"
+    )
+    rays_per_step: int = option(1024, "rays per scene and step")
+    scenes_per_step: int = option(1, "target images per step and process")
+    N_samples: int = option(64, "samples per ray of the coarse pass")
+    N_importance: int = option(
+        64, "further samples per ray where the coarse pass found something; 0 = coarse pass only"
+    )
+    white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
+    chunk: int = option(4096, "rays rendered at a time in validation")
+    num_epochs: int = option(1, "epochs; an epoch sees every training target once")
+    max_steps: int = option(-1, "stop after this many optimizer steps; -1: --num_epochs decides")
+    lrate: float = option(5e-4, "peak learning rate of Adam")
+    lrate_final: float = option(5e-5, "learning rate at the end of the cosine decay")
+    warmup_steps: int = option(100, "optimizer steps of linear warm-up")
+    grad_clip: float = option(1.0, "largest norm of the gradient; larger ones are scaled down")
+    depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
+    save_every: int = option(500, "optimizer steps between writes of last.ckpt")
+    val_every: int = option(500, "optimizer steps between validations")
+    num_val: int = option(8, "validation images, spread evenly over the validation views")
+    log_every: int = option(20, "optimizer steps between logged scalars")
+    ckpt: str = option("", "checkpoint to resume exactly: weights, optimizer, schedule, position in the data")
+    init_from: str = option("", "checkpoint to take only the weights from")
+    seed: int = option(0, "all randomness derives from it")
+    num_workers: int = option(4, "processes that load images")
+    devices: int = option(1, "number of processes / GPUs")
+    accelerator: str = option("auto", "Lightning accelerator: auto, cpu, gpu, ...")
+    strategy: str = option("auto", "Lightning strategy: auto, ddp, fsdp, ...")
+    precision: str = option("32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work or contradicts itself, by name.
+
+        Raises:
+            InputError: naming the option or both options.
+        """
+        for name in ("rays_per_step", "scenes_per_step", "N_samples", "chunk", "num_epochs", "save_every", "val_every"):
+            _require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("num_val", "log_every", "devices"):
+            _require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("N_importance", "warmup_steps", "depth_loss", "lrate_final", "num_workers"):
+            _require(getattr(self, name) >= 0, f"--{name}: expected 0 or more, got {getattr(self, name)}")
+        for name in ("lrate", "grad_clip", "imgScale_train", "imgScale_test"):
+            _require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+        views = self.n_views
+        _require(
+            len(views) in (1, 2) and views[0] >= 2 and views[-1] >= views[0],
+            f"--n_views: expected one number or a range low high, at least 2 views, got {list(views)}",
+        )
+        _require(
+            self.max_steps == -1 or self.max_steps >= 1,
+            f"--max_steps: expected -1 or more than 0, got {self.max_steps}",
+        )
+        _require(
+            not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
+        )
+        for name in ("ckpt", "init_from"):
+            path = getattr(self, name)
+            _require(
+                not path or Path(path).is_file(),
+                f"--{name}: expected a checkpoint file, got {path!r}, which does not exist",
+            )
+        _require(
+            bool(self.expname) and "/" not in self.expname,
+            f"--expname: expected a plain folder name, got {self.expname!r}",
+        )
+
+    @property
+    def view_range(self) -> tuple[int, int]:
+        """Fewest and most source views."""
+        return self.n_views[0], self.n_views[-1]
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything the run writes is below it."""
+        return Path(self.basedir) / self.expname
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralOptions(TrainOptions):
+    """Training across scenes."""
+
+    vggt_ckpt: str = option(
+        "facebook/VGGT-1B", "VGGT weights: a .safetensors or .pt file, a folder, a hub id, or random:CONFIG.json[:seed]"
+    )
+    vggt_image_size: int = option(518, "longest image side VGGT sees; 0 = the image's own size")
+    feature_channels: int = option(24, "channels of the feature maps")
+    hidden: int = option(32, "width of the layers that see single views")
+    fused: int = option(64, "width of the layers behind the fusion of views")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(TrainOptions):
+    """Fine-tuning on one scene; the architecture and VGGT are those of the general checkpoint."""
+
+    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the general checkpoint found them")
+    residual_channels: int = option(16, "channels of the per-scene residual, per plane")
+    residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
+    residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")
+
+    def __post_init__(self) -> None:
+        """See `TrainOptions`; besides, fine-tuning needs something to start from."""
+        super().__post_init__()
+        _require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
+        for name in ("residual_channels", "residual_resolution", "residual_lrate"):
+            _require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")

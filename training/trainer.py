@@ -1,0 +1,78 @@
+"""Run folder, callbacks, logger and the Lightning trainer; the same for every task."""
+
+import logging
+import os
+import warnings
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from geometry import InputError
+from training.checkpoint import AtomicCheckpointIO, current_commit
+from training.cli import write_config
+from training.options import TrainOptions
+
+
+def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataModule) -> None:
+    """Train, from the start or exactly on from `--ckpt`.
+
+    Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
+    below the run's folder.
+
+    Raises:
+        InputError: when the folder holds another run already, or training meets a number that is not finite.
+    """
+    _prepare_folder(options)
+    _quieten()
+    trainer = build_trainer(options)
+    trainer.fit(task, data, ckpt_path=options.ckpt or None)
+
+
+def build_trainer(options: TrainOptions) -> pl.Trainer:
+    """A Lightning trainer that counts everything in optimizer steps."""
+    folder = options.run_dir / "checkpoints"
+    common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
+    callbacks = [
+        ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
+        ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", save_top_k=1, **common),
+        LearningRateMonitor("step"),
+        TQDMProgressBar(refresh_rate=options.log_every),
+    ]
+    return pl.Trainer(
+        max_steps=options.max_steps,
+        max_epochs=-1 if options.max_steps > 0 else options.num_epochs,
+        val_check_interval=options.val_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=options.log_every,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(options.run_dir, name="", version="tensorboard"),
+        plugins=[AtomicCheckpointIO()],
+        devices=options.devices,
+        accelerator=options.accelerator,
+        strategy=options.strategy,
+        precision=options.precision,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+
+
+def _prepare_folder(options: TrainOptions) -> None:
+    """Create the run's folder and write the resolved options into it (first process only)."""
+    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
+        return
+    last = options.run_dir / "checkpoints" / "last.ckpt"
+    if last.exists() and not options.ckpt:
+        raise InputError(
+            f"--expname: {options.run_dir} holds a run already; resume it with --ckpt {last} or take another name"
+        )
+    options.run_dir.mkdir(parents=True, exist_ok=True)
+    write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+
+
+def _quieten() -> None:
+    """Silence advertisements and advice that does not apply; real warnings stay."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*ModelCheckpoint.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,12 +1,14 @@
 """The data sets by the name that `--dataset_name` takes. All readers have one signature."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from data.base import PosedScene
-from data.blendedmvs import read_blendedmvs
-from data.blender import read_blender
-from data.dtu import read_dtu
-from data.llff import read_llff
+from data.blendedmvs import find_blendedmvs_scans, read_blendedmvs
+from data.blender import find_blender_scans, read_blender
+from data.dtu import find_dtu_scans, read_dtu
+from data.idr import find_idr_scans
+from data.llff import find_llff_scans, read_llff
 
 READERS: dict[str, Callable[..., list[PosedScene]]] = {
     "dtu": read_dtu,
@@ -15,3 +17,11 @@ READERS: dict[str, Callable[..., list[PosedScene]]] = {
     "blender": read_blender,
 }
 """read(datadir, *, split, scans=None, lights=None, report=raise_problem) -> scenes."""
+
+SCAN_FINDERS: dict[str, Callable[[Path], dict[str, Path]]] = {
+    "dtu": lambda datadir: find_dtu_scans(datadir) | find_idr_scans(datadir),
+    "blendedmvs": find_blendedmvs_scans,
+    "llff": find_llff_scans,
+    "blender": find_blender_scans,
+}
+"""find(datadir) -> scan name to folder, without reading anything."""

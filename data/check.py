@@ -1,0 +1,224 @@
+"""Data doctor: `python -m data.check --dataset_name dtu --datadir DIR [--scans scan24 ...] [--max_pairs 50]`.
+
+Lists what is missing, unreadable or inconsistent, one line per problem, then a summary; exit status 1 if there is any.
+Every image, depth map and mask is decoded. Neighbouring views must agree: by depth maps where there are any (more than
+20 percent of the points confirmed within 1 percent), else by SIFT matches (median Sampson distance below 2 pixels).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data.base import Frame, PosedScene
+from data.consistency import Features, depth_agreement, detect_features, epipolar_error
+from data.image_io import read_image
+from data.readers import READERS, SCAN_FINDERS
+from geometry import InputError, one_line_errors
+
+_MAX_SAMPSON = 2.0
+_MIN_AGREEMENT = 0.2
+_NEIGHBORS_TRIED = 3
+
+
+class Verdict(NamedTuple):
+    """On a pair of views."""
+
+    agrees: bool
+    text: str
+
+
+@dataclass
+class Findings:
+    """Problems, each once, printed as they come; and what was measured."""
+
+    problems: list[str] = field(default_factory=list)
+    sampson: list[float] = field(default_factory=list)
+    agreement: list[float] = field(default_factory=list)
+    num_undecided: int = 0
+
+    def add(self, problem: InputError | str) -> None:
+        """Record a problem; the same one again is ignored (scans share camera files)."""
+        line = str(problem)
+        if line not in self.problems:
+            self.problems.append(line)
+            tqdm.write(f"problem: {line}", file=sys.stdout)
+
+    def run(self, check: Callable[[], None]) -> bool:
+        """Whether `check` passes; what it raises is recorded."""
+        try:
+            check()
+        except InputError as error:
+            self.add(error)
+            return False
+        return True
+
+
+def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, max_pairs: int) -> Findings:
+    """Check the scenes of a data set.
+
+    Raises:
+        InputError: for an unknown data set, a missing folder or an unknown scan; everything else is a finding.
+    """
+    if dataset_name not in READERS:
+        raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
+    if not datadir.is_dir():
+        raise InputError(f"--datadir: expected a folder, got {datadir}, which does not exist")
+    findings = Findings()
+    scenes = list(_read_scenes(dataset_name, datadir, scans, findings))
+    is_sound = _check_files(scenes, findings)
+    one_per_scan = {scene.scan: scene for scene in reversed(scenes)}  # lightings share cameras
+    for scene in tqdm(list(one_per_scan.values())[::-1], desc="views against each other", unit="scan"):
+        views = [view for view in scene.frames if is_sound[scene.name, view]]
+        _check_pairs(scene, views, max_pairs, findings)
+    _write_summary(dataset_name, scenes, findings)
+    return findings
+
+
+def _read_scenes(
+    dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, findings: Findings
+) -> Iterator[PosedScene]:
+    read = READERS[dataset_name]
+    present = SCAN_FINDERS[dataset_name](datadir)
+    is_known = scans is not None and set(scans) <= set(present)
+    if not present or (scans is not None and not (scans and is_known)):
+        read(datadir, split="all", scans=scans)  # raises the reader's own message
+    for scan in tqdm(scans or present, desc="cameras", unit="scan"):
+        try:
+            scenes = read(datadir, split="all", scans=(scan,), report=findings.add)
+        except InputError as error:
+            findings.add(error)
+            continue
+        if not scenes:
+            findings.add(f"{present[scan]}: expected at least one usable view of {scan}, got none")
+        yield from scenes
+
+
+def _check_files(scenes: Sequence[PosedScene], findings: Findings) -> dict[tuple[str, int], bool]:
+    """Decode everything; whether a (scene name, view) came through."""
+    is_sound = {}
+    items = [(scene, frame) for scene in scenes for frame in scene.frames.values()]
+    for scene, frame in tqdm(items, desc="files", unit="view"):
+        checks = [lambda frame=frame: _check_image(frame.image_path, frame)]
+        if frame.mask_path is not None:
+            checks.append(lambda frame=frame: _check_image(frame.mask_path, frame))
+        if frame.depth_path is not None:
+            checks.append(lambda scene=scene, frame=frame: _check_depth(scene, frame))
+        is_sound[scene.name, frame.view_id] = all([findings.run(check) for check in checks])
+    for scene in scenes:
+        for kind in ("depth_path", "mask_path"):
+            without = [view for view, frame in scene.frames.items() if getattr(frame, kind) is None]
+            if 0 < len(without) < len(scene.frames):
+                what = kind.removesuffix("_path")
+                findings.add(f"{scene.name}: expected a {what} file for every view, got none for views {without}")
+    return is_sound
+
+
+def _check_image(path: Path, frame: Frame) -> None:
+    height, width, _ = read_image(path).shape
+    if (height, width) != (frame.height, frame.width):
+        raise InputError(f"{path}: expected {frame.width}x{frame.height} (width x height), got {width}x{height}")
+
+
+def _check_depth(scene: PosedScene, frame: Frame) -> None:
+    depth = scene.read_depth(frame)
+    if depth.shape != (frame.height, frame.width):
+        got = f"{depth.shape[1]}x{depth.shape[0]}"
+        raise InputError(f"{frame.depth_path}: expected {frame.width}x{frame.height} (width x height), got {got}")
+    known = depth[depth > 0]
+    if not len(known):
+        raise InputError(f"{frame.depth_path}: expected some known depth, got none")
+    median = float(np.median(known))
+    if not frame.near <= median <= frame.far:
+        raise InputError(
+            f"{frame.depth_path}: expected a median depth between near {frame.near:g} and far {frame.far:g}, "
+            f"got {median:g}"
+        )
+
+
+def _check_pairs(scene: PosedScene, views: Sequence[int], max_pairs: int, findings: Findings) -> None:
+    """Up to `max_pairs` views, spread evenly, against their best neighbours, until one agrees.
+
+    A view with a wrong camera agrees with none of them; its neighbours agree with others.
+    """
+    count = min(max_pairs, len(views))
+    features: dict[int, Features] = {}
+    for index in tqdm(range(count), desc=scene.scan, unit="view", leave=False):
+        view = views[index * len(views) // count]
+        others = [other for other in scene.neighbors[view] if other in views][:_NEIGHBORS_TRIED]
+        disagreement = None
+        for other in others:
+            verdict = _compare(scene, view, other, features, findings)
+            if verdict is not None and verdict.agrees:
+                break
+            disagreement = disagreement or verdict
+        else:
+            if disagreement:
+                path = scene.frames[view].image_path
+                findings.add(f"{path}: expected view {view} to agree with its neighbours, got {disagreement.text}")
+            else:
+                findings.num_undecided += 1
+
+
+def _compare(
+    scene: PosedScene, view: int, other: int, features: dict[int, Features], findings: Findings
+) -> Verdict | None:
+    """None if the two views cannot tell."""
+    frames = scene.frames[view], scene.frames[other]
+    if all(frame.depth_path for frame in frames):
+        agreement = depth_agreement(scene, view, other)
+        if agreement is None:
+            return None
+        agrees = agreement > _MIN_AGREEMENT
+        findings.agreement += [agreement] if agrees else []
+        return Verdict(agrees, f"{100 * agreement:.0f} % of the depth within 1 % of view {other}'s")
+    for one in (view, other):
+        if one not in features:
+            features[one] = detect_features(scene, one)
+    distance = epipolar_error(*frames, features[view], features[other])
+    if distance is None:
+        return None
+    agrees = distance < _MAX_SAMPSON
+    findings.sampson += [distance] if agrees else []
+    return Verdict(agrees, f"a median Sampson distance of {distance:.1f} pixels to view {other}")
+
+
+def _write_summary(dataset_name: str, scenes: Sequence[PosedScene], findings: Findings) -> None:
+    parts = [f"{len(scenes)} scenes", f"{sum(len(scene.frames) for scene in scenes)} views"]
+    if findings.agreement:
+        parts.append(
+            f"depth agrees in {len(findings.agreement)} pairs by {100 * np.median(findings.agreement):.0f} % "
+            f"(worst {100 * min(findings.agreement):.0f} %)"
+        )
+    if findings.sampson:
+        parts.append(
+            f"epipolar error of {len(findings.sampson)} pairs {np.median(findings.sampson):.3g} pixels "
+            f"(worst {max(findings.sampson):.3g})"
+        )
+    parts.append(f"{findings.num_undecided} views without a neighbour that could tell")
+    parts.append(f"{len(findings.problems)} problems")
+    sys.stdout.write(f"checked {dataset_name}: {', '.join(parts)}\n")
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; exit status 0 without problems, 1 with, 2 when there is nothing to check."""
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset_name", required=True, help=f"one of {', '.join(READERS)}")
+    parser.add_argument("--datadir", required=True, type=Path)
+    parser.add_argument("--scans", nargs="*", help="default: all")
+    parser.add_argument("--max_pairs", type=int, default=50, help="pairs of views compared per scan")
+    options = parser.parse_args(arguments)
+    scans = None if options.scans is None else tuple(options.scans)
+    findings = check_data(options.dataset_name, options.datadir, scans, options.max_pairs)
+    if findings.problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What trained models are for: evaluation with named protocols, camera paths, videos."""

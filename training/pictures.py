@@ -1,14 +1,20 @@
 """Pictures of results: depth in colour, and panels that show a view beside the truth."""
 
 import matplotlib
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.nerf.vggt_nerf import RenderedImage
 
 _ERROR_GAIN = 5.0
+
+
+def as_bytes(picture: Float[Tensor, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """[0, 1] -> 0 to 255, rounded, for image files and videos."""
+    return (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def colored_depth(depth: Float[Tensor, "height width"], near: float, far: float) -> Float[Tensor, "height width 3"]:

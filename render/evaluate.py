@@ -1,0 +1,265 @@
+"""Evaluate a checkpoint under a named protocol: metrics.json, a picture per view, a table beside trivial baselines.
+
+python -m render.evaluate --ckpt C --dataset_name dtu --datadir D --scans scan24 --protocol dtu-nearest3 --out DIR
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.base import PosedScene
+from data.image_io import write_image
+from data.sampling import Target
+from geometry import Views, one_line_errors
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from render.files import staged_folder, write_json
+from render.loading import load_on, peak_memory_mb, read_record, scenes_for, usable_device, weight_identities
+from render.options import EvaluateOptions
+from render.protocols import MaskKind, Protocol, protocol_named, targets_of
+from render.scoring import (
+    Reference,
+    Scores,
+    mean_colour,
+    mean_scores,
+    nearest_source,
+    reference_of,
+    score_image,
+    score_rendering,
+)
+from render.table import scores_table
+from training.checkpoint import current_commit
+from training.cli import parse_options
+from training.pictures import as_bytes, comparison
+
+_MILLIMETRE_DATASET = "dtu"
+BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_colour}
+
+
+@dataclass(frozen=True)
+class EvaluatedView:
+    """All that is known about one target after rendering it."""
+
+    scan: str
+    target: int
+    sources: tuple[int, ...]
+    mask: MaskKind
+    scores: Scores
+    baselines: dict[str, Scores]
+    height: int
+    width: int
+    near: float
+    """Camera z, scene units, as is `far`."""
+    far: float
+    encode_seconds: float
+    """VGGT and feature maps of the sources; less where their VGGT tokens are known from a view before."""
+    render_seconds: float
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse options, evaluate, print the table."""
+    options = parse_options(EvaluateOptions, __doc__, argv)
+    metrics = evaluate(options)
+    sys.stdout.write(f"{scores_table(metrics)}\nwritten to {options.out}: metrics.json and a picture per view\n")
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Evaluate as the options say and return what `<out>/metrics.json` holds; pictures lie beside it.
+
+    Raises:
+        InputError: for anything the user can mend, before a file is written or with none left behind.
+    """
+    device = usable_device(options.device)
+    protocol = protocol_named(options.protocol, options.dataset_name, options.n_views)
+    checkpoint = Path(options.ckpt)
+    record = read_record(checkpoint)
+    scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
+    targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
+    model = load_on(checkpoint, options.vggt_ckpt, device)
+    use_samples(model, options.N_samples, options.N_importance)
+    with staged_folder(Path(options.out)) as folder:
+        views = evaluate_targets(
+            model,
+            targets,
+            protocol,
+            device=device,
+            scale=options.imgScale_test,
+            chunk=options.chunk,
+            is_millimetre=options.dataset_name == _MILLIMETRE_DATASET,
+            pictures=folder,
+        )
+        metrics = {
+            "protocol": options.protocol,
+            **summary(views, peak_memory_mb(device)),
+            "weights": weight_identities(checkpoint, record),
+            "settings": _settings(options, model, device, scenes),
+        }
+        write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def evaluate_targets(
+    model: VGGTNeRF,
+    targets: Sequence[Target],
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    scale: float = 1.0,
+    chunk: int = 4096,
+    is_millimetre: bool = False,
+    pictures: Path | None = None,
+) -> list[EvaluatedView]:
+    """Render and score every target from its candidates; `pictures` is a folder for the comparison pictures.
+
+    VGGT tokens are kept between targets with the same sources, under the scenes' names.
+    """
+    model.cache.clear()
+    counts = [_num_pixels(target, scale) for target in targets]
+    views = []
+    with tqdm(total=sum(counts), unit="ray", unit_scale=True, desc="evaluate") as bar:
+        for target in targets:
+            bar.set_description(f"{target.scene.scan} view {target.view_id}")
+            source = target.scene.views(target.candidates, scale)
+            truth = target.scene.views([target.view_id], scale)[0]
+            rendered, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
+            reference = reference_of(protocol, truth)
+            views.append(_evaluated(target, source, truth, rendered, reference, seconds, is_millimetre))
+            if pictures is not None:
+                name = f"{target.scene.scan}_{target.view_id}.png"
+                write_image(pictures / name, _picture(source, truth, rendered, reference))
+    return views
+
+
+def summary(views: Sequence[EvaluatedView], peak_memory: float) -> dict[str, Any]:
+    """The entries mean, baselines, scans and views of `metrics.json`; `peak_memory` in MB."""
+    rays = sum(view.height * view.width for view in views)
+    render_seconds = sum(view.render_seconds for view in views)
+    speed = {
+        "rays_per_second": rays / render_seconds,
+        "seconds_per_image": (render_seconds + sum(view.encode_seconds for view in views)) / len(views),
+        "peak_memory_mb": peak_memory,
+    }
+    scans = dict.fromkeys(view.scan for view in views)
+    return {
+        "mean": {**asdict(mean_scores([view.scores for view in views])), **speed},
+        "baselines": {
+            name: asdict(mean_scores([view.baselines[name] for view in views])) for name in views[0].baselines
+        },
+        "scans": {scan: asdict(mean_scores([view.scores for view in views if view.scan == scan])) for scan in scans},
+        "views": [_plain_view(view) for view in views],
+    }
+
+
+def use_samples(model: VGGTNeRF, coarse: int, fine: int) -> None:
+    """March with other sample counts than trained with; `coarse` 0 and `fine` -1 keep those."""
+    trained = model.marching
+    model.marching = replace(
+        trained, coarse=trained.coarse if coarse == 0 else coarse, fine=trained.fine if fine == -1 else fine
+    )
+
+
+def _num_pixels(target: Target, scale: float) -> int:
+    frame = target.scene.frames[target.view_id]
+    return round(frame.height * scale) * round(frame.width * scale)
+
+
+@torch.no_grad()
+def _render(
+    model: VGGTNeRF, source: Views, truth: Views, name: str, device: torch.device, chunk: int, bar: tqdm
+) -> tuple[RenderedImage, tuple[float, float]]:
+    """The rendered view and the seconds for encoding and for rendering. Nothing of `truth.images` is used."""
+    source = Views.stack([source.to(device)])
+    camera, near, far = truth.cameras.to(device), truth.near.to(device), truth.far.to(device)
+    _wait(device)
+    start = time.perf_counter()
+    maps = model.encode(source, (name,))
+    _wait(device)
+    encoded = time.perf_counter()
+    rendered = model.render_image(maps, camera, near, far, chunk, bar.update)
+    return rendered, (encoded - start, time.perf_counter() - encoded)
+
+
+def _wait(device: torch.device) -> None:
+    """Until the GPU has done what it was asked, so that seconds are counted where they are spent."""
+    if torch.empty(0, device=device).is_cuda:
+        torch.cuda.synchronize(device)
+
+
+def _evaluated(
+    target: Target,
+    source: Views,
+    truth: Views,
+    rendered: RenderedImage,
+    reference: Reference,
+    seconds: tuple[float, float],
+    is_millimetre: bool,
+) -> EvaluatedView:
+    return EvaluatedView(
+        scan=target.scene.scan,
+        target=target.view_id,
+        sources=target.candidates,
+        mask=reference.mask_kind,
+        scores=score_rendering(rendered, reference, is_millimetre=is_millimetre),
+        baselines={name: score_image(make(source, truth), reference) for name, make in BASELINES.items()},
+        height=truth.cameras.height,
+        width=truth.cameras.width,
+        near=truth.near.item(),
+        far=truth.far.item(),
+        encode_seconds=seconds[0],
+        render_seconds=seconds[1],
+    )
+
+
+def _picture(source: Views, truth: Views, rendered: RenderedImage, reference: Reference) -> Any:
+    """What was compared: painted and cut as the protocol says."""
+    top, left = reference.margins
+    rows, cols = reference.image.shape[:2]
+    window = (slice(top, top + rows), slice(left, left + cols))
+    compared = RenderedImage(reference.shown(rendered.rgb), rendered.depth[window], rendered.opacity[window])
+    near, far = truth.near.item(), truth.far.item()
+    image = reference.image.permute(2, 0, 1)
+    return as_bytes(comparison(source.images, image, compared, near, far, reference.depth))
+
+
+def _plain_view(view: EvaluatedView) -> dict[str, Any]:
+    return {
+        "scan": view.scan,
+        "target": view.target,
+        "sources": list(view.sources),
+        **asdict(view.scores),
+        "mask": view.mask,
+        "baselines": {name: asdict(scores) for name, scores in view.baselines.items()},
+        "near": view.near,
+        "far": view.far,
+        "image_size": [view.width, view.height],
+        "encode_seconds": view.encode_seconds,
+        "render_seconds": view.render_seconds,
+    }
+
+
+def _settings(
+    options: EvaluateOptions, model: VGGTNeRF, device: torch.device, scenes: Sequence[PosedScene]
+) -> dict[str, Any]:
+    return {
+        "dataset_name": options.dataset_name,
+        "datadir": options.datadir,
+        "scans": [scene.scan for scene in scenes],
+        "n_views": options.n_views,
+        "imgScale_test": options.imgScale_test,
+        "N_samples": model.marching.coarse,
+        "N_importance": model.marching.fine,
+        "chunk": options.chunk,
+        "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
+        "torch": torch.__version__,
+        "commit": current_commit(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Results appear whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from geometry import InputError
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`; what is in it moves to `folder` when the block ends well, else it is deleted.
+
+    Raises:
+        InputError: when `folder` cannot be one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: expected a folder or a new name, got a file")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"--out {folder}: expected a folder that can be written, got {error.strerror}") from None
+    try:
+        yield staging
+        folder.mkdir(exist_ok=True)
+        # numbers last: where they are, the pictures are too
+        for path in sorted(staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A name beside `path`, of the same type; it becomes `path` when the block ends well, else it is deleted.
+
+    Raises:
+        InputError: when `path` is a folder or lies below something that is none.
+    """
+    if path.is_dir():
+        raise InputError(f"--out {path}: expected a file name, got a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}: expected a folder that can be written, got {error.strerror}") from None
+    partial = path.with_name(f"{path.name}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Indented JSON; a nan or infinity in it is an error of ours."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

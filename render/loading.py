@@ -1,0 +1,102 @@
+"""What evaluation and video start from: a checkpoint's model on a device, and scenes that it may be used on."""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.base import PosedScene
+from data.datamodule import read_scenes
+from geometry import InputError
+from models.nerf.vggt_nerf import VGGTNeRF
+from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
+
+_EVALUATION_LIGHTS = (3,)
+
+
+def usable_device(name: str) -> torch.device:
+    """`auto` (a GPU where there is one) or a name that torch knows.
+
+    Raises:
+        InputError: for a device that is unknown or not there.
+    """
+    if name == "auto":
+        # an index alone means the accelerator with that index
+        return torch.device(torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"--device: expected auto or a device of this machine, got {name!r} ({reason})") from None
+    return device
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory in use so far: tensors on a GPU (since the last reset), else the whole process."""
+    if torch.empty(0, device=device).is_cuda:
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def read_record(path: Path) -> CheckpointRecord:
+    """How a checkpoint came about, without loading VGGT; see `read_checkpoint` for errors."""
+    return record_of(read_checkpoint(path))
+
+
+def load_on(path: Path, vggt_ckpt: str, device: torch.device) -> VGGTNeRF:
+    """A checkpoint's model, ready to render on `device`."""
+    return load_model(path, vggt_ckpt)[0].to(device)
+
+
+def weight_identities(path: Path, record: CheckpointRecord) -> dict[str, Any]:
+    """The `weights` entry of `metrics.json`."""
+    checkpoint = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}
+    vggt = {"source": record.vggt.source, "name": record.vggt.name, "sha256": record.vggt.sha256}
+    return {"checkpoint": checkpoint, "vggt": {**vggt, "layers": list(record.vggt.layers)}}
+
+
+def scenes_for(record: CheckpointRecord, dataset_name: str, datadir: str, scans: tuple[str, ...]) -> list[PosedScene]:
+    """The scans named, under their evaluation lighting; by default the test split, or the scene fine-tuned on.
+
+    Raises:
+        InputError: when there is no such data, or the model was fine-tuned on another scene.
+    """
+    if record.task != "finetune":
+        return read_scenes(dataset_name, datadir, split="test", scans=scans or None, lights=_EVALUATION_LIGHTS)
+    own_dataset = record.options["dataset_name"]
+    if dataset_name != own_dataset:
+        raise InputError(
+            f"--dataset_name: expected {own_dataset}, which --ckpt was fine-tuned on, got {dataset_name!r}"
+        )
+    own_scan = _scan_of(record, datadir)
+    others = [scan for scan in scans if scan != own_scan]
+    if others:
+        raise InputError(f"--scans: expected only {own_scan}, which --ckpt was fine-tuned on, got {', '.join(others)}")
+    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), lights=_EVALUATION_LIGHTS)
+
+
+def _scan_of(record: CheckpointRecord, datadir: str) -> str:
+    """The scan a model was fine-tuned on: the one named then, or the only one of its folder (or of `datadir` now)."""
+    named = record.options["scans"]
+    if named:
+        return str(named[0])
+    root = record.options["datadir"] if Path(record.options["datadir"]).is_dir() else datadir
+    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, lights=_EVALUATION_LIGHTS)
+    found = sorted({scene.scan for scene in scenes})
+    if len(found) != 1:
+        raise InputError(f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")
+    return found[0]
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""Options of the two commands: one frozen dataclass each, one line of help per field."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geometry import InputError
+from render.protocols import PROTOCOLS
+from render.trajectories import TRAJECTORIES
+from training.options import option
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """What both commands understand."""
+
+    ckpt: str = option("", "checkpoint of train_general.py or train_finetune.py")
+    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
+    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
+    datadir: str = option("./data/dtu", "root folder of the data set")
+    n_views: int = option(3, "number of source views")
+    imgScale_test: float = option(1.0, "resize factor of the images")
+    N_samples: int = option(0, "samples per ray of the coarse pass; 0 = as trained")
+    N_importance: int = option(-1, "further samples per ray of the fine pass; -1 = as trained")
+    chunk: int = option(4096, "rays rendered at a time; halved by itself where memory does not suffice")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, or any name torch knows")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name, before anything is read or written.
+
+        Raises:
+            InputError: naming the option.
+        """
+        _require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
+        _require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
+        _require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
+        _require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
+        _require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
+        _require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(RenderOptions):
+    """Options of `python -m render.evaluate`."""
+
+    scans: tuple[str, ...] = option(
+        (), "scans to evaluate; none given: the data set's test scans, or the scan fine-tuned on", nargs="+"
+    )
+    protocol: str = option("full", f"which views and pixels count: {', '.join(PROTOCOLS)}")
+    out: str = option("", "folder for metrics.json and the pictures")
+
+    def __post_init__(self) -> None:
+        """See `RenderOptions`."""
+        super().__post_init__()
+        _require(bool(self.out), "--out: expected a folder for the results, got none")
+        _require(not Path(self.out).is_file(), f"--out: expected a folder, got the file {self.out!r}")
+        _require(
+            self.protocol in PROTOCOLS,
+            f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(RenderOptions):
+    """Options of `python -m render.video`."""
+
+    scan: str = option("", "the scan to film; may be left out when there is only one")
+    source_views: tuple[int, ...] = option(
+        (), "view numbers that may be sources; none given: the scan's training views", nargs="+"
+    )
+    trajectory: str = option("interpolate", f"path of the camera: {', '.join(TRAJECTORIES)}")
+    frames: int = option(60, "number of frames")
+    fps: int = option(24, "frames per second")
+    out: str = option("", "video file, .mp4 or .gif")
+    gif: bool = option(False, "write a .gif beside the .mp4")
+
+    def __post_init__(self) -> None:
+        """See `RenderOptions`."""
+        super().__post_init__()
+        _require(
+            self.trajectory in TRAJECTORIES,
+            f"--trajectory: expected one of {', '.join(TRAJECTORIES)}, got {self.trajectory!r}",
+        )
+        _require(self.frames >= 1, f"--frames: expected 1 or more, got {self.frames}")
+        _require(self.fps >= 1, f"--fps: expected 1 or more, got {self.fps}")
+        suffix = Path(self.out).suffix
+        _require(suffix in (".mp4", ".gif"), f"--out: expected a file name ending in .mp4 or .gif, got {self.out!r}")
+        _require(not Path(self.out).is_dir(), f"--out: expected a file name, got the folder {self.out!r}")

@@ -1,0 +1,133 @@
+"""Evaluation protocols by name: which views are targets, which are sources, and which pixels count.
+
+Sources of the rules: MVSNeRF (Chen et al. 2021), its evaluation notebook, for `dtu-*`, `llff-*` and `blender-*`. Near
+and far are always those of the data set (425 to 905 mm in DTU's camera files).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from data.base import PosedScene
+from data.sampling import Target, pool_targets
+from data.splits import dtu_view_lists
+from geometry import InputError, Views
+
+MaskKind = Literal["depth", "object", "none"]
+_TRAIN_16, _HELD_OUT_4 = dtu_view_lists()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate."""
+
+    description: str
+    dataset: str | None = None
+    """The only data set it is defined for; None = any."""
+    num_sources: int | None = None
+    """Source views; None = the caller's `--n_views`."""
+    pool: tuple[int, ...] = ()
+    """Views that may be sources; none = the scene's training views."""
+    targets: tuple[int, ...] = ()
+    """Views to reproduce; none = the scene's held-out views. Of listed ones, those that a scene has."""
+    fixed_sources: tuple[int, ...] = ()
+    """The sources of every target; none = the nearest of the pool by L1 distance of camera centres."""
+    is_masked: bool = False
+    """Pixels without true depth are painted black in truth and prediction, and excluded from PSNR."""
+    has_object_psnr: bool = False
+    """Report, besides, PSNR over the object's mask where there is one."""
+    crop_margin: float = 0.0
+    """Share of the image's height and width cut off at each side before anything is compared."""
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "dtu-nearest3": Protocol(
+        "DTU's 4 held-out views from the nearest 3 of its 16 training views, pixels with true depth",
+        dataset="dtu",
+        num_sources=3,
+        pool=_TRAIN_16,
+        targets=_HELD_OUT_4,
+        is_masked=True,
+    ),
+    "dtu-fixed3": Protocol(
+        "DTU's 4 held-out views from views 25, 21 and 33, pixels with true depth",
+        dataset="dtu",
+        num_sources=3,
+        pool=_TRAIN_16,
+        targets=_HELD_OUT_4,
+        fixed_sources=_TRAIN_16[:3],
+        is_masked=True,
+    ),
+    "full": Protocol("held-out views from the nearest training views, all pixels", has_object_psnr=True),
+    "llff-nearest3": Protocol(
+        "held-out views from the nearest 3 training views, the middle 80 % of the image",
+        dataset="llff",
+        num_sources=3,
+        crop_margin=0.1,
+    ),
+    "blender-nearest3": Protocol(
+        "held-out views from the nearest 3 training views, the middle 80 % of the image",
+        dataset="blender",
+        num_sources=3,
+        crop_margin=0.1,
+    ),
+}
+
+
+def protocol_named(name: str, dataset_name: str, n_views: int) -> Protocol:
+    """Look a protocol up and check that it fits the data set and the number of source views asked for.
+
+    Raises:
+        InputError: for an unknown name, another data set than the protocol's, or another number of source views.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
+    protocol = PROTOCOLS[name]
+    if protocol.dataset not in (None, dataset_name):
+        raise InputError(f"--protocol {name}: expected --dataset_name {protocol.dataset}, got {dataset_name!r}")
+    if protocol.num_sources not in (None, n_views):
+        raise InputError(f"--protocol {name}: expected --n_views {protocol.num_sources}, got {n_views}")
+    return protocol
+
+
+def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Target]:
+    """The protocol's targets in a scene; the candidates of each are its source views, exactly as many as are used.
+
+    Raises:
+        InputError: when the scene lacks targets, fixed sources, or enough views to choose sources from.
+    """
+    target_ids = _present(protocol.targets, scene) if protocol.targets else scene.held_out_views
+    if not target_ids:
+        wanted = f"views {list(protocol.targets)}" if protocol.targets else "held-out views"
+        raise InputError(f"scene {scene.name}: expected {wanted} to evaluate on, got none of them")
+    missing = sorted(set(protocol.fixed_sources) - scene.frames.keys())
+    if missing:
+        expected = list(protocol.fixed_sources)
+        raise InputError(f"scene {scene.name}: expected source views {expected}, got a scene without {missing}")
+    if protocol.fixed_sources:
+        return [Target(scene, view_id, protocol.fixed_sources) for view_id in target_ids]
+    pool = _present(protocol.pool, scene) if protocol.pool else scene.train_views
+    targets = pool_targets(replace(scene, train_views=pool), target_ids)
+    for target in targets:
+        if len(target.candidates) < n_views:
+            raise InputError(
+                f"scene {scene.name}, view {target.view_id}: expected {n_views} source views (--n_views), "
+                f"got only {len(target.candidates)} to choose from"
+            )
+    return [Target(scene, target.view_id, target.candidates[:n_views]) for target in targets]
+
+
+def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "height width"] | None]:
+    """Which pixels of a target (no leading axes) count, and by what: true depth, else the object's mask, else all."""
+    if protocol.is_masked and target.depth is not None:
+        return "depth", target.depth > 0
+    if protocol.is_masked and target.mask is not None:
+        return "object", target.mask
+    return "none", None
+
+
+def _present(views: Sequence[int], scene: PosedScene) -> tuple[int, ...]:
+    return tuple(view for view in views if view in scene.frames)

@@ -1,0 +1,54 @@
+"""Scores as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_COLUMNS = (
+    ("psnr", "PSNR", ".2f"),
+    ("psnr_object", "on object", ".2f"),
+    ("ssim", "SSIM", ".3f"),
+    ("lpips", "LPIPS", ".3f"),
+    ("depth_abs", "|depth|", ".4g"),
+    ("acc_2mm", "<2 mm", ".1%"),
+    ("acc_10mm", "<10 mm", ".1%"),
+    ("acc_20mm", "<20 mm", ".1%"),
+)
+
+
+def scores_table(metrics: Mapping[str, Any]) -> str:
+    """Baselines, scans and their mean, from the contents of a `metrics.json`; columns without a number are left out."""
+    rows = {name.replace("_", " "): scores for name, scores in metrics["baselines"].items()}
+    if len(metrics["scans"]) > 1:
+        rows |= metrics["scans"]
+    rows["model"] = metrics["mean"]
+    return "\n".join([_title(metrics), *_lines(rows), *_notes(metrics)])
+
+
+def _title(metrics: Mapping[str, Any]) -> str:
+    settings, views = metrics["settings"], metrics["views"]
+    width, height = views[0]["image_size"]
+    masks = ", ".join(sorted({view["mask"] for view in views}))
+    return (
+        f"{metrics['protocol']}: {len(views)} views of {', '.join(settings['scans'])}, {width}x{height}, "
+        f"{settings['N_samples']} + {settings['N_importance']} samples, mask: {masks}"
+    )
+
+
+def _lines(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    columns = [column for column in _COLUMNS if any(isinstance(row[column[0]], float) for row in rows.values())]
+    indent = max(len(name) for name in rows) + 2
+    lines = [" " * indent + "".join(f"{title:>11}" for _, title, _ in columns)]
+    for name, row in rows.items():
+        cells = (format(row[key], form) if isinstance(row[key], float) else "-" for key, _, form in columns)
+        lines.append(f"{name:<{indent}}" + "".join(f"{cell:>11}" for cell in cells))
+    return lines
+
+
+def _notes(metrics: Mapping[str, Any]) -> list[str]:
+    mean = metrics["mean"]
+    notes = [f"{key} {mean[key]}" for key in ("ssim", "lpips") if isinstance(mean[key], str)]
+    speed = (
+        f"{mean['seconds_per_image']:.2f} s per image, {mean['rays_per_second']:.0f} rays/s, "
+        f"{mean['peak_memory_mb']:.0f} MB on {metrics['settings']['device']}"
+    )
+    return [*notes, speed]

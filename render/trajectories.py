@@ -1,0 +1,206 @@
+"""Camera paths for videos: pure functions from posed views to as many cameras as wanted.
+
+Every path follows the views: move, turn or scale the world and the path moves, turns and scales alike. Computed in
+double precision; the result has the views' type.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from kornia.geometry.conversions import axis_angle_to_rotation_matrix, rotation_matrix_to_axis_angle
+from torch import Tensor
+
+from geometry import Cameras, InputError, TensorStruct, Views, rigid_inverse
+
+_EXHAUSTIVE_TOUR = 7
+_SPIRAL_TURNS = 2
+_SPIRAL_QUANTILE = 0.7
+_FOCUS_MIX = 0.75
+_SURROUNDED_GAP = math.radians(120)
+_STEEPEST = math.radians(85)
+_MIN_CONVERGENCE = 1e-4
+_UP_PRIOR = 0.01
+
+
+@dataclass(frozen=True)
+class CameraPath(TensorStruct):
+    """The cameras of a video and the depth range to render them in."""
+
+    cameras: Cameras
+    near: Float[Tensor, " frame"]
+    """Camera z, scene units."""
+    far: Float[Tensor, " frame"]
+
+
+def camera_path(trajectory: str, views: Views, frames: int) -> CameraPath:
+    """The path of that name around `views` (one leading axis, at least one view), near and far those of all views.
+
+    Raises:
+        InputError: for fewer than one frame, or views that do not define such a path.
+    """
+    if frames < 1:
+        raise InputError(f"--frames: expected 1 or more, got {frames}")
+    cameras = TRAJECTORIES[trajectory](views, frames)
+    return CameraPath(cameras, views.near.min().expand(frames), views.far.max().expand(frames))
+
+
+def interpolate(views: Views, frames: int) -> Cameras:
+    """Through all the views' cameras in a short round and back to the first, which the first and last frame equal.
+
+    Centres move on straight lines, rotations take the shortest way, every leg lasts equally long.
+    """
+    order = _short_round(views.cameras.centers)
+    keys = views.cameras[torch.tensor([*order, order[0]])]
+    c2w = keys.c2w.double()
+    position = torch.linspace(0, len(order), frames, dtype=torch.float64)
+    leg = position.long().clamp(max=len(order) - 1)
+    fraction = (position - leg)[:, None]
+    rotation = c2w[leg, :3, :3]
+    turn = rotation_matrix_to_axis_angle(rotation.mT @ c2w[leg + 1, :3, :3])
+    rotation = rotation @ axis_angle_to_rotation_matrix(fraction * turn)
+    centers = torch.lerp(c2w[leg, :3, 3], c2w[leg + 1, :3, 3], fraction)
+    intrinsics = torch.lerp(keys.intrinsics[leg], keys.intrinsics[leg + 1], fraction[..., None].to(keys.intrinsics))
+    between = rigid_inverse(_transform(rotation, centers)).to(keys.w2c)
+    # a frame on a key is that camera to the last bit, not up to rounding
+    is_key = (fraction == 0) | (fraction == 1)
+    key = leg + (fraction[:, 0] == 1)
+    w2c = torch.where(is_key[..., None], keys.w2c[key], between)
+    return Cameras(w2c, intrinsics, keys.height, keys.width)
+
+
+def spiral(views: Views, frames: int) -> Cameras:
+    """LLFF's spiral (Mildenhall et al. 2019): two turns about the mean camera, all looking at one point ahead of it.
+
+    Radii are the 70 % quantile of the views' offsets along the mean camera's axes; the point is at the harmonic mix
+    0.25 / near + 0.75 / far.
+
+    Raises:
+        InputError: when the views look in all directions, so that there is no mean one.
+    """
+    c2w = views.cameras.c2w.double()
+    forward, down = c2w[:, :3, 2].mean(0), c2w[:, :3, 1].mean(0)
+    if forward.norm() < 0.1 or torch.linalg.cross(forward, down).norm() < 0.01:
+        raise InputError("--trajectory spiral: expected views that look in similar directions, got some all around")
+    center = c2w[:, :3, 3].mean(0)
+    mean = _looking(center[None], (center + forward)[None], -down)[0]
+    offsets = (c2w[:, :3, 3] - center) @ mean[:3, :3]
+    radii = offsets.abs().quantile(_SPIRAL_QUANTILE, dim=0)
+    near, far = views.near.min().double(), views.far.max().double()
+    focus = center + mean[:3, 2] / ((1 - _FOCUS_MIX) / near + _FOCUS_MIX / far)
+    angle = torch.arange(frames, dtype=torch.float64) / frames * 2 * math.pi * _SPIRAL_TURNS
+    offsets = torch.stack([angle.cos(), angle.sin(), (angle / _SPIRAL_TURNS).sin()], dim=-1) * radii
+    return _with_mean_lens(views.cameras, _looking(center + offsets @ mean[:3, :3].T, focus[None], -down))
+
+
+def orbit(views: Views, frames: int) -> Cameras:
+    """A circle around what the views look at, at their mean distance and elevation, looking at it.
+
+    Where the views leave more than a third of the circle unseen, only the arc they cover, there and back.
+
+    Raises:
+        InputError: when the views' axes are parallel, so that they look at no common point.
+    """
+    c2w = views.cameras.c2w.double()
+    center, up = _looked_at(c2w), _upward(c2w)
+    offsets = c2w[:, :3, 3] - center
+    radius = offsets.norm(dim=-1)
+    height = offsets @ up
+    elevation = torch.asin((height / radius).clamp(-1, 1)).mean().clamp(-_STEEPEST, _STEEPEST)
+    east = _horizontal_axis(c2w[0], up)
+    north = torch.linalg.cross(up, east)
+    azimuth = _swept(torch.atan2(offsets @ north, offsets @ east), frames)
+    around = azimuth.cos()[:, None] * east + azimuth.sin()[:, None] * north
+    positions = center + radius.mean() * (elevation.cos() * around + elevation.sin() * up)
+    return _with_mean_lens(views.cameras, _looking(positions, center[None], up))
+
+
+TRAJECTORIES: dict[str, Callable[[Views, int], Cameras]] = {
+    "interpolate": interpolate,
+    "spiral": spiral,
+    "orbit": orbit,
+}
+
+
+def _short_round(centers: Float[Tensor, "view 3"]) -> list[int]:
+    """An order of the points, first one first, whose closed round is short: the shortest for up to 7 points."""
+    distance = torch.cdist(centers.double()[None], centers.double()[None])[0].tolist()
+    rest = range(1, len(distance))
+    if len(distance) > _EXHAUSTIVE_TOUR:
+        order, left = [0], set(rest)
+        while left:
+            order.append(min(left, key=lambda view: distance[order[-1]][view]))
+            left.remove(order[-1])
+        return order
+
+    def length(others: tuple[int, ...]) -> float:
+        stops = [0, *others, 0]
+        # rounded, so that a round and its reverse stay tied and the first one wins wherever the world lies
+        return round(sum(distance[a][b] for a, b in itertools.pairwise(stops)) / (max(map(max, distance)) or 1.0), 6)
+
+    return [0, *min(itertools.permutations(rest), key=length)]
+
+
+def _looked_at(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
+    """The point nearest to all optical axes (least squares)."""
+    centers, axes = c2w[:, :3, 3], c2w[:, :3, 2]
+    across = torch.eye(3).to(c2w) - axes[:, :, None] * axes[:, None, :]
+    normal = across.mean(0)
+    if torch.linalg.eigvalsh(normal)[0] < _MIN_CONVERGENCE:
+        raise InputError(
+            "--trajectory orbit: expected views that look at a common point, got parallel ones (try spiral)"
+        )
+    origin = centers.mean(0)
+    return origin + torch.linalg.solve(normal, (across @ (centers - origin)[..., None]).mean(0))[:, 0]
+
+
+def _upward(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
+    """The direction that the images' rows are most perpendicular to; where rows hardly turn, the images' mean up."""
+    rows = c2w[:, :3, 0]
+    prior = torch.nn.functional.normalize(-c2w[:, :3, 1].mean(0), dim=0)
+    up = torch.linalg.eigh(rows.mT @ rows / len(rows) - _UP_PRIOR * prior[:, None] * prior)[1][:, 0]
+    return -up if up @ prior < 0 else up
+
+
+def _horizontal_axis(c2w: Float[Tensor, "4 4"], up: Float[Tensor, " 3"]) -> Float[Tensor, " 3"]:
+    """The axis of a camera that is most horizontal, made entirely so."""
+    axes = c2w[:3, :3].T
+    horizontal = axes - (axes @ up)[:, None] * up
+    return torch.nn.functional.normalize(horizontal[horizontal.norm(dim=-1).argmax()], dim=0)
+
+
+def _swept(azimuth: Float[Tensor, " view"], frames: int) -> Float[Tensor, " frame"]:
+    """Azimuths of the frames: the whole circle from the first view's on, or to and fro over the arc of the views."""
+    phase = torch.arange(frames, dtype=torch.float64) / frames * 2 * math.pi
+    ordered = azimuth.sort().values
+    gaps = torch.cat([ordered[1:], ordered[:1] + 2 * math.pi]) - ordered
+    widest = int(gaps.argmax())
+    if gaps[widest] <= _SURROUNDED_GAP:
+        return azimuth[0] + phase
+    begin, extent = ordered[(widest + 1) % len(ordered)], 2 * math.pi - gaps[widest]
+    return begin + extent * (1 - phase.cos()) / 2
+
+
+def _looking(
+    centers: Float[Tensor, "frame 3"], aim: Float[Tensor, "#frame 3"], up: Float[Tensor, " 3"]
+) -> Float[Tensor, "frame 4 4"]:
+    """c2w of cameras at `centers` that look at `aim`, `up` showing upward in the image."""
+    forward = torch.nn.functional.normalize(aim - centers, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
+    return _transform(torch.stack([right, torch.linalg.cross(forward, right), forward], dim=-1), centers)
+
+
+def _transform(
+    rotation: Float[Tensor, "frame 3 3"], translation: Float[Tensor, "frame 3"]
+) -> Float[Tensor, "frame 4 4"]:
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0]).to(rotation).expand(len(rotation), 1, 4)
+    return torch.cat([torch.cat([rotation, translation[..., None]], dim=-1), last], dim=-2)
+
+
+def _with_mean_lens(cameras: Cameras, c2w: Float[Tensor, "frame 4 4"]) -> Cameras:
+    """Cameras at `c2w` with the mean intrinsics of `cameras`."""
+    w2c = rigid_inverse(c2w).to(cameras.w2c)
+    return Cameras(w2c, cameras.intrinsics.mean(0).expand(len(w2c), 3, 3), cameras.height, cameras.width)

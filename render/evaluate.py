@@ -6,7 +6,7 @@ python -m render.evaluate --ckpt C --dataset_name dtu --datadir D --scans scan24
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from data.sampling import Target
 from geometry import Views, one_line_errors
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.files import staged_folder, write_json
-from render.loading import load_on, peak_memory_mb, read_record, scenes_for, usable_device, weight_identities
+from render.loading import load_for, peak_memory_mb, read_record, scenes_for, usable_device, weight_identities
 from render.options import EvaluateOptions
 from render.protocols import MaskKind, Protocol, protocol_named, targets_of
 from render.scoring import (
@@ -81,8 +81,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     record = read_record(checkpoint)
     scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
     targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
-    model = load_on(checkpoint, options.vggt_ckpt, device)
-    use_samples(model, options.N_samples, options.N_importance)
+    model = load_for(options, device)
     with staged_folder(Path(options.out)) as folder:
         views = evaluate_targets(
             model,
@@ -154,14 +153,6 @@ def summary(views: Sequence[EvaluatedView], peak_memory: float) -> dict[str, Any
         "scans": {scan: asdict(mean_scores([view.scores for view in views if view.scan == scan])) for scan in scans},
         "views": [_plain_view(view) for view in views],
     }
-
-
-def use_samples(model: VGGTNeRF, coarse: int, fine: int) -> None:
-    """March with other sample counts than trained with; `coarse` 0 and `fine` -1 keep those."""
-    trained = model.marching
-    model.marching = replace(
-        trained, coarse=trained.coarse if coarse == 0 else coarse, fine=trained.fine if fine == -1 else fine
-    )
 
 
 def _num_pixels(target: Target, scale: float) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from data.base import PosedScene
 from data.datamodule import read_scenes
+from data.splits import Split
 from geometry import InputError
 from models.nerf.vggt_nerf import VGGTNeRF
+from render.options import RenderOptions
 from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
 
 _EVALUATION_LIGHTS = (3,)
@@ -48,9 +51,16 @@ def read_record(path: Path) -> CheckpointRecord:
     return record_of(read_checkpoint(path))
 
 
-def load_on(path: Path, vggt_ckpt: str, device: torch.device) -> VGGTNeRF:
-    """A checkpoint's model, ready to render on `device`."""
-    return load_model(path, vggt_ckpt)[0].to(device)
+def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
+    """The checkpoint's model, ready to render on `device` with the sample counts of the options."""
+    model, _record = load_model(Path(options.ckpt), options.vggt_ckpt)
+    trained = model.marching
+    model.marching = replace(
+        trained,
+        coarse=options.N_samples or trained.coarse,
+        fine=trained.fine if options.N_importance == -1 else options.N_importance,
+    )
+    return model.to(device)
 
 
 def weight_identities(path: Path, record: CheckpointRecord) -> dict[str, Any]:
@@ -60,14 +70,16 @@ def weight_identities(path: Path, record: CheckpointRecord) -> dict[str, Any]:
     return {"checkpoint": checkpoint, "vggt": {**vggt, "layers": list(record.vggt.layers)}}
 
 
-def scenes_for(record: CheckpointRecord, dataset_name: str, datadir: str, scans: tuple[str, ...]) -> list[PosedScene]:
-    """The scans named, under their evaluation lighting; by default the test split, or the scene fine-tuned on.
+def scenes_for(
+    record: CheckpointRecord, dataset_name: str, datadir: str, scans: tuple[str, ...], *, split: Split = "test"
+) -> list[PosedScene]:
+    """The scans named, under their evaluation lighting; by default those of the split, or the scene fine-tuned on.
 
     Raises:
         InputError: when there is no such data, or the model was fine-tuned on another scene.
     """
     if record.task != "finetune":
-        return read_scenes(dataset_name, datadir, split="test", scans=scans or None, lights=_EVALUATION_LIGHTS)
+        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, lights=_EVALUATION_LIGHTS)
     own_dataset = record.options["dataset_name"]
     if dataset_name != own_dataset:
         raise InputError(

@@ -1,0 +1,166 @@
+"""Free-viewpoint video of a scene: colour beside depth, along a camera path.
+
+python -m render.video --ckpt C --dataset_name dtu --datadir D --scan scan24 --trajectory orbit --frames 60 --out V.mp4
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from data.base import PosedScene
+from data.view_selection import nearest_by_center
+from geometry import InputError, Views, one_line_errors, rigid_inverse
+from models.nerf.feature_maps import FeatureMaps
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from render.files import staged_file
+from render.loading import load_for, read_record, scenes_for, usable_device
+from render.options import VideoOptions
+from render.trajectories import CameraPath, camera_path
+from training.cli import parse_options
+from training.pictures import as_bytes, colored_depth
+
+Picture = UInt8[np.ndarray, "height width 3"]
+_QUALITY = 8
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse options, write the video."""
+    written = make_video(parse_options(VideoOptions, __doc__, argv))
+    sys.stdout.write(f"written: {', '.join(str(path) for path in written)}\n")
+
+
+def make_video(options: VideoOptions) -> list[Path]:
+    """Render the path that the options describe and return the files written.
+
+    A general model renders all frames from the same `n_views` source views, those in the middle of the pool, and the
+    path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to it, and
+    spirals and orbits follow all views of the pool.
+
+    Raises:
+        InputError: for anything the user can mend, before a file is written or with none left behind.
+    """
+    device = usable_device(options.device)
+    record = read_record(Path(options.ckpt))
+    scans = (options.scan,) if options.scan else ()
+    scene = _only(scenes_for(record, options.dataset_name, options.datadir, scans, split="all"))
+    pool = pool_of(scene, options.source_views, options.n_views)
+    central = central_views(scene, pool, options.n_views)
+    is_local = record.task == "finetune"
+    along = pool if is_local and options.trajectory != "interpolate" else central
+    path = camera_path(options.trajectory, scene.views(along, options.imgScale_test), options.frames)
+    choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
+    model = load_for(options, device)
+    out = Path(options.out)
+    files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(video_file(file, options.fps)) for file in files]
+        bar = stack.enter_context(tqdm(total=options.frames, unit="frame", desc=f"{scene.scan} {options.trajectory}"))
+        for rendered in render_path(model, scene, path, choice, device, options.imgScale_test, options.chunk):
+            picture = frame_picture(rendered, path)
+            for write in writers:
+                write(picture)
+            bar.update()
+    return files
+
+
+@torch.no_grad()
+def render_path(
+    model: VGGTNeRF,
+    scene: PosedScene,
+    path: CameraPath,
+    source_ids: Sequence[tuple[int, ...]],
+    device: torch.device,
+    scale: float = 1.0,
+    chunk: int = 4096,
+) -> Iterator[RenderedImage]:
+    """The frames of a path one after the other, each from its own source views, encoded only when they change."""
+    path = path.to(device)
+    current: tuple[int, ...] = ()
+    maps: FeatureMaps | None = None
+    for frame, ids in enumerate(source_ids):
+        if ids != current:
+            source = Views.stack([scene.views(ids, scale).to(device)])
+            maps, current = model.encode(source, (scene.name,)), ids
+        yield model.render_image(maps, path.cameras[frame], path.near[frame], path.far[frame], chunk)
+
+
+def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tuple[int, ...]:
+    """The views that may be sources: those asked for, else the scene's training views.
+
+    Raises:
+        InputError: for a view that the scene lacks, or fewer than `n_views`.
+    """
+    missing = [view for view in asked_for if view not in scene.frames]
+    if missing:
+        raise InputError(f"--source_views: expected views of {scene.name} ({sorted(scene.frames)}), got {missing}")
+    pool = tuple(dict.fromkeys(asked_for)) or scene.train_views
+    if len(pool) < n_views:
+        raise InputError(f"scene {scene.name}: expected {n_views} source views (--n_views), got only {list(pool)}")
+    return pool
+
+
+def central_views(scene: PosedScene, pool: Sequence[int], count: int) -> tuple[int, ...]:
+    """The `count` views of the pool whose camera centres are nearest (L1) to the mean of all."""
+    centers = _centers(scene, pool)
+    return tuple(nearest_by_center({**centers, -1: torch.stack(list(centers.values())).mean(0)}, -1, pool)[:count])
+
+
+def nearest_views(scene: PosedScene, pool: Sequence[int], path: CameraPath, count: int) -> list[tuple[int, ...]]:
+    """For every frame the `count` views of the pool whose centres are nearest (L1), in ascending order.
+
+    The order does not depend on the frame, so that frames with the same views share what VGGT says about them.
+    """
+    centers = _centers(scene, pool)
+    frames = path.cameras.centers
+    return [tuple(sorted(nearest_by_center({**centers, -1: frame}, -1, pool)[:count])) for frame in frames]
+
+
+def frame_picture(rendered: RenderedImage, path: CameraPath) -> Picture:
+    """Colour beside depth; the colours of depth mean the same in all frames of a path."""
+    near, far = path.near.min().item(), path.far.max().item()
+    return as_bytes(torch.cat([rendered.rgb, colored_depth(rendered.depth, near, far)], dim=1))
+
+
+@contextmanager
+def video_file(path: Path, fps: int) -> Iterator[Callable[[Picture], None]]:
+    """A function that appends a frame to the .mp4 or .gif `path`, which appears when the block ends well."""
+    with staged_file(path) as partial:
+        if path.suffix == ".gif":
+            writer = imageio.get_writer(partial, mode="I", duration=1000 / fps, loop=0)
+        else:
+            # without macro_block_size imageio rescales frames to multiples of 16; yuv420p needs even sides only
+            writer = imageio.get_writer(
+                partial, format="FFMPEG", fps=fps, codec="libx264", quality=_QUALITY, macro_block_size=2
+            )
+        with writer:
+            yield lambda picture: writer.append_data(_even(picture))
+
+
+def _even(picture: Picture) -> Picture:
+    """With the last row and column repeated where their number is odd."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _centers(scene: PosedScene, views: Sequence[int]) -> dict[int, Float[Tensor, " 3"]]:
+    return {view: rigid_inverse(scene.frames[view].w2c)[:3, 3] for view in views}
+
+
+def _only(scenes: Sequence[PosedScene]) -> PosedScene:
+    if len(scenes) != 1:
+        found = ", ".join(scene.scan for scene in scenes)
+        raise InputError(f"--scan: expected the name of one scan, got none for {len(scenes)} there: {found}")
+    return scenes[0]
+
+
+if __name__ == "__main__":
+    main()

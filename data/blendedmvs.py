@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from data.base import Frame, PosedScene
-from data.image_io import image_size, read_depth_pfm
+from data.image_io import first_image_size, read_depth_pfm
 from data.mvs_camera import check_principal_point, read_mvs_camera
 from data.splits import Report, Split, choose_scans, own_or_shipped_lists, raise_problem, split_views
 from data.view_selection import complete_neighbors, read_pairs
@@ -69,10 +69,11 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         raise InputError(f"{folder / _IMAGES}: expected images named like 00000000.jpg, got none")
     pair_file = folder / "cams" / "pair.txt"
     pairs = read_pairs(pair_file) if pair_file.is_file() else {}
+    height, width = first_image_size(images.values())
     frames = {}
     for view in sorted({*pairs, *images}):
         try:
-            frames[view] = _read_frame(folder, view, images)
+            frames[view] = _read_frame(folder, view, images.get(view), height, width)
         except InputError as error:
             report(error)
     train, held_out = split_views(list(frames))
@@ -87,11 +88,9 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     )
 
 
-def _read_frame(folder: Path, view: int, images: dict[int, Path]) -> Frame:
-    if view not in images:
+def _read_frame(folder: Path, view: int, image_path: Path | None, height: int, width: int) -> Frame:
+    if image_path is None:
         raise InputError(f"{folder / _IMAGES / f'{view:08d}.jpg'}: expected an image, as pair.txt lists it, got none")
-    # the size is the first image's; loading checks each
-    height, width = image_size(next(iter(images.values())))
     path = folder / "cams" / f"{view:08d}_cam.txt"
     camera = read_mvs_camera(path)
     check_camera(camera.w2c, camera.intrinsics, str(path))
@@ -100,7 +99,7 @@ def _read_frame(folder: Path, view: int, images: dict[int, Path]) -> Frame:
     depth_path = folder / "rendered_depth_maps" / f"{view:08d}.pfm"
     return Frame(
         view_id=view,
-        image_path=images[view],
+        image_path=image_path,
         w2c=camera.w2c.to(torch.float32),
         intrinsics=intrinsics_from_integer_centers(camera.intrinsics).to(torch.float32),
         height=height,

@@ -67,6 +67,8 @@ def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, 
     """
     if dataset_name not in READERS:
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
+    if max_pairs < 0:
+        raise InputError(f"--max_pairs: expected a number from 0 on, got {max_pairs}")
     if not datadir.is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir}, which does not exist")
     findings = Findings()
@@ -85,10 +87,10 @@ def _read_scenes(
 ) -> Iterator[PosedScene]:
     read = READERS[dataset_name]
     present = SCAN_FINDERS[dataset_name](datadir)
-    is_known = scans is not None and set(scans) <= set(present)
-    if not present or (scans is not None and not (scans and is_known)):
+    wanted = tuple(present) if scans is None else scans
+    if not wanted or not set(wanted) <= set(present):
         read(datadir, split="all", scans=scans)  # raises the reader's own message
-    for scan in tqdm(scans or present, desc="cameras", unit="scan"):
+    for scan in tqdm(wanted, desc="cameras", unit="scan"):
         try:
             scenes = read(datadir, split="all", scans=(scan,), report=findings.add)
         except InputError as error:

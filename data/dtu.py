@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data.base import Frame, PosedScene
 from data.idr import find_idr_scans, read_idr
-from data.image_io import image_size, read_depth_pfm
+from data.image_io import first_image_size, read_depth_pfm
 from data.mvs_camera import check_principal_point, read_mvs_camera
 from data.splits import (
     Report,
@@ -151,11 +151,10 @@ def _read_scan(
 def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], report: Report) -> PosedScene:
     depths = _numbered_files(root.folder, (f"Depths/{scan}", f"Depths/{scan}_train"), "depth_map_{:04d}.pfm", images)
     masks = _numbered_files(root.folder, (f"masks/{scan}",), "{:03d}.png", images)
+    height, width = first_image_size(images.values())
     frames = {}
     for view, path in images.items():
         try:
-            # sizes are the first image's: opening tens of thousands of files takes minutes, and loading checks each
-            height, width = image_size(next(iter(images.values())))
             camera = root.camera(view, height, width)
         except InputError as error:
             report(error)

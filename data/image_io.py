@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,23 @@ def image_size(path: Path) -> tuple[int, int]:
         raise InputError(f"{path}: expected an image file, got none") from None
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
+
+
+def first_image_size(paths: Iterable[Path]) -> tuple[int, int]:
+    """(height, width) of the first image with a readable header: the size to expect of all of a scene's images.
+
+    Opening each of tens of thousands takes minutes; `PosedScene.views` and the data doctor check every one.
+
+    Raises:
+        InputError: about the first image, when none is readable.
+    """
+    failure: InputError | None = None
+    for path in paths:
+        try:
+            return image_size(path)
+        except InputError as error:
+            failure = failure or error
+    raise failure or InputError("expected at least one image, got none")
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.base import Frame, PosedScene
-from data.image_io import image_size
+from data.image_io import first_image_size
 from data.splits import Report, Split, choose_scans, raise_problem, split_views
 from data.view_selection import complete_neighbors
 from geometry import InputError, check_camera, rigid_inverse
@@ -60,7 +60,7 @@ def find_llff_scans(datadir: Path) -> dict[str, Path]:
 def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     images = _image_files(folder)
     poses = _load_poses(folder / _POSES, len(images))
-    height, width = image_size(images[0])
+    height, width = first_image_size(images)
     original_height, original_width = poses[0, 4].item(), poses[0, 9].item()
     if not abs(width / height * original_height / original_width - 1) < _ASPECT_TOLERANCE:
         raise InputError(

@@ -1,6 +1,5 @@
 """MVSNet's camera text file (DTU, BlendedMVS), and the check that intrinsics belong to an image's size."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +39,6 @@ class MvsCamera:
         return first, second if second > first else first + second * _NUM_DEPTHS
 
 
-@functools.lru_cache(maxsize=4096)
 def read_mvs_camera(path: Path) -> MvsCamera:
     """Parse `extrinsic` + 16 numbers, `intrinsic` + 9 numbers, and the depth line.
 

@@ -1,0 +1,11 @@
+"""Ray-traced scenes with exact depth, written in the layouts of real data sets: `python -m data.procedural --help`.
+
+`make_scene` draws a scene from a seed, `rigs` holds cameras, `render_view` photographs, `writers` knows the layouts,
+`generate` fills a folder in parallel. A scene depends on (seed, index) only.
+"""
+
+from data.procedural.rigs import dtu_rig, orbit_rig
+from data.procedural.scene import Scene, make_scene
+from data.procedural.tracer import RenderedView, render_view
+
+__all__ = ["RenderedView", "Scene", "dtu_rig", "make_scene", "orbit_rig", "render_view"]

@@ -1,0 +1,51 @@
+"""Write ray-traced scenes with exact depth in DTU's or BlendedMVS's layout, for training and for tests."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.procedural.generate import available_cores, generate
+from data.procedural.writers import LAYOUTS, GeneratorSettings
+from geometry import InputError, one_line_errors
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see --help)")
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and generate."""
+    options = vars(_parser().parse_args(arguments))
+    out, num_scenes, workers = options.pop("out"), options.pop("scenes"), options.pop("workers")
+    for name, count in (("--scenes", num_scenes), ("--workers", workers)):
+        if count < 1:
+            raise InputError(f"{name}: expected 1 or more, got {count}")
+    generate(out, GeneratorSettings(**options), num_scenes, workers=workers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m data.procedural",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--layout", required=True, help=f"{' or '.join(LAYOUTS)}")
+    parser.add_argument("--out", required=True, type=Path, help="new folder, or one to resume or extend")
+    parser.add_argument("--scenes", required=True, type=int, help="number of scenes")
+    parser.add_argument("--width", type=int, default=640, help="pixels")
+    parser.add_argument("--height", type=int, default=512, help="pixels")
+    parser.add_argument(
+        "--views", type=int, default=49, help="per scene; dtu: 20 to 49, the fine-tuning split's 20 views come first"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="scene i depends on the seed and on i only")
+    parser.add_argument("--lights", type=int, default=1, help="dtu: lightings 0..lights-1; a single one is number 3")
+    parser.add_argument("--first_scan", type=int, default=1, help="number of the first scene in its folder's name")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Time and memory of the full-size network on random weights: `python -m benchmarks.vggt_full_size`.
+
+Weights and images are random, so only seconds and bytes mean anything. On the CPU the peak is that of the process
+(weights, code and activations), on an accelerator that of its allocator.
+"""
+
+import argparse
+import resource
+import time
+
+import torch
+
+from geometry.errors import InputError, one_line_errors
+from models.vggt import VGGT, VGGTConfig
+from models.vggt.config import HEADS
+
+NUM_QUERY_POINTS = 64
+NUM_FORWARDS = 2
+
+
+def build_random(config: VGGTConfig, device: torch.device) -> VGGT:
+    """The network in evaluation mode without ever holding two copies of its weights."""
+    with torch.device("meta"):
+        model = VGGT(config)
+    model = model.to_empty(device=device).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.uniform_(-0.02, 0.02)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory so far: of the process on the CPU, of the allocator elsewhere."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated(device)
+
+
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
+    """Build, run twice, print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vggt_full_size", description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", nargs="*", default=list(HEADS), help=f"out of {' '.join(HEADS)}; none: tokens only")
+    parser.add_argument("--views", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--chunk", type=int, default=1, help="views a dense head works on at a time")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    options = parser.parse_args(arguments)
+    if min(options.views, options.chunk, *options.size) < 1:
+        raise InputError("views, chunk and size must be positive")
+    config = VGGTConfig().with_heads(options.heads)
+    device = options.device
+
+    model = build_random(config, device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    generator = torch.Generator(device).manual_seed(0)
+    images = torch.rand(1, options.views, 3, *options.size, generator=generator, device=device)
+    queries = None
+    if model.track_head is not None:
+        extent = images.new_tensor([options.size[1], options.size[0]])
+        queries = torch.rand(1, NUM_QUERY_POINTS, 2, generator=generator, device=device) * extent
+    print(f"VGGT-1B, {num_parameters / 1e6:.1f} M parameters, heads: {', '.join(config.heads) or 'none'}")
+    print(
+        f"{options.views} views of {options.size[0]}x{options.size[1]}, float32, {device}, "
+        f"{torch.get_num_threads()} CPU threads"
+    )
+    print(f"{'stage':<12}{'seconds':>10}{'peak GB':>10}")
+    print(f"{'weights':<12}{'':>10}{peak_bytes(device) / 1e9:>10.2f}")
+    for index in range(NUM_FORWARDS):
+        start = time.perf_counter()
+        with torch.no_grad():
+            model(images, queries, keep_layers=(4, 11, 17, 23), frames_chunk_size=options.chunk)
+        if device.type != "cpu":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        print(f"{f'forward {index + 1}':<12}{seconds:>10.1f}{peak_bytes(device) / 1e9:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()

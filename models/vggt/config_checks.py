@@ -1,0 +1,87 @@
+"""Reading dataclasses from JSON with errors that name the key: what, where, expected, got."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from geometry.errors import InputError
+
+Section = TypeVar("Section")
+
+
+def section(value: Any, where: str) -> dict[str, Any]:
+    """A JSON object as a new dict; anything else is an `InputError`."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} must be a JSON object, got {value!r}")
+    return dict(value)
+
+
+def build(kind: type[Section], raw: Mapping[str, Any], where: str) -> Section:
+    """One section from its JSON object, with unknown keys and wrong types named."""
+    hints = get_type_hints(kind)
+    require_known_keys(raw, {item.name for item in fields(kind)}, where)
+    values = {key: _typed(value, hints[key], f"{where}.{key}") for key, value in raw.items()}
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the annotated type; lists become tuples, integers become floats where a float is expected."""
+    if hint in (tuple[int, ...], tuple[str, ...]):
+        item = int if hint == tuple[int, ...] else str
+        if not isinstance(value, list | tuple) or any(type(entry) is not item for entry in value):
+            raise InputError(f"{where} must be a list of {item.__name__}, got {value!r}")
+        return tuple(value)
+    if hint in (float, float | None) and type(value) is int:
+        return float(value)
+    if hint in (bool, int, float, str):
+        if type(value) is not hint:
+            raise InputError(f"{where} must be {hint.__name__}, got {value!r}")
+    elif not isinstance(value, hint):
+        raise InputError(f"{where} must be {hint}, got {value!r}")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an unreadable or invalid file is an `InputError`."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"config {path} is not valid JSON: {error}") from error
+    return section(raw, f"config {path}")
+
+
+def require_known_keys(raw: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse the first key, in alphabetical order, that is not known."""
+    unknown = sorted(set(raw) - set(known))
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r} in {where}, known keys: {', '.join(sorted(known))}")
+
+
+def require_choice(what: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a name that is not among the choices."""
+    if value not in choices:
+        raise InputError(f"{what} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuse fields that are zero or negative."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise InputError(f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}")
+
+
+def require_not_negative(config: Any, *names: str) -> None:
+    """Refuse fields that are negative."""
+    for name in names:
+        if getattr(config, name) < 0:
+            raise InputError(f"{type(config).__name__}.{name} must be 0 or more, got {getattr(config, name)}")
+
+
+def require_divisible(what: str, value: int, divisor: int) -> None:
+    """Refuse a size that the divisor does not divide."""
+    if value % divisor:
+        raise InputError(f"{what} must be divisible by {divisor}, got {value}")

@@ -1,0 +1,197 @@
+"""A VGGT that never learns: images of any size -> feature maps, and depth and cameras if wanted.
+
+It resizes inside, runs without gradients, stays in evaluation mode, follows its owner to another device, and is
+invisible to checkpoints, optimisers and distributed training.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geometry.errors import InputError
+from geometry.tensor_struct import TensorStruct
+from models.vggt.pose_encoding import decode_pose, homogeneous
+from models.vggt.vggt import VGGT, VGGTOutput
+from models.vggt.weights import WeightIdentity, load_vggt
+
+FROZEN_HEADS = ("camera", "depth")
+RANGE_TOLERANCE = 1e-3
+_DEFAULT_DEPTHS = (5, 12, 18, 24)  # in 24ths of the network: layers 4, 11, 17 and 23 of VGGT-1B
+
+
+@dataclass(frozen=True)
+class FrozenFeatures(TensorStruct):
+    """What VGGT sees in some views of one scene; depth and cameras are None without their heads."""
+
+    tokens: Float[Tensor, "batch view layer channel rows cols"]
+    """Patch tokens of the kept layers, frame half then global half; cells tile the image. float32, bfloat16 on GPUs."""
+    depth: Float[Tensor, "batch view height width"] | None = None
+    """Camera z at the resolution of the input, in the units of `w2c`."""
+    depth_conf: Float[Tensor, "batch view height width"] | None = None
+    """Above 1 for VGGT-1B; higher is surer."""
+    w2c: Float[Tensor, "batch view 4 4"] | None = None
+    """Camera from world; the world is the first view's camera as predicted, so its own matrix is near the identity."""
+    intrinsics: Float[Tensor, "batch view 3 3"] | None = None
+    """In pixels of the input, centres at +0.5; the principal point is the image's middle."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held by all tensors."""
+        tensors = (getattr(self, item.name) for item in fields(self))
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Four layers spread like those VGGT-1B's dense heads read, the last included; fewer if there are fewer."""
+    return tuple(sorted({-(-depth * part // 24) - 1 for part in _DEFAULT_DEPTHS}))
+
+
+class FrozenVGGT(nn.Module):
+    """Feature extractor around a VGGT, which is deliberately no submodule of it."""
+
+    def __init__(
+        self,
+        vggt: VGGT,
+        identity: WeightIdentity,
+        layers: Sequence[int],
+        *,
+        image_size: int | None = None,
+    ) -> None:
+        """Keep the tokens of `layers`, in the order given.
+
+        `image_size` is the long side in pixels the network works at; None keeps the input's resolution, each side
+        rounded up to a multiple of the patch.
+        """
+        super().__init__()
+        config = vggt.config
+        depth, patch_size = config.aggregator.depth, config.aggregator.patch_size
+        if not layers or any(not 0 <= layer < depth for layer in layers):
+            raise InputError(f"layers must be one or more of 0..{depth - 1}, got {list(layers)}")
+        if image_size is not None and image_size < patch_size:
+            raise InputError(f"image_size must be at least one patch of {patch_size} pixels, got {image_size}")
+        surplus = [name for name in config.heads if name not in FROZEN_HEADS]
+        if surplus:
+            raise InputError(f"heads must be out of {', '.join(FROZEN_HEADS)}, got {', '.join(surplus)}")
+        if config.depth_head is not None and (config.depth_head.output_dim, config.depth_head.down_ratio) != (2, 1):
+            raise InputError("depth_head must give one depth per pixel (output_dim 2, down_ratio 1)")
+        self._vggt = (vggt.eval().requires_grad_(False),)  # a tuple hides it from nn.Module's registration
+        self.identity = identity
+        self.layers = tuple(layers)
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.training = False
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[str] = (),
+        *,
+        image_size: int | None = None,
+    ) -> "FrozenVGGT":
+        """From any source `load_vggt` knows; `layers` None takes `default_layers`, `heads` out of camera, depth."""
+        surplus = [name for name in heads if name not in FROZEN_HEADS]
+        if surplus:
+            raise InputError(f"heads must be out of {', '.join(FROZEN_HEADS)}, got {', '.join(surplus)}")
+        model, identity = load_vggt(source, heads=heads)
+        depth = model.config.aggregator.depth
+        return cls(model, identity, default_layers(depth) if layers is None else layers, image_size=image_size)
+
+    @property
+    def channels(self) -> int:
+        """Channels of one layer's tokens."""
+        return 2 * self._vggt[0].config.aggregator.embed_dim
+
+    def train(self, mode: bool = True) -> "FrozenVGGT":
+        """Stay in evaluation mode whatever the owner does."""
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenVGGT":
+        """Follow `.to()`, `.cuda()`, `.half()` of the owner."""
+        self._vggt[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels at which the network sees an image of the given size."""
+        patch = self.patch_size
+        if self.image_size is None:
+            return -(-height // patch) * patch, -(-width // patch) * patch
+        scale = self.image_size / max(height, width)
+        rows, cols = (max(1, round(side * scale / patch)) for side in (height, width))
+        return rows * patch, cols * patch
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> FrozenFeatures:
+        """Features of RGB images in [0, 1]; values outside by more than 1e-3, or not finite, are an `InputError`."""
+        _check_range(images)
+        height, width = images.shape[-2:]
+        work_height, work_width = self.working_size(height, width)
+        resized = _resize(images.float(), work_height, work_width)
+        vggt = self._vggt[0]
+        dtype = next(vggt.parameters()).dtype
+        low_precision = _autocast_dtype(images)
+        with torch.autocast(
+            images.device.type, dtype=low_precision or torch.bfloat16, enabled=low_precision is not None
+        ):
+            output = vggt(resized.to(dtype), keep_layers=self.layers)
+        token_dtype = torch.bfloat16 if low_precision is torch.bfloat16 else torch.float32
+        rows, cols = work_height // self.patch_size, work_width // self.patch_size
+        tokens = torch.stack(
+            [
+                output.tokens[layer][:, :, output.patch_start :].to(token_dtype).mT.unflatten(-1, (rows, cols))
+                for layer in self.layers
+            ],
+            dim=2,
+        )
+        return FrozenFeatures(
+            tokens, *_depth_at(output, height, width), *_cameras_at(output, (work_height, work_width), height, width)
+        )
+
+
+def _check_range(images: Tensor) -> None:
+    if not images.numel():
+        raise InputError(f"images are empty, got shape {tuple(images.shape)}")
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also false for NaN
+        raise InputError(f"image values must be finite and in [0, 1], got {low:.4g} to {high:.4g}")
+
+
+def _autocast_dtype(images: Tensor) -> torch.dtype | None:
+    """bfloat16 on GPUs that compute it natively, float16 on older ones, None (no autocast) elsewhere."""
+    if not images.is_cuda:
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(images.device) >= (8, 0) else torch.float16
+
+
+def _resize(maps: Float[Tensor, "batch view _ _ _"], height: int, width: int) -> Tensor:
+    """Bilinear with antialiasing, pixel centres at +0.5."""
+    if maps.shape[-2:] == (height, width):
+        return maps
+    resized = F.interpolate(maps.flatten(0, 1), (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return resized.unflatten(0, maps.shape[:2])
+
+
+def _depth_at(output: VGGTOutput, height: int, width: int) -> tuple[Tensor | None, Tensor | None]:
+    """Depth and its confidence at the resolution of the input."""
+    if output.depth is None or output.depth_conf is None:
+        return None, None
+    maps = torch.stack([output.depth[..., 0], output.depth_conf], dim=2).float()
+    depth, confidence = _resize(maps, height, width).unbind(2)
+    return depth, confidence
+
+
+def _cameras_at(
+    output: VGGTOutput, work_size: tuple[int, int], height: int, width: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """w2c and intrinsics in the pixels of the input."""
+    if output.pose_enc is None:
+        return None, None
+    extrinsics, intrinsics = decode_pose(output.pose_enc.float(), *work_size)
+    scale = intrinsics.new_tensor([[width / work_size[1]], [height / work_size[0]], [1.0]])
+    return homogeneous(extrinsics), intrinsics * scale

@@ -160,7 +160,9 @@ class Torus:
     minor: float
 
     def _distance(self, point: np.ndarray) -> np.ndarray:
-        return np.hypot(np.hypot(point[0], point[1]) - self.major, point[2]) - self.minor
+        x, y, z = point
+        across = np.sqrt(x * x + y * y) - self.major  # np.hypot takes five times as long
+        return np.sqrt(across * across + z * z) - self.minor
 
     def intersect(
         self, origin: Float[np.ndarray, "3 *#ray"], direction: Float[np.ndarray, "3 *#ray"]
@@ -171,8 +173,11 @@ class Torus:
         a, b = _dot(direction, direction), _dot(origin, direction)
         discriminant = b * b - a * (_dot(origin, origin) - self.bounding_radius**2)
         root = np.sqrt(np.maximum(discriminant, 0))
-        t, leave = np.maximum((-b - root) / a, 0), (-b + root) / a
-        candidates = np.flatnonzero((discriminant > 0) & (leave > 0))
+        inverse = 1 / np.where(direction[2] == 0, TINY, direction[2])
+        middle, reach = -origin[2] * inverse, np.abs(inverse) * self.minor
+        t = np.maximum(np.maximum((-b - root) / a, middle - reach), 0)
+        leave = np.minimum((-b + root) / a, middle + reach)
+        candidates = np.flatnonzero((discriminant > 0) & (leave > t))
         live = candidates
         for _ in range(TORUS_STEPS):
             if live.size == 0:

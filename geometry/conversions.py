@@ -58,6 +58,7 @@ def camera_from_projection(
     The skew that the decomposition leaves (measured below 0.1 pixel on DTU) stays in K.
     """
     matrix = projection.double().cpu().numpy()
+    matrix = matrix * np.sign(np.linalg.det(matrix[:, :3]))  # a negative scale would turn the rotation into a mirror
     calibration, rotation, center_homogeneous, *_ = cv2.decomposeProjectionMatrix(matrix)
     calibration = calibration / calibration[2, 2]
     center = (center_homogeneous[:3] / center_homogeneous[3])[:, 0]

@@ -57,6 +57,9 @@ class TensorStruct:
             column = [getattr(item, field.name) for item in items]
             first = column[0]
             if isinstance(first, Tensor):
+                shapes = sorted({tuple(tensor.shape) for tensor in column})
+                if len(shapes) != 1:
+                    raise ValueError(f"cannot stack {cls.__name__}: field {field.name!r} has shapes {shapes}")
                 values[field.name] = torch.stack(column)
             elif isinstance(first, TensorStruct):
                 values[field.name] = type(first).stack(column)

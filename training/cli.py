@@ -46,7 +46,7 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
     if field.type is bool:
-        return {**argument, "action": configargparse.BooleanOptionalAction}
+        return {**argument, "action": argparse.BooleanOptionalAction}
     return {**argument, "type": get_args(field.type)[0] if "nargs" in argument else field.type}
 
 

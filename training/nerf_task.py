@@ -112,7 +112,7 @@ class NerfTask(pl.LightningModule):
     def _save_picture(self, picture: Tensor, index: int) -> None:
         folder = self.options.run_dir / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"step_{self.global_step:07d}_{index}.png", picture.numpy())
+        write_image(folder / f"step_{self.global_step:07d}_{index}.png", (picture * 255).round().byte().numpy())
         if self.logger is not None:
             self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
 
@@ -201,6 +201,8 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
 
 def build_general_task(options: GeneralOptions) -> NerfTask:
     """Model and task for training across scenes; takes weights from `--init_from` when given."""
+    if options.ckpt:
+        read_checkpoint(Path(options.ckpt))  # a bad file is refused before anything expensive starts
     vggt = load_frozen_vggt(options.vggt_ckpt, options.vggt_image_size)
     record = VGGTRecord(
         options.vggt_ckpt, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), options.vggt_image_size

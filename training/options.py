@@ -85,12 +85,6 @@ class TrainOptions:
         _require(
             not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
         )
-        for name in ("ckpt", "init_from"):
-            path = getattr(self, name)
-            _require(
-                not path or Path(path).is_file(),
-                f"--{name}: expected a checkpoint file, got {path!r}, which does not exist",
-            )
         _require(
             bool(self.expname) and "/" not in self.expname,
             f"--expname: expected a plain folder name, got {self.expname!r}",

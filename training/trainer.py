@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQ
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from geometry import InputError
+from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
 from training.options import TrainOptions
@@ -25,6 +26,7 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataM
     """
     _prepare_folder(options)
     _quieten()
+    keep_freed_memory()
     trainer = build_trainer(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -110,9 +110,8 @@ def _download(repository: str) -> tuple[Path, Path | None]:
             raise InputError(f"weights {repository} are neither in the hub's cache nor reachable online") from error
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"weights {repository} cannot be fetched from the hub: {reason}") from error
+        except Exception as error:  # whatever the hub's client and the network below it come up with
+            raise InputError(f"weights {repository} cannot be fetched from the hub: {_first_line(error)}") from error
         if file in WEIGHT_FILES:
             return found[file], found.get(CONFIG_FILE)
     raise InputError(f"hub repository {repository} holds no weights, expected {' or '.join(WEIGHT_FILES)}")

@@ -41,7 +41,8 @@ def test_file_with_its_configuration(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, tensors(), name)
     model, identity = load_vggt(path)
     assert model.state_dict().keys() == tensors().keys()
-    assert all(torch.equal(value, tensors()[key]) for key, value in model.state_dict().items())
+    written = tensors()
+    assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items())
     assert not model.training
     assert identity == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 

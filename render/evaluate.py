@@ -125,7 +125,7 @@ def evaluate_targets(
         for target in targets:
             bar.set_description(f"{target.scene.scan} view {target.view_id}")
             source = target.scene.views(target.candidates, scale)
-            truth = target.scene.views([target.view_id], scale)[0]
+            truth = target.scene.views([target.view_id], scale)
             rendered, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
             reference = reference_of(protocol, truth)
             views.append(_evaluated(target, source, truth, rendered, reference, seconds, is_millimetre))
@@ -166,13 +166,13 @@ def _render(
 ) -> tuple[RenderedImage, tuple[float, float]]:
     """The rendered view and the seconds for encoding and for rendering. Nothing of `truth.images` is used."""
     source = Views.stack([source.to(device)])
-    camera, near, far = truth.cameras.to(device), truth.near.to(device), truth.far.to(device)
+    view = truth.to(device)
     _wait(device)
     start = time.perf_counter()
     maps = model.encode(source, (name,))
     _wait(device)
     encoded = time.perf_counter()
-    rendered = model.render_image(maps, camera, near, far, chunk, bar.update)
+    rendered = model.render_image(maps, view.cameras[0], view.near[0], view.far[0], chunk, bar.update)
     return rendered, (encoded - start, time.perf_counter() - encoded)
 
 

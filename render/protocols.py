@@ -121,11 +121,11 @@ def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Targ
 
 
 def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "height width"] | None]:
-    """Which pixels of a target (no leading axes) count, and by what: true depth, else the object's mask, else all."""
+    """Which pixels of a target (one view) count, and by what: true depth, else the object's mask, else all."""
     if protocol.is_masked and target.depth is not None:
-        return "depth", target.depth > 0
+        return "depth", target.depth[0] > 0
     if protocol.is_masked and target.mask is not None:
-        return "object", target.mask
+        return "object", target.mask[0]
     return "none", None
 
 

@@ -59,18 +59,19 @@ class Reference(TensorStruct):
 
 
 def reference_of(protocol: Protocol, target: Views) -> Reference:
-    """What to compare with; `target` is a single view without leading axes."""
-    margins = tuple(int(protocol.crop_margin * side) for side in target.images.shape[-2:])
+    """What to compare with; the leading axis of `target` is one view."""
+    height, width = target.images.shape[-2:]
+    margins = int(protocol.crop_margin * height), int(protocol.crop_margin * width)
     mask_kind, mask = mask_of(protocol, target)
     mask = None if mask is None else _cut(mask, margins).cpu()
-    image = _cut(target.images.permute(1, 2, 0), margins).cpu()
+    image = _cut(target.images[0].permute(1, 2, 0), margins).cpu()
     has_object = protocol.has_object_psnr and target.mask is not None
     return Reference(
         image=image if mask is None else image * mask[..., None],
         mask=mask,
         mask_kind=mask_kind,
-        depth=None if target.depth is None else _cut(target.depth, margins).cpu(),
-        object_mask=_cut(target.mask, margins).cpu() if has_object else None,
+        depth=None if target.depth is None else _cut(target.depth[0], margins).cpu(),
+        object_mask=_cut(target.mask[0], margins).cpu() if has_object else None,
         margins=margins,
     )
 
@@ -116,11 +117,11 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 def nearest_source(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
     """Baseline: the source image whose camera centre is nearest (L1), at the target's size, copied.
 
-    `source` has the view axis in front, `target` no leading axes.
+    `source` and `target` have one leading axis, which is one view for `target`.
     """
     offsets = (source.cameras.centers - target.cameras.centers).abs().sum(-1)
     image = source.images[int(offsets.argmin())]
-    if image.shape != target.images.shape:
+    if image.shape != target.images.shape[1:]:
         image = torch.nn.functional.interpolate(image[None], target.images.shape[-2:], mode="area")[0]
     return image.permute(1, 2, 0)
 

@@ -1,0 +1,151 @@
+"""Properties that every camera path has, and what each kind is for."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geometry import Cameras, InputError, Views
+from render.trajectories import TRAJECTORIES, camera_path, interpolate
+from tests.render.tiny import moved
+from tests.scenes import random_views, rigid_motion, ring_cameras
+
+ALL = pytest.mark.parametrize("name", list(TRAJECTORIES))
+
+
+def views_of(cameras: Cameras) -> Views:
+    return replace(random_views(len(cameras.w2c)), cameras=cameras)
+
+
+def uneven_views(count: int = 5) -> Views:
+    """On an arc of 46 degrees, at different heights, each turned a little more."""
+    cameras = ring_cameras(count)
+    w2c = cameras.w2c.double().clone()
+    w2c[:, 1, 3] += torch.tensor([0.1, -0.2, 0.15, 0.3, -0.1, 0.0, 0.25, -0.3, 0.05])[:count]
+    return views_of(replace(cameras, w2c=w2c, intrinsics=cameras.intrinsics.double()))
+
+
+def surrounding(count: int = 8, elevation: float = 0.5) -> Views:
+    """All around the z axis at radius 2, looking at the origin, z up."""
+    angles = torch.arange(count, dtype=torch.float64) / count * 2 * math.pi
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    centers = 2 * torch.stack(
+        [
+            angles.cos() * math.cos(elevation),
+            angles.sin() * math.cos(elevation),
+            torch.full_like(angles, math.sin(elevation)),
+        ],
+        dim=-1,
+    )
+    forward = -centers / 2
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=1)
+    w2c = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    w2c[:, :3, :3], w2c[:, :3, 3] = rotation, -(rotation @ centers[..., None])[..., 0]
+    cameras = ring_cameras(count)
+    return views_of(replace(cameras, w2c=w2c, intrinsics=cameras.intrinsics.double()))
+
+
+@ALL
+@pytest.mark.parametrize("frames", [1, 2, 7, 24])
+def test_as_many_rigid_cameras_as_asked_for(name: str, frames: int):
+    views = uneven_views()
+    path = camera_path(name, views, frames)
+    assert path.cameras.w2c.shape == (frames, 4, 4)
+    assert path.cameras.intrinsics.shape == (frames, 3, 3)
+    assert (path.near == views.near.min()).all()
+    assert (path.far == views.far.max()).all()
+    assert len(path.near) == len(path.far) == frames
+    rotation = path.cameras.w2c[:, :3, :3]
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64).expand_as(rotation), atol=1e-9)
+    assert torch.allclose(torch.linalg.det(rotation), torch.ones(frames, dtype=torch.float64))
+
+
+@ALL
+def test_paths_move_with_the_world(name: str):
+    views, motion = uneven_views(), rigid_motion(3).double()
+    expected = moved(camera_path(name, views, 9).cameras, motion)
+    path = camera_path(name, replace(views, cameras=moved(views.cameras, motion)), 9)
+    assert torch.allclose(path.cameras.w2c, expected.w2c, atol=1e-5)
+
+
+@ALL
+def test_paths_scale_with_the_world(name: str):
+    views = uneven_views()
+    scaled = replace(views, cameras=views.cameras.scaled(200.0), near=views.near * 200, far=views.far * 200)
+    expected = camera_path(name, views, 9).cameras.scaled(200.0)
+    assert torch.allclose(camera_path(name, scaled, 9).cameras.w2c, expected.w2c, rtol=1e-6, atol=1e-6)
+
+
+@ALL
+def test_no_frames(name: str):
+    with pytest.raises(InputError, match="--frames"):
+        camera_path(name, uneven_views(), 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_interpolation_passes_every_view_exactly_and_returns(count: int):
+    views = views_of(ring_cameras(9)[torch.tensor([0, 3, 1, 7, 5, 2, 8, 4, 6])[:count]])
+    path = interpolate(views, 4 * count + 1)
+    assert torch.equal(path.w2c[0], views.cameras.w2c[0])
+    assert torch.equal(path.w2c[-1], views.cameras.w2c[0])
+    assert torch.equal(path.intrinsics[0], views.cameras.intrinsics[0])
+    for w2c in views.cameras.w2c:
+        assert (path.w2c[::4] == w2c).all((-1, -2)).any()
+
+
+def test_interpolation_takes_the_short_way_at_even_speed():
+    cameras = ring_cameras(2)  # 0.8 rad apart
+    path = interpolate(views_of(cameras), 9)
+    halfway = path.w2c[2, :3, :3]
+    angle = torch.acos(((halfway @ cameras.w2c[0, :3, :3].T).diagonal().sum() - 1) / 2)
+    assert angle.item() == pytest.approx(0.4, abs=1e-3)
+    assert torch.allclose(path.centers[1], torch.lerp(*cameras.centers, 0.25), atol=1e-6)
+    assert torch.allclose(path.centers[6], path.centers[2], atol=1e-6)
+
+
+def test_interpolation_does_not_zigzag():
+    cameras = ring_cameras(5)[torch.tensor([0, 4, 1, 3, 2])]
+    path = interpolate(views_of(cameras), 200)
+    length = (path.centers[1:] - path.centers[:-1]).norm(dim=-1).sum()
+    ends = (cameras.centers[0] - cameras.centers[1]).norm()
+    assert length < 2.1 * ends
+
+
+def test_spiral_looks_at_its_focus_from_within_the_views():
+    views = uneven_views()
+    path = camera_path("spiral", views, 40).cameras
+    focus_depth = 1 / (0.25 / 2.0 + 0.75 / 4.0)
+    axis_points = path.centers + focus_depth * path.c2w[:, :3, 2]
+    assert (axis_points - axis_points.mean(0)).norm(dim=-1).max() < 0.1
+    reach = (views.cameras.centers - views.cameras.centers.mean(0)).norm(dim=-1).max()
+    assert (path.centers - views.cameras.centers.mean(0)).norm(dim=-1).max() <= reach
+
+
+def test_orbit_of_surrounding_views_is_the_whole_circle():
+    path = camera_path("orbit", surrounding(), 12).cameras
+    assert torch.allclose(path.centers.norm(dim=-1), torch.full((12,), 2.0, dtype=torch.float64))
+    assert torch.allclose(path.centers[:, 2], torch.full((12,), 2 * math.sin(0.5), dtype=torch.float64))
+    pixels = path.project(torch.zeros(12, 1, 3, dtype=torch.float64)).pixels[:, 0]
+    assert torch.allclose(pixels, path.intrinsics[:, :2, 2])
+    steps = (path.centers.roll(-1, 0) - path.centers).norm(dim=-1)
+    assert torch.allclose(steps, steps[0].expand(12))
+
+
+def test_orbit_of_one_sided_views_stays_on_their_side():
+    views = views_of(ring_cameras(5))
+    path = camera_path("orbit", views, 20).cameras
+    reach = views.cameras.centers[:, 0].abs().max()
+    assert path.centers[:, 0].abs().max() <= reach + 1e-4
+    assert torch.allclose(path.centers.norm(dim=-1), torch.full((20,), 3.0), atol=1e-4)
+
+
+def test_views_without_a_common_point_or_direction():
+    parallel = ring_cameras(3)
+    w2c = torch.eye(4).repeat(3, 1, 1)
+    w2c[:, 0, 3] = torch.tensor([0.0, 1.0, 2.0])
+    with pytest.raises(InputError, match="orbit"):
+        camera_path("orbit", views_of(replace(parallel, w2c=w2c)), 5)
+    with pytest.raises(InputError, match="spiral"):
+        camera_path("spiral", surrounding(elevation=0.0), 5)

@@ -1,0 +1,171 @@
+"""Videos: frames, sizes, sources, memory, and what a failure leaves behind."""
+
+from pathlib import Path
+from unittest import mock
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+
+from data.datamodule import read_scenes
+from geometry import InputError
+from models.nerf.vggt_nerf import VGGTNeRF
+from render import video as command
+from render.options import VideoOptions
+from render.trajectories import camera_path
+from render.video import central_views, make_video, nearest_views, pool_of, render_path, video_file
+from tests.render.tiny import HEIGHT, SCAN, WIDTH, TruthModel, scene_on_a_line
+from training.checkpoint import load_model
+
+CPU = torch.device("cpu")
+
+
+def options(ckpt: Path, data_root: Path, out: Path, **changes: object) -> VideoOptions:
+    values = {"scan": SCAN, "frames": 3, "device": "cpu", "imgScale_test": 0.5, "N_importance": 0, **changes}
+    return VideoOptions(ckpt=str(ckpt), datadir=str(data_root), out=str(out), **values)
+
+
+def only_scene(data_root: Path):
+    return read_scenes("dtu", str(data_root), split="all", scans=(SCAN,))[0]
+
+
+def test_command_writes_video_and_gif(
+    general: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "new" / "v.mp4"
+    arguments = f"--ckpt {general} --datadir {data_root} --scan {SCAN} --frames 4 --fps 12 --gif --out {out}"
+    command.main([*arguments.split(), "--imgScale_test", "0.5", "--device", "cpu"])
+    assert f"{out}" in capsys.readouterr().out
+    assert sorted(path.name for path in out.parent.iterdir()) == ["v.gif", "v.mp4"]
+    for path in (out, out.with_suffix(".gif")):
+        frames = imageio.mimread(path)
+        assert len(frames) == 4
+        assert frames[0].shape[:2] == (HEIGHT // 2, WIDTH)
+    assert imageio.get_reader(out).get_meta_data()["fps"] == 12
+
+
+def test_odd_sizes_are_padded_and_not_rescaled(tmp_path: Path):
+    picture = np.zeros((21, 35, 3), np.uint8)
+    picture[:, 18:] = 255
+    with video_file(tmp_path / "odd.mp4", 5) as write:
+        for _ in range(3):
+            write(picture)
+    frames = imageio.mimread(tmp_path / "odd.mp4")
+    assert [frame.shape for frame in frames] == [(22, 36, 3)] * 3
+    assert frames[1][:, :16].max() < 30
+    assert frames[1][:, 20:].min() > 225
+
+
+@pytest.mark.parametrize("trajectory", ["spiral", "orbit"])
+@pytest.mark.parametrize("kind", ["general", "finetuned"])
+def test_other_paths_as_gif(
+    kind: str, trajectory: str, data_root: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    out = tmp_path / "v.gif"
+    ckpt = request.getfixturevalue(kind)
+    assert make_video(options(ckpt, data_root, out, trajectory=trajectory, imgScale_test=0.25, gif=True)) == [out]
+    assert len(imageio.mimread(out)) == 3
+
+
+def test_first_frame_is_the_first_source(data_root: Path):
+    scene = only_scene(data_root)
+    ids = central_views(scene, scene.train_views, 3)
+    source = scene.views(ids)
+    path = camera_path("interpolate", source, 5)
+    frames = list(render_path(TruthModel(scene), scene, path, [ids] * 5, CPU))
+    assert torch.equal(frames[0].rgb, source.images[0].permute(1, 2, 0))
+    assert torch.equal(frames[0].depth, source.depth[0])
+
+
+def test_sources_are_encoded_only_when_they_change(data_root: Path):
+    scene, model = only_scene(data_root), None
+    model = TruthModel(scene)
+    path = camera_path("interpolate", scene.views((25, 21)), 4)
+    list(render_path(model, scene, path, [(25, 21), (25, 21), (21, 33), (25, 21)], CPU))
+    assert [ids for ids, _ in model.encoded] == [(25, 21), (21, 33), (25, 21)]
+    assert {names for _, names in model.encoded} == {(scene.name,)}
+
+
+def test_which_views_are_sources():
+    scene = scene_on_a_line(list(range(10)), train=(0, 1, 2, 3, 4, 5, 6, 9), held_out=(7, 8))
+    assert pool_of(scene, (), 3) == scene.train_views
+    assert pool_of(scene, (9, 7, 9), 2) == (9, 7)
+    assert set(central_views(scene, scene.train_views, 3)) == {3, 4, 5}  # their mean is 3.75
+    path = camera_path("interpolate", only_cameras(scene, [0, 9]), 3)
+    assert nearest_views(scene, scene.train_views, path, 2) == [(0, 1), (6, 9), (0, 1)]
+    with pytest.raises(InputError, match=r"--source_views: expected views of line .* got \[12\]"):
+        pool_of(scene, (1, 12), 2)
+    with pytest.raises(InputError, match="expected 3 source views"):
+        pool_of(scene, (1, 2), 3)
+
+
+def only_cameras(scene, ids: list[int]):
+    """Views of the scene without images."""
+    from geometry import Cameras, Views
+
+    frames = [scene.frames[view] for view in ids]
+    w2c = torch.stack([frame.w2c for frame in frames])
+    return Views(
+        images=torch.zeros(len(ids), 3, HEIGHT, WIDTH),
+        cameras=Cameras(w2c, torch.eye(3).repeat(len(ids), 1, 1), HEIGHT, WIDTH),
+        near=torch.ones(len(ids)),
+        far=torch.ones(len(ids)) * 2,
+        ids=torch.tensor(ids),
+    )
+
+
+def test_chunks_shrink_until_they_fit(general: Path, data_root: Path, tmp_path: Path):
+    model, _ = load_model(general)
+    scene = only_scene(data_root)
+    ids = central_views(scene, scene.train_views, 3)
+    path = camera_path("interpolate", scene.views(ids, 0.5), 1)
+    (plain,) = render_path(model, scene, path, [ids], CPU, scale=0.5)
+    sizes, render = [], VGGTNeRF.render_rays
+
+    def little_memory(self, maps, rays, jitter=None):
+        sizes.append(rays.t_near.shape[1])
+        if sizes[-1] > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        return render(self, maps, rays, jitter)
+
+    with mock.patch.object(VGGTNeRF, "render_rays", little_memory):
+        (small,) = render_path(model, scene, path, [ids], CPU, scale=0.5)
+    assert sizes[:4] == [320, 320, 320, 320] or sizes[0] == 320
+    assert max(size for size in sizes if size <= 100) > 32
+    assert torch.allclose(small.rgb, plain.rgb, atol=1e-5)
+    assert torch.allclose(small.depth, plain.depth, rtol=1e-5)
+
+
+def test_a_failure_leaves_no_file(general: Path, data_root: Path, tmp_path: Path):
+    out = tmp_path / "new" / "v.mp4"
+    calls = []
+
+    def fail_late(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("lamp broke")
+        return original(self, *args, **kwargs)
+
+    original = VGGTNeRF.render_image
+    with mock.patch.object(VGGTNeRF, "render_image", fail_late), pytest.raises(RuntimeError, match="lamp"):
+        make_video(options(general, data_root, out, gif=True, imgScale_test=0.25))
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scan": "scan1"}, "expected scans that are there"),
+        ({"trajectory": "zigzag"}, "--trajectory: expected one of interpolate, spiral, orbit"),
+        ({"frames": 0}, "--frames"),
+        ({"fps": 0}, "--fps"),
+        ({"out": "v.avi"}, "--out: expected a file name ending in .mp4 or .gif"),
+        ({"source_views": (25, 99, 14)}, "--source_views"),
+        ({"n_views": 17}, "expected 17 source views"),
+    ],
+)
+def test_wrong_options(changes: dict, message: str, general: Path, data_root: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=message):
+        make_video(options(general, data_root, **{"out": tmp_path / "v.mp4", **changes}))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,103 @@
+"""A tiny scene on disk, tiny checkpoints, and a model that knows the truth."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.base import Frame, PosedScene
+from data.procedural.generate import generate
+from data.procedural.writers import GeneratorSettings
+from geometry import Cameras
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from models.vggt.cache import FeatureCache
+from training.nerf_task import build_general_task
+from training.options import GeneralOptions
+
+WIDTH, HEIGHT = 40, 32
+SCAN = "scan7"
+_BACKBONE = {
+    "aggregator": {
+        "img_size": 28,
+        "patch_size": 14,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "num_register_tokens": 1,
+        "patch_embed": "conv",
+    },
+    "camera_head": None,
+    "depth_head": None,
+    "point_head": None,
+    "track_head": None,
+}
+
+
+def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """DTU-layout scenes scan7, scan8, ... with the 20 views of the fine-tuning split and exact depth."""
+    settings = GeneratorSettings(
+        layout="dtu", width=width, height=height, views=20, seed=0, lights=1, first_scan=int(SCAN[4:])
+    )
+    generate(folder, settings, scenes, workers=1)
+    return folder
+
+
+def write_checkpoint(path: Path, **record: Any) -> Path:
+    """An untrained general checkpoint; entries of `record` replace those of its record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backbone = path.with_suffix(".json")
+    backbone.write_text(json.dumps(_BACKBONE))
+    options = GeneralOptions(
+        vggt_ckpt=f"random:{backbone}",
+        vggt_image_size=0,
+        N_samples=4,
+        N_importance=2,
+        feature_channels=8,
+        hidden=8,
+        fused=8,
+    )
+    task = build_general_task(options)
+    contents: dict[str, Any] = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(contents)
+    contents["vggt_nerf"] |= record
+    torch.save(contents, path)
+    return path
+
+
+class TruthModel(VGGTNeRF):
+    """Renders the photographs and depth maps themselves, with a constant added to the depth."""
+
+    def __init__(self, scene: PosedScene, depth_error: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.cache = FeatureCache(0)
+        self.views = scene.views(list(scene.frames))
+        self.depth_error = depth_error
+        self.encoded: list[tuple[tuple[int, ...], Any]] = []
+
+    def encode(self, source: Any, names: Any = None) -> None:
+        self.encoded.append((tuple(source.ids[0].tolist()), names))
+
+    def render_image(self, maps: Any, camera: Any, near: Any, far: Any, chunk: int, on_chunk: Any = None) -> Any:
+        which = int((self.views.cameras.w2c - camera.w2c).abs().sum((-1, -2)).argmin())
+        depth = self.views.depth[which]
+        return RenderedImage(
+            self.views.images[which].permute(1, 2, 0), depth + self.depth_error, torch.ones_like(depth)
+        )
+
+
+def scene_on_a_line(views: list[int], train: tuple[int, ...], held_out: tuple[int, ...]) -> PosedScene:
+    """View v stands at (v, 0, 0). No files."""
+    frames = {}
+    for view in views:
+        w2c = torch.eye(4)
+        w2c[0, 3] = -float(view)
+        frames[view] = Frame(view, Path("none"), w2c, torch.eye(3), HEIGHT, WIDTH, 1.0, 2.0)
+    return PosedScene("line", "line", frames, {}, train, held_out)
+
+
+def moved(cameras: Cameras, motion: torch.Tensor) -> Cameras:
+    """The same cameras in a world that `motion` (4x4) has moved."""
+    return dataclasses.replace(cameras, w2c=cameras.w2c @ torch.linalg.inv(motion))

@@ -141,11 +141,13 @@ def video_file(path: Path, fps: int) -> Iterator[Callable[[Picture], None]]:
             writer = imageio.get_writer(
                 partial, format="FFMPEG", fps=fps, codec="libx264", quality=_QUALITY, macro_block_size=2
             )
-        with writer:
+        try:  # leaving `with writer` by an exception would keep ffmpeg running
             yield lambda picture: writer.append_data(_even(picture))
+        finally:
+            writer.close()
 
 
-def _even(picture: Picture) -> Picture:
+def _even(picture: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:
     """With the last row and column repeated where their number is odd."""
     height, width = picture.shape[:2]
     return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -116,9 +116,11 @@ def test_interpolation_does_not_zigzag():
 def test_spiral_looks_at_its_focus_from_within_the_views():
     views = uneven_views()
     path = camera_path("spiral", views, 40).cameras
-    focus_depth = 1 / (0.25 / 2.0 + 0.75 / 4.0)
-    axis_points = path.centers + focus_depth * path.c2w[:, :3, 2]
-    assert (axis_points - axis_points.mean(0)).norm(dim=-1).max() < 0.1
+    c2w = views.cameras.c2w
+    forward = torch.nn.functional.normalize(c2w[:, :3, 2].mean(0), dim=0)
+    focus = c2w[:, :3, 3].mean(0) + forward / (0.25 / 2.0 + 0.75 / 4.0)
+    pixels = path.project(focus.expand(40, 1, 3)).pixels[:, 0]
+    assert torch.allclose(pixels, path.intrinsics[:, :2, 2])
     reach = (views.cameras.centers - views.cameras.centers.mean(0)).norm(dim=-1).max()
     assert (path.centers - views.cameras.centers.mean(0)).norm(dim=-1).max() <= reach
 

@@ -64,8 +64,9 @@ def test_other_paths_as_gif(
 ):
     out = tmp_path / "v.gif"
     ckpt = request.getfixturevalue(kind)
-    assert make_video(options(ckpt, data_root, out, trajectory=trajectory, imgScale_test=0.25, gif=True)) == [out]
-    assert len(imageio.mimread(out)) == 3
+    changes = {"trajectory": trajectory, "imgScale_test": 0.25, "gif": True, "frames": 4}
+    assert make_video(options(ckpt, data_root, out, **changes)) == [out]
+    assert len(imageio.mimread(out)) == 4
 
 
 def test_first_frame_is_the_first_source(data_root: Path):
@@ -79,7 +80,7 @@ def test_first_frame_is_the_first_source(data_root: Path):
 
 
 def test_sources_are_encoded_only_when_they_change(data_root: Path):
-    scene, model = only_scene(data_root), None
+    scene = only_scene(data_root)
     model = TruthModel(scene)
     path = camera_path("interpolate", scene.views((25, 21)), 4)
     list(render_path(model, scene, path, [(25, 21), (25, 21), (21, 33), (25, 21)], CPU))
@@ -131,8 +132,8 @@ def test_chunks_shrink_until_they_fit(general: Path, data_root: Path, tmp_path: 
 
     with mock.patch.object(VGGTNeRF, "render_rays", little_memory):
         (small,) = render_path(model, scene, path, [ids], CPU, scale=0.5)
-    assert sizes[:4] == [320, 320, 320, 320] or sizes[0] == 320
-    assert max(size for size in sizes if size <= 100) > 32
+    assert sizes[0] == 320
+    assert sizes[-5:] == [64] * 5
     assert torch.allclose(small.rgb, plain.rgb, atol=1e-5)
     assert torch.allclose(small.depth, plain.depth, rtol=1e-5)
 

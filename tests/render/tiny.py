@@ -45,11 +45,17 @@ def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = 
     return folder
 
 
+def write_backbone(path: Path) -> Path:
+    """The architecture of a VGGT of a few thousand weights."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_BACKBONE))
+    return path
+
+
 def write_checkpoint(path: Path, **record: Any) -> Path:
     """An untrained general checkpoint; entries of `record` replace those of its record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    backbone = path.with_suffix(".json")
-    backbone.write_text(json.dumps(_BACKBONE))
+    backbone = write_backbone(path.with_suffix(".json"))
     options = GeneralOptions(
         vggt_ckpt=f"random:{backbone}",
         vggt_image_size=0,

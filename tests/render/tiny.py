@@ -34,6 +34,7 @@ _BACKBONE = {
     "point_head": None,
     "track_head": None,
 }
+_DEPTH_HEAD = {"intermediate_layer_idx": [0, 0, 1, 1], "features": 8, "out_channels": [8, 8, 8, 8]}
 
 
 def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = HEIGHT) -> Path:
@@ -45,17 +46,20 @@ def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = 
     return folder
 
 
-def write_backbone(path: Path) -> Path:
+def write_backbone(path: Path, *, with_depth: bool = False) -> Path:
     """The architecture of a VGGT of a few thousand weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_BACKBONE))
+    path.write_text(json.dumps(_BACKBONE | ({"depth_head": _DEPTH_HEAD} if with_depth else {})))
     return path
 
 
-def write_checkpoint(path: Path, **record: Any) -> Path:
-    """An untrained general checkpoint; entries of `record` replace those of its record."""
+def write_checkpoint(path: Path, *, with_depth: bool = False, **record: Any) -> Path:
+    """An untrained general checkpoint; entries of `record` replace those of its record.
+
+    `with_depth`: its VGGT has a depth head.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    backbone = write_backbone(path.with_suffix(".json"))
+    backbone = write_backbone(path.with_suffix(".json"), with_depth=with_depth)
     options = GeneralOptions(
         vggt_ckpt=f"random:{backbone}",
         vggt_image_size=0,

@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_video(options: VideoOptions) -> list[Path]:
     """Render the path that the options describe and return the files written.
 
-    A general model renders all frames from the same `n_views` source views, those in the middle of the pool, and the
-    path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to it, and
+    A general model renders all frames from the same `n_views` source views, neighbours in the middle of the pool,
+    and the path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to it, and
     spirals and orbits follow all views of the pool.
 
     Raises:
@@ -109,9 +109,10 @@ def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tupl
 
 
 def central_views(scene: PosedScene, pool: Sequence[int], count: int) -> tuple[int, ...]:
-    """The `count` views of the pool whose camera centres are nearest (L1) to the mean of all."""
+    """The view of the pool whose centre is nearest (L1) to the mean of all, and those nearest to it."""
     centers = _centers(scene, pool)
-    return tuple(nearest_by_center({**centers, -1: torch.stack(list(centers.values())).mean(0)}, -1, pool)[:count])
+    middle = nearest_by_center({**centers, -1: torch.stack(list(centers.values())).mean(0)}, -1, pool)[0]
+    return tuple(nearest_by_center(centers, middle, pool)[:count])
 
 
 def nearest_views(scene: PosedScene, pool: Sequence[int], path: CameraPath, count: int) -> list[tuple[int, ...]]:

@@ -1,9 +1,12 @@
 """Notebooks run on tiny data and are kept without outputs."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from tests.render.tiny import SCAN, write_checkpoint, write_data
@@ -39,13 +42,21 @@ def test_outputs_are_stripped(name: str):
             assert (cell.outputs, cell.execution_count) == ([], None)
 
 
+@pytest.fixture(scope="module")
+def kernel(parameters: dict[str, str]) -> Iterator[KernelManager]:
+    """One for all notebooks: importing torch and Lightning takes longer than running them."""
+    manager = KernelManager(kernel_name="python3")
+    environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **parameters}
+    manager.start_kernel(env={**os.environ, **environment})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_runs(name: str, parameters: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    for key, value in parameters.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+def test_notebook_runs(name: str, parameters: dict[str, str], kernel: KernelManager):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # names of the notebook before are gone
+    NotebookClient(notebook, km=kernel, timeout=120).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any(output.output_type == "error" for output in outputs)

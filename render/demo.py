@@ -1,0 +1,173 @@
+"""The whole path in a few minutes on two cores: `make demo`, or python -m render.demo.
+
+Procedural scenes in DTU's layout -> general training -> evaluation on scans it has never seen -> fine-tuning on one of
+them -> evaluation on its held-out views -> video. Every stage is one of the project's commands, printed as it runs; a
+stage that finished before with the same command is not run again, an interrupted training is resumed.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geometry import InputError, one_line_errors
+from render.files import write_json
+from training.cli import parse_options
+from training.options import option
+
+_SCAN = "scan1"
+_PROTOCOL = "dtu-nearest3"
+_SHOWN = (("psnr", "PSNR", ".2f"), ("ssim", "SSIM", ".3f"), ("depth_abs", "|depth| mm", ".1f"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Sizes of the demonstration; the defaults fit two cores and twelve minutes."""
+
+    out: str = option("runs/demo", "folder of everything the demonstration writes")
+    scenes: int = option(14, "procedural scans; those whose names are in DTU's test list are never trained on")
+    views: int = option(30, "views per scan, at least 20")
+    width: int = option(160, "image width in pixels")
+    height: int = option(128, "image height in pixels")
+    general_steps: int = option(500, "optimizer steps of general training")
+    finetune_steps: int = option(300, "optimizer steps of fine-tuning")
+    frames: int = option(24, "frames of the video")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demonstration."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Of the Python interpreter."""
+    resumable: Path | None = None
+    """Checkpoint that an interrupted training left."""
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all stages, print the table, write summary.json."""
+    options = parse_options(DemoOptions, __doc__, argv)
+    out = Path(options.out)
+    done = _finished_stages(out)
+    for stage in stages(options):
+        done[stage.name] = _run(stage, done.get(stage.name), sys.executable)
+        write_json(out / "stages.json", done)
+    summary = summarise(out, {name: entry["seconds"] for name, entry in done.items()})
+    write_json(out / "summary.json", summary)
+    sys.stdout.write(f"\n{table(summary)}\n\nvideo: {summary['video']}\nsummary: {out / 'summary.json'}\n")
+
+
+def stages(options: DemoOptions) -> list[Stage]:
+    """The commands, in order."""
+    out = Path(options.out)
+    data, general, finetuned = (out / name for name in ("data", "general", "finetuned"))
+    dataset = ("--dataset_name", "dtu", "--datadir", str(data))
+    last = "checkpoints/last.ckpt"
+    size = ("--width", options.width, "--height", options.height, "--views", options.views)
+    general_run = ("--datadir", data, "--basedir", out, "--expname", "general", "--max_steps", options.general_steps)
+    finetune_run = (
+        *("--datadir", data, "--basedir", out, "--expname", "finetuned", "--max_steps", options.finetune_steps),
+        *("--init_from", general / last, "--scans", _SCAN),
+    )
+    evaluate = ("-m", "render.evaluate", *dataset, "--protocol", _PROTOCOL)
+    film = ("--scan", _SCAN, "--trajectory", "interpolate", "--frames", options.frames)
+    return [
+        _stage("data", "-m", "data.procedural", "--layout", "dtu", "--out", data, "--scenes", options.scenes, *size),
+        _stage("general", "train_general.py", "--config", "configs/demo.txt", *general_run, resumable=general / last),
+        _stage("evaluate_general", *evaluate, "--ckpt", general / last, "--out", out / "evaluate_general"),
+        _stage(
+            *("finetune", "train_finetune.py", "--config", "configs/demo_finetune.txt", *finetune_run),
+            resumable=finetuned / last,
+        ),
+        _stage(
+            *("evaluate_finetuned", *evaluate, "--scans", _SCAN),
+            *("--ckpt", finetuned / last, "--out", out / "evaluate_finetuned"),
+        ),
+        _stage("video", "-m", "render.video", *dataset, "--ckpt", finetuned / last, *film, "--out", out / "video.mp4"),
+    ]
+
+
+def _stage(name: str, *arguments: object, resumable: Path | None = None) -> Stage:
+    return Stage(name, tuple(str(argument) for argument in arguments), resumable)
+
+
+def _finished_stages(out: Path) -> dict[str, Any]:
+    path = out / "stages.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _run(stage: Stage, before: dict[str, Any] | None, python: str) -> dict[str, Any]:
+    """Run a stage unless it finished before with the same command; what `stages.json` keeps of it."""
+    command = shlex.join(["python", *stage.arguments])
+    if before is not None and before["command"] == command:
+        sys.stdout.write(f"\n[{stage.name}] finished before: {command}\n")
+        return before
+    arguments = list(stage.arguments)
+    if stage.resumable is not None and stage.resumable.is_file():
+        if "--init_from" in arguments:
+            position = arguments.index("--init_from")
+            del arguments[position : position + 2]
+        arguments += ["--ckpt", str(stage.resumable)]
+    sys.stdout.write(f"\n[{stage.name}] {command}\n")
+    sys.stdout.flush()
+    start = time.monotonic()
+    status = subprocess.run([python, *arguments]).returncode
+    if status != 0:
+        raise InputError(f"stage {stage.name}: expected exit status 0, got {status} from: {command}")
+    return {"command": command, "seconds": round(time.monotonic() - start, 1)}
+
+
+def summarise(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    """The figures of both evaluations. Baselines and `general` are means over the unseen scans."""
+    unseen, finetuned = (
+        json.loads((out / name / "metrics.json").read_text()) for name in ("evaluate_general", "evaluate_finetuned")
+    )
+    pick = {key for key, _, _ in _SHOWN}
+
+    def shown(scores: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in scores.items() if key in pick}
+
+    return {
+        "mean_colour": shown(unseen["baselines"]["mean_colour"]),
+        "nearest_source": shown(unseen["baselines"]["nearest_source"]),
+        "general": shown(unseen["mean"]),
+        "general_on_finetuned_scan": shown(unseen["scans"][_SCAN]),
+        "finetuned": shown(finetuned["mean"]),
+        "scans": {"unseen": sorted(unseen["scans"]), "finetuned": _SCAN},
+        "protocol": _PROTOCOL,
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "video": str(out / "video.mp4"),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text."""
+    scans = summary["scans"]
+    rows = {
+        f"mean colour ({len(scans['unseen'])} unseen scans)": summary["mean_colour"],
+        f"nearest source ({len(scans['unseen'])} unseen scans)": summary["nearest_source"],
+        f"general ({len(scans['unseen'])} unseen scans)": summary["general"],
+        f"general ({scans['finetuned']})": summary["general_on_finetuned_scan"],
+        f"fine-tuned ({scans['finetuned']}, held-out views)": summary["finetuned"],
+    }
+    width = max(len(name) for name in rows) + 2
+    lines = [" " * width + "".join(f"{title:>12}" for _, title, _ in _SHOWN)]
+    for name, scores in rows.items():
+        cells = (format(scores[key], form) if isinstance(scores.get(key), float) else "-" for key, _, form in _SHOWN)
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
+    lines.append(
+        f"total {summary['seconds']['total']:.0f} s: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items() if name != "total")
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

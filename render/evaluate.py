@@ -19,7 +19,15 @@ from data.sampling import Target
 from geometry import Views, one_line_errors
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.files import staged_folder, write_json
-from render.loading import load_for, peak_memory_mb, read_record, scenes_for, usable_device, weight_identities
+from render.loading import (
+    load_for,
+    peak_memory_mb,
+    read_record,
+    reset_peak_memory,
+    scenes_for,
+    usable_device,
+    weight_identities,
+)
 from render.options import EvaluateOptions
 from render.protocols import MaskKind, Protocol, protocol_named, targets_of
 from render.scoring import (
@@ -76,6 +84,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         InputError: for anything the user can mend, before a file is written or with none left behind.
     """
     device = usable_device(options.device)
+    reset_peak_memory(device)
     protocol = protocol_named(options.protocol, options.dataset_name, options.n_views)
     checkpoint = Path(options.ckpt)
     record = read_record(checkpoint)

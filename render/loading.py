@@ -38,6 +38,12 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of what ran before on a GPU; a process's own peak cannot be forgotten."""
+    if torch.empty(0, device=device).is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Most memory in use so far: tensors on a GPU (since the last reset), else the whole process."""
     if torch.empty(0, device=device).is_cuda:

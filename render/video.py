@@ -42,8 +42,8 @@ def make_video(options: VideoOptions) -> list[Path]:
     """Render the path that the options describe and return the files written.
 
     A general model renders all frames from the same `n_views` source views, neighbours in the middle of the pool,
-    and the path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to it, and
-    spirals and orbits follow all views of the pool.
+    and the path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to
+    it, and spirals and orbits follow all views of the pool.
 
     Raises:
         InputError: for anything the user can mend, before a file is written or with none left behind.

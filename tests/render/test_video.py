@@ -138,13 +138,14 @@ def test_chunks_shrink_until_they_fit(general: Path, data_root: Path, tmp_path: 
     assert torch.allclose(small.depth, plain.depth, rtol=1e-5)
 
 
-def test_a_failure_leaves_no_file(general: Path, data_root: Path, tmp_path: Path):
+@pytest.mark.parametrize("whole_frames", [0, 1])
+def test_a_failure_leaves_no_file(whole_frames: int, general: Path, data_root: Path, tmp_path: Path):
     out = tmp_path / "new" / "v.mp4"
     calls = []
 
     def fail_late(self, *args, **kwargs):
         calls.append(1)
-        if len(calls) > 1:
+        if len(calls) > whole_frames:
             raise RuntimeError("lamp broke")
         return original(self, *args, **kwargs)
 

@@ -16,5 +16,5 @@ test: .venv/installed
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e .[test]
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e .[test]
 	touch $@

@@ -14,7 +14,7 @@ setup(
         ]
     ),
     py_modules=["train_general", "train_finetune"],
-    package_data={"data": ["lists/*.txt"]},
+    package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"]},
     install_requires=[
         "torch>=2.5,<3",
         "torchvision>=0.20,<1",
@@ -39,6 +39,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "beartype>=0.19,<1",
             "ruff==0.17.5",
             "nbclient>=0.10,<1",

@@ -91,7 +91,10 @@ class PosedScene:
         return _checked_size(image, frame, frame.image_path, "image")
 
     def _mask(self, frame: Frame) -> np.ndarray:
-        return _checked_size(read_image(frame.mask_path)[..., 0], frame, frame.mask_path, "mask")
+        mask = read_image(frame.mask_path)[..., 0]
+        if mask.shape[0] * frame.width == mask.shape[1] * frame.height:  # NeuS ships masks smaller than its images
+            mask = _resize(mask, frame.height, frame.width, cv2.INTER_NEAREST_EXACT)
+        return _checked_size(mask, frame, frame.mask_path, "mask")
 
     def _depth(self, frame: Frame) -> np.ndarray:
         return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")

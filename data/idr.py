@@ -3,7 +3,7 @@
 `world_mat_i` is the projection K [R | t] of image i, pixel centres at integers; `scale_mat_i`, where present, maps the
 unit sphere around the object to the world. near and far enclose that sphere. Without it the scan must be in DTU's
 millimetres (cameras 300 to 1500 from the point they look at), and DTU's 425 to 905 mm apply.
-A mask is used when it has its image's size.
+A mask may be smaller than its image if it has the same aspect.
 """
 
 import zipfile
@@ -52,7 +52,6 @@ def read_idr(folder: Path, scan: str, report: Report) -> PosedScene:
     if not posed:
         raise InputError(f"{folder / 'image'}: expected numbered images with cameras, got none")
     masks = {view: path for view, path in _numbered_images(folder / "mask").items() if view in posed}
-    masks = {view: path for view, path in masks.items() if image_size(path) == posed[view][1]}
     frames = {}
     for view, (path, (height, width), w2c, intrinsics) in posed.items():
         near, far = _depth_range(matrices.get(f"scale_mat_{view}"), w2c, [one[2] for one in posed.values()], folder)

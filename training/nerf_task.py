@@ -29,7 +29,7 @@ from training.checkpoint import (
 )
 from training.metrics import depth_errors, psnr, ssim
 from training.options import FinetuneOptions, GeneralOptions, TrainOptions
-from training.pictures import comparison
+from training.pictures import as_bytes, comparison
 from training.schedules import WarmupCosine
 
 _PICTURES_PER_VALIDATION = 2
@@ -62,7 +62,7 @@ class NerfTask(pl.LightningModule):
         target = draw_target_rays(batch, count, generators)
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         output = self.model.render_rays(maps, target.rays, jitter_from(generators, count, self.device))
-        losses = render_losses(output, target.rgb, target.depth, target.extent)
+        losses = render_losses(output, target.rays, target.rgb, target.depth if self.options.depth_loss else None)
         loss = losses.photometric + self.options.depth_loss * losses.depth
         self._require_finite(loss, "loss", batch)
         self._last_names = batch.names
@@ -112,7 +112,7 @@ class NerfTask(pl.LightningModule):
     def _save_picture(self, picture: Tensor, index: int) -> None:
         folder = self.options.run_dir / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"step_{self.global_step:07d}_{index}.png", (picture * 255).round().byte().numpy())
+        write_image(folder / f"step_{self.global_step:07d}_{index}.png", as_bytes(picture))
         if self.logger is not None:
             self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
 

@@ -29,6 +29,8 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataM
     keep_freed_memory()
     trainer = build_trainer(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None)
+    if trainer.state.finished:  # the last step need not be one that --save_every names
+        trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt")
 
 
 def build_trainer(options: TrainOptions) -> pl.Trainer:

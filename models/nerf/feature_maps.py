@@ -63,7 +63,8 @@ class FeatureExtractor(nn.Module):
         merged = F.relu(self.merge(torch.cat([eighth, context], dim=1)))
         merged = F.relu(self._up(self.to_quarter(merged), quarter))
         merged = F.relu(self._up(self.to_half(merged), half))
-        features = self.out(merged)
+        # unit variance over channels: whether two views agree is then on the same scale from the first step on
+        features = F.layer_norm(self.out(merged).movedim(1, -1), (self.out.out_channels,)).movedim(-1, 1)
         return FeatureMaps(features.unflatten(0, (batch, view)).float(), source.images, source.cameras)
 
     def _stem_levels(self, images: Tensor) -> list[Tensor]:

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from geometry import RayBundle
 from models.nerf.compositing import RenderOutput
+
+_RELATIVE_WIDTH = 0.01
 
 
 class Losses(NamedTuple):
@@ -19,15 +22,28 @@ class Losses(NamedTuple):
 
 def render_losses(
     output: RenderOutput,
+    rays: RayBundle,
     rgb: Float[Tensor, "batch ray 3"],
     depth: Float[Tensor, "batch ray"] | None,
-    extent: Float[Tensor, "batch ray"],
 ) -> Losses:
-    """Mean squared colour error, and smooth L1 of depth as a fraction of `extent` = far - near (depth 0 = unknown)."""
+    """Mean squared colour error, and how badly rays terminate at the known depth (camera z, 0 = unknown)."""
     passes = [output] if output.coarse is None else [output, output.coarse]
     photometric = sum(F.mse_loss(one.rgb, rgb) for one in passes)
     if depth is None:
         return Losses(photometric, torch.zeros_like(photometric))
-    known = (depth > 0).to(depth)
-    errors = [F.smooth_l1_loss(one.depth / extent, depth / extent, beta=0.02, reduction="none") for one in passes]
-    return Losses(photometric, sum((error * known).sum() / known.sum().clamp_min(1) for error in errors))
+    return Losses(photometric, sum(termination_loss(one, rays, depth) for one in passes))
+
+
+def termination_loss(output: RenderOutput, rays: RayBundle, depth: Float[Tensor, "batch ray"]) -> Float[Tensor, ""]:
+    """Cross entropy between where a ray ends and a narrow bell around its known depth (Deng et al. 2022, eq. 8).
+
+    The bell is as wide as the larger of 1 % of the ray's range and the interval it falls into. Mean over the rays
+    whose depth is known.
+    """
+    samples, known = output.samples, (depth > 0).to(depth)
+    t_true = (depth / rays.cos_optical)[..., None]
+    width = torch.maximum(_RELATIVE_WIDTH * (rays.t_far - rays.t_near)[..., None], samples.deltas)
+    bell = torch.exp(-0.5 * ((samples.t - t_true) / width).square()) * samples.deltas
+    bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-12)
+    entropy = -(bell * torch.log(output.weights + 1e-4)).sum(-1)
+    return (entropy * known).sum() / known.sum().clamp_min(1)

@@ -78,9 +78,9 @@ class VGGTNeRF(nn.Module):
             try:
                 output = self.render_rays(maps, some)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or chunk == 1:
+                if not is_out_of_memory(error) or some.t_near.shape[1] == 1:
                     raise
-                chunk = max(1, chunk // 2)
+                chunk = max(1, min(chunk, some.t_near.shape[1]) // 2)
                 continue
             parts.append((output.rgb[0].cpu(), output.depth[0].cpu(), output.opacity[0].cpu()))
             done += some.t_near.shape[1]
@@ -104,8 +104,7 @@ class TargetRays(TensorStruct):
     rays: RayBundle
     rgb: Float[Tensor, "batch ray 3"]
     depth: Float[Tensor, "batch ray"] | None
-    extent: Float[Tensor, "batch ray"]
-    """far - near, camera z."""
+    """Camera z, 0 = unknown."""
 
 
 def scene_generators(batch: SceneBatch) -> list[torch.Generator]:
@@ -125,7 +124,6 @@ def draw_target_rays(batch: SceneBatch, count: int, generators: list[torch.Gener
         rays=target.cameras.rays(pixels, target.near, target.far),
         rgb=rgb,
         depth=None if target.depth is None else target.depth.flatten(1).gather(1, flat),
-        extent=(target.far - target.near)[:, None].expand(-1, count),
     )
 
 

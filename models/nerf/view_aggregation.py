@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from models.layers import masked_mean_and_variance
 from models.nerf.point_features import PointFeatures
 
+_VARIANCE_FLOOR = 1e-3
+
 
 class AggregatedPoints(NamedTuple):
     """Points after fusion."""
@@ -41,7 +43,9 @@ class ViewAggregation(nn.Module):
         observed = torch.cat([points.features, points.colors], dim=-1)
         share = visible / visible.sum(1, keepdim=True).clamp_min(1)
         mean, variance = masked_mean_and_variance(observed, share.to(observed.dtype))
-        statistics = torch.cat([mean, variance], dim=-1)
+        # views that agree differ from views that nearly agree by orders of magnitude of the variance
+        disagreement = torch.log(variance.float() + _VARIANCE_FLOOR).to(mean.dtype) / 4 + 1
+        statistics = torch.cat([mean, disagreement], dim=-1)
         hidden = self.view_in(torch.cat([observed, points.direction_offsets], dim=-1))
         hidden = F.relu(hidden + self.statistics_in(statistics)[:, None])
         hidden = F.relu(self.view_hidden(hidden))

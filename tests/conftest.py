@@ -1,0 +1,20 @@
+"""Data that several test folders read; made once per session."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.procedural.generate import generate
+from data.procedural.writers import GeneratorSettings
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def small_dtu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three procedural scans of 20 views, 40x32, with depth, in the DTU layout."""
+    folder = tmp_path_factory.mktemp("small_dtu") / "dtu"
+    settings = GeneratorSettings(layout="dtu", width=40, height=32, views=20, seed=1, lights=1, first_scan=2)
+    generate(folder, settings, 3, workers=1)
+    return folder

@@ -1,0 +1,175 @@
+"""Losses by hand, ray drawing, chunked rendering, token cache, and a field that learns."""
+
+import math
+
+import pytest
+import torch
+
+from geometry import RayBundle, RaySamples
+from models.nerf.compositing import RenderOutput
+from models.nerf.losses import render_losses, termination_loss
+from models.nerf.network import Marching, NerfConfig
+from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
+from models.vggt import VGGT, FrozenVGGT, VGGTConfig, WeightIdentity
+from tests.render.tiny import _BACKBONE
+from tests.scenes import random_batch
+
+
+@pytest.fixture
+def model() -> VGGTNeRF:
+    torch.manual_seed(0)
+    vggt = FrozenVGGT(VGGT(VGGTConfig.read(_BACKBONE)), WeightIdentity("test", "0"), layers=(0, 1))
+    config = NerfConfig(2, vggt.channels, feature_channels=8, hidden=8, fused=16, heads=2)
+    return VGGTNeRF(vggt, config, Marching(6, 4))
+
+
+def output_with(weights: torch.Tensor, rgb: torch.Tensor) -> tuple[RenderOutput, RayBundle]:
+    rays = RayBundle(
+        torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), torch.full((1, 1), 1.0), torch.full((1, 1), 5.0), torch.ones(1, 1)
+    )
+    t = torch.tensor([[[1.5, 2.5, 3.5, 4.5]]])
+    samples = RaySamples.from_positions(t, rays.t_near, rays.t_far)
+    return RenderOutput(rgb, (weights * t).sum(-1), weights.sum(-1), weights, samples), rays
+
+
+def test_termination_loss_is_least_where_the_weight_is() -> None:
+    losses = []
+    for index in range(4):
+        weights = torch.full((1, 1, 4), 0.02)
+        weights[..., index] = 0.9
+        output, rays = output_with(weights, torch.zeros(1, 1, 3))
+        losses.append(termination_loss(output, rays, torch.full((1, 1), 2.5)).item())
+    assert losses.index(min(losses)) == 1
+    bell = [math.exp(-0.5 * x * x) for x in (-1, 0, 1, 2)]
+    expected = -sum(b / sum(bell) * math.log((0.9 if i == 1 else 0.02) + 1e-4) for i, b in enumerate(bell))
+    assert losses[1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_losses_by_hand_and_unknown_depth_counts_nothing() -> None:
+    weights = torch.full((1, 1, 4), 0.25)
+    output, rays = output_with(weights, torch.full((1, 1, 3), 0.5))
+    losses = render_losses(output, rays, torch.full((1, 1, 3), 0.25), torch.zeros(1, 1))
+    assert losses.photometric.item() == pytest.approx(0.0625)
+    assert losses.depth.item() == 0
+
+
+def test_drawn_rays_show_their_pixels() -> None:
+    batch = random_batch(2)
+    drawn = draw_target_rays(batch, 50, scene_generators(batch))
+    target = batch.target[:, 0]
+    points = drawn.rays.origins + drawn.rays.directions * 3.0
+    pixels = target.cameras.project(points).pixels
+    columns, rows = pixels.floor().long().unbind(-1)
+    torch.testing.assert_close(pixels - pixels.floor(), torch.full_like(pixels, 0.5), atol=1e-3, rtol=0)
+    for scene in range(2):
+        expected = target.images[scene][:, rows[scene], columns[scene]].T
+        assert torch.equal(drawn.rgb[scene], expected)
+        assert torch.equal(drawn.depth[scene], target.depth[scene][rows[scene], columns[scene]])
+    again = draw_target_rays(batch, 50, scene_generators(batch))
+    assert torch.equal(again.rgb, drawn.rgb)
+
+
+def test_jitter_is_per_scene() -> None:
+    batch = random_batch(2)
+    both = jitter_from(scene_generators(batch), 4, torch.device("cpu"))(5)
+    alone = jitter_from(scene_generators(batch[1:]), 4, torch.device("cpu"))(5)
+    assert torch.equal(both[1], alone[0])
+    assert not torch.equal(both[0], both[1])
+
+
+def test_chunks_do_not_change_the_picture(model: VGGTNeRF) -> None:
+    batch = random_batch(1)
+    with torch.no_grad():
+        maps = model.encode(batch.source)
+    camera, near, far = batch.target.cameras[0, 0], batch.target.near[0, 0], batch.target.far[0, 0]
+    whole = model.render_image(maps, camera, near, far, chunk=10_000)
+    done: list[int] = []
+    parts = model.render_image(maps, camera, near, far, chunk=100, on_chunk=done.append)
+    torch.testing.assert_close(parts.rgb, whole.rgb, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.depth, whole.depth, atol=1e-4, rtol=1e-5)
+    assert sum(done) == 24 * 32
+    assert max(done) == 100
+
+
+def test_chunks_halve_when_memory_runs_out(model: VGGTNeRF, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, sizes = random_batch(1), []
+    with torch.no_grad():
+        maps = model.encode(batch.source)
+    render = model.render_rays
+
+    def scarce(maps: object, rays: RayBundle, jitter: object = None) -> RenderOutput:
+        sizes.append(rays.t_near.shape[1])
+        if sizes[-1] > 130:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return render(maps, rays, jitter)
+
+    camera, near, far = batch.target.cameras[0, 0], batch.target.near[0, 0], batch.target.far[0, 0]
+    whole = model.render_image(maps, camera, near, far, chunk=512)
+    monkeypatch.setattr(model, "render_rays", scarce)
+    parts = model.render_image(maps, camera, near, far, chunk=512)
+    assert sizes[:3] == [512, 256, 128]
+    torch.testing.assert_close(parts.rgb, whole.rgb, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(model, "render_rays", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        model.render_image(maps, camera, near, far, chunk=512)
+
+
+def test_tokens_of_the_same_views_are_computed_once(model: VGGTNeRF) -> None:
+    batch = random_batch(2)
+    first = model.tokens(batch.source, batch.names)
+    second = model.tokens(batch.source, batch.names)
+    assert (model.cache.misses, model.cache.hits) == (2, 2)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, model.tokens(batch.source))
+    model.tokens(batch.source[:, [1, 0, 2]], batch.names)
+    assert model.cache.misses == 4
+
+
+def test_the_field_learns_a_scene(model: VGGTNeRF) -> None:
+    """Sixty steps on one scene of a textured plane: far better than a constant image, with the plane's depth found."""
+    batch = plane_batch()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        generators = [torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))]
+        drawn = draw_target_rays(batch, 96, generators)
+        output = model.render_rays(
+            model.encode(batch.source), drawn.rays, jitter_from(generators, 96, drawn.rgb.device)
+        )
+        losses = render_losses(output, drawn.rays, drawn.rgb, drawn.depth)
+        optimizer.zero_grad()
+        (losses.photometric + 0.02 * losses.depth).backward()
+        optimizer.step()
+    target = batch.target[:, 0]
+    with torch.no_grad():
+        image = model.render_image(model.encode(batch.source), target.cameras[0], target.near[0], target.far[0], 512)
+    truth = target.images[0].permute(1, 2, 0)
+    error = (image.rgb - truth).square().mean()
+    assert error < 0.25 * truth.var(unbiased=False)
+    assert (image.depth - target.depth[0]).abs().mean() < 0.15
+
+
+def plane_batch():
+    """A fronto-parallel plane at z = 3 in front of cameras side by side, with a smooth texture."""
+    from dataclasses import replace
+
+    from geometry import Cameras, SceneBatch, Views, pixel_centers
+
+    num_views, height, width = 4, 24, 32
+    w2c = torch.eye(4).repeat(num_views, 1, 1)
+    w2c[:, 0, 3] = torch.tensor([-0.5, 0.5, 0.2, 0.0])
+    intrinsics = torch.tensor([[30.0, 0, 16], [0, 30.0, 12], [0, 0, 1]]).repeat(num_views, 1, 1)
+    cameras = Cameras(w2c, intrinsics, height, width)
+    pixels = pixel_centers(height, width, w2c).expand(num_views, -1, 2)
+    points = cameras.unproject(pixels, torch.full((num_views, height * width), 3.0))
+    x, y = points[..., 0] * 5, points[..., 1] * 5
+    texture = torch.stack([(x.sin() + 1) / 2, (y.cos() + 1) / 2, ((x + 2 * y).sin() + 1) / 2], dim=1)
+    views = Views(
+        images=texture.unflatten(-1, (height, width)),
+        cameras=cameras,
+        near=torch.full((num_views,), 2.0),
+        far=torch.full((num_views,), 4.0),
+        ids=torch.arange(num_views),
+        depth=torch.full((num_views, height, width), 3.0),
+    )
+    item = SceneBatch(views[:3], views[3:], ("plane",), torch.tensor(0))
+    return replace(SceneBatch.stack([item]), names=("plane",))

@@ -1,0 +1,33 @@
+"""The training scripts as a user runs them, on tiny data with a tiny backbone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.render.tiny import write_backbone
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> list[str]:
+    """A command that trains a few fast steps."""
+    common = ["--dataset_name", "dtu", "--datadir", str(datadir), "--basedir", str(basedir)]
+    common += ["--rays_per_step", "16", "--N_samples", "4", "--N_importance", "2", "--num_workers", "0"]
+    common += ["--accelerator", "cpu", "--warmup_steps", "2", "--num_val", "1", "--val_every", "100"]
+    if script == "train_general.py":
+        backbone = write_backbone(basedir.parent / "backbone.json")
+        common += ["--vggt_ckpt", f"random:{backbone}", "--vggt_image_size", "0"]
+        common += ["--feature_channels", "8", "--hidden", "8", "--fused", "8"]
+    else:
+        common += ["--residual_channels", "2", "--residual_resolution", "8"]
+    return [sys.executable, script, *common, *more]
+
+
+def run(command: list[str], *, check: bool = True) -> subprocess.CompletedProcess:
+    """Run to the end; with `check`, a failure shows what the command printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{command} exited {result.returncode}:\n{result.stderr[-3000:]}")
+    return result

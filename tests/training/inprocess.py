@@ -1,0 +1,31 @@
+"""A script's main() inside the test process: fast, for commands that stop before training starts."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+from unittest import mock
+
+import train_finetune
+import train_general
+
+
+def _outcome(main: Callable[[], None], command: list[str]) -> tuple[int, str]:
+    """Exit status and what was written to stderr; `command` is [python, script, arguments...]."""
+    errors = io.StringIO()
+    with mock.patch.object(sys, "argv", command[1:]), contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code), errors.getvalue()
+    return 0, errors.getvalue()
+
+
+def outcome_of_general(command: list[str]) -> tuple[int, str]:
+    """Run train_general.py's main."""
+    return _outcome(train_general.main, command)
+
+
+def outcome_of_finetune(command: list[str]) -> tuple[int, str]:
+    """Run train_finetune.py's main."""
+    return _outcome(train_finetune.main, command)

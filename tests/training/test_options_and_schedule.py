@@ -1,0 +1,124 @@
+"""Options, txt configs, learning rate."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from geometry import InputError
+from training.cli import parse_options, write_config
+from training.options import FinetuneOptions, GeneralOptions, TrainOptions
+from training.schedules import WarmupCosine
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.txt"))
+
+
+def options_class(config: Path) -> type[TrainOptions]:
+    return FinetuneOptions if "finetune" in config.name else GeneralOptions
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_understood_completely(config: Path) -> None:
+    options = parse_options(options_class(config), "test", ["--config", str(config)])
+    written = [line.split("=")[0].strip() for line in config.read_text().splitlines() if "=" in line and line[0] != "#"]
+    changed = {name for name in written if getattr(options, name) != getattr(TrainOptions, name, None)}
+    assert len(written) == len(set(written)) > 5
+    assert changed
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_resolved_options_read_back_the_same(config: Path, tmp_path: Path) -> None:
+    options = parse_options(options_class(config), "test", ["--config", str(config)])
+    write_config(options, tmp_path / "config.txt", "commit abc")
+    again = parse_options(options_class(config), "test", ["--config", str(tmp_path / "config.txt")])
+    assert again == options
+
+
+def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "c.txt"
+    config.write_text("white_bkgd = True\nlrate = 1e-3\nscans = [scan1, scan2]\nn_views = [2, 5]\n")
+    base = parse_options(GeneralOptions, "test", ["--config", str(config)])
+    assert (base.white_bkgd, base.lrate, base.scans, base.view_range) == (True, 1e-3, ("scan1", "scan2"), (2, 5))
+    more = ["--no-white_bkgd", "--lrate", "2e-3", "--scans", "scan9", "--n_views", "4"]
+    options = parse_options(GeneralOptions, "test", ["--config", str(config), *more])
+    assert (options.white_bkgd, options.lrate, options.scans, options.view_range) == (False, 2e-3, ("scan9",), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--n_sampels", "3"], "--n_sampels"),
+        (["--N_sample", "3"], "--N_sample"),
+        (["--lrate", "fast"], "--lrate"),
+        (["--lrate", "-1"], "--lrate"),
+        (["--n_views", "1"], "--n_views"),
+        (["--n_views", "5", "3"], "--n_views"),
+        (["--rays_per_step", "0"], "--rays_per_step"),
+        (["--max_steps", "0"], "--max_steps"),
+        (["--expname", "a/b"], "--expname"),
+        (["--ckpt", "a", "--init_from", "b"], "--ckpt.*--init_from"),
+        (["--config", "absent.txt"], "absent.txt"),
+    ],
+)
+def test_bad_options_stop_by_name(arguments: list[str], named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        parse_options(GeneralOptions, "test", arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_key_in_a_file_stops_by_name(tmp_path: Path) -> None:
+    config = tmp_path / "c.txt"
+    config.write_text("lrte = 1e-3\n")
+    with pytest.raises(InputError, match="lrte"):
+        parse_options(GeneralOptions, "test", ["--config", str(config)])
+
+
+def test_finetuning_needs_a_start() -> None:
+    with pytest.raises(InputError, match="--init_from"):
+        parse_options(FinetuneOptions, "test", ["--scans", "scan1"])
+
+
+def schedule(optimizer: torch.optim.Optimizer) -> WarmupCosine:
+    return WarmupCosine(optimizer, warmup_steps=4, total_steps=14, final_fraction=0.1)
+
+
+def two_rates() -> torch.optim.Optimizer:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.5)]
+    return torch.optim.SGD(groups)
+
+
+def run(optimizer: torch.optim.Optimizer, scheduler: WarmupCosine, steps: int) -> list[list[float]]:
+    curve = []
+    for _ in range(steps):
+        curve.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return curve
+
+
+def test_learning_rate_closed_form() -> None:
+    optimizer = two_rates()
+    curve = run(optimizer, schedule(optimizer), 16)
+    warmup = [0.2, 0.4, 0.6, 0.8]
+    decay = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]
+    expected = [*warmup, *decay, 0.1]
+    assert [rates[0] for rates in curve] == pytest.approx(expected)
+    assert [rates[1] for rates in curve] == pytest.approx([rate / 2 for rate in expected])
+    assert max(rates[0] for rates in curve) == 1.0
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 9])
+def test_resumed_learning_rate_equals_the_unbroken_one(stop: int) -> None:
+    optimizer = two_rates()
+    unbroken = run(optimizer, schedule(optimizer), 14)
+    first = two_rates()
+    scheduler = schedule(first)
+    head = run(first, scheduler, stop)
+    state = scheduler.state_dict()
+    assert state == {"last_epoch": stop}
+    second = two_rates()
+    resumed = schedule(second)
+    resumed.load_state_dict(state)
+    assert head + run(second, resumed, 14 - stop) == unbroken

@@ -15,6 +15,7 @@ from data.splits import Split
 from geometry import InputError
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.options import RenderOptions
+from training.allocator import keep_freed_memory
 from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
 
 _EVALUATION_LIGHTS = (3,)
@@ -59,6 +60,7 @@ def read_record(path: Path) -> CheckpointRecord:
 
 def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
     """The checkpoint's model, ready to render on `device` with the sample counts of the options."""
+    keep_freed_memory()
     model, _record = load_model(Path(options.ckpt), options.vggt_ckpt)
     trained = model.marching
     model.marching = replace(

@@ -78,5 +78,11 @@ def _prepare_folder(options: TrainOptions) -> None:
 def _quieten() -> None:
     """Silence advertisements and advice that does not apply; real warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*ModelCheckpoint.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*module\\(s\\) in eval mode.*",  # the frozen VGGT is meant to be
+        ".*LeafSpec.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+    ):
         warnings.filterwarnings("ignore", message)

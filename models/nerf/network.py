@@ -29,7 +29,7 @@ class NerfConfig:
     feature_channels: int = 24
     hidden: int = 32
     fused: int = 64
-    heads: int = 4
+    heads: int = 2
     residual_channels: int = 0
     """Channels of the per-scene residual; 0 = a general model, which has none."""
     residual_resolution: int = 128

@@ -18,13 +18,13 @@ _POSITION_OCTAVES = 6
 class RayAttention(nn.Module):
     """Samples of a ray look at each other, to find the one place where the views agree best (IBRNet, sec. 3.2)."""
 
-    def __init__(self, fused: int, heads: int) -> None:
+    def __init__(self, fused: int, hidden: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.position = nn.Linear(2 + 2 * _POSITION_OCTAVES, fused)
         self.norm = nn.LayerNorm(fused)
-        self.qkv = nn.Linear(fused, 3 * fused)
-        self.out = nn.Linear(fused, fused)
+        self.qkv = nn.Linear(fused, 3 * hidden)
+        self.out = nn.Linear(hidden, fused)
 
     def forward(
         self, fused: Float[Tensor, "batch ray sample fused"], rays: RayBundle, samples: RaySamples
@@ -46,7 +46,7 @@ class RadianceField(nn.Module):
 
     def __init__(self, hidden: int, fused: int, heads: int) -> None:
         super().__init__()
-        self.along_ray = RayAttention(fused, heads)
+        self.along_ray = RayAttention(fused, hidden, heads)
         self.density = mlp(fused, fused, 1)
         self.blend_view = nn.Linear(hidden + 4, hidden)
         self.blend_fused = nn.Linear(fused, hidden, bias=False)

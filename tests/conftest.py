@@ -8,7 +8,7 @@ import torch
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

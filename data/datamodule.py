@@ -69,8 +69,9 @@ class SceneDataModule(pl.LightningDataModule):
         if is_per_scene:
             self.train_targets, val_targets = _per_scene(read(split="all", lights=(3,)))
         else:
-            self.train_targets = cross_scene_targets(read(split="train"))
             val_scenes = read(split="val", lights=(3,))
+            evaluated = {scene.scan for scene in [*val_scenes, *read(split="test", lights=(3,))]}
+            self.train_targets = cross_scene_targets(read(split="train"), evaluated)
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
         self.val_targets = _evenly_spread(val_targets, num_val)
         require_candidates(self.train_targets, n_views[1])

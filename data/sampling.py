@@ -1,6 +1,6 @@
 """Which scenes and views a step sees: a pure function of (seed, step), so that a resumed run sees the same ones."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,13 +117,19 @@ class MultiViewDataset(Dataset[SceneBatch]):
         )
 
 
-def cross_scene_targets(scenes: Sequence[PosedScene]) -> list[Target]:
-    """Every view of every scene, with the neighbours its data set lists."""
-    return [
-        Target(scene, view_id, tuple(other for other in scene.neighbors[view_id] if other in scene.frames))
-        for scene in scenes
-        for view_id in scene.frames
-    ]
+def cross_scene_targets(scenes: Sequence[PosedScene], evaluated_scans: Collection[str]) -> list[Target]:
+    """Every view of every scene, with the neighbours its data set lists.
+
+    Of a scan that is also evaluated (a root with a single scan, LLFF, Blender) only the training views take part.
+    """
+    targets = []
+    for scene in scenes:
+        views = scene.train_views if scene.scan in evaluated_scans else tuple(scene.frames)
+        allowed = frozenset(views)
+        for view_id in views:
+            candidates = tuple(other for other in scene.neighbors[view_id] if other in allowed)
+            targets.append(Target(scene, view_id, candidates))
+    return targets
 
 
 def pool_targets(scene: PosedScene, view_ids: Sequence[int]) -> list[Target]:

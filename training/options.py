@@ -25,7 +25,11 @@ class TrainOptions:
     basedir: str = option("runs", "folder of all runs")
     dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
     datadir: str = option("./data/dtu", "root folder of the data set")
-    scans: tuple[str, ...] = option((), "scans to use; none given: the data set's own list", nargs="+")
+    scans: tuple[str, ...] = option(
+        (),
+        "scans to use; none given: the data set's own lists. Scans that also validate train on their training views only",
+        nargs="+",
+    )
     imgScale_train: float = option(1.0, "resize factor of training images")
     imgScale_test: float = option(1.0, "resize factor of validation images")
     n_views: tuple[int, ...] = option(

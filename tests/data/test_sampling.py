@@ -1,0 +1,119 @@
+"""Which samples a step sees: dealing, permutations, resuming, sources."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.base import Frame, PosedScene
+from data.sampling import (
+    MultiViewDataset,
+    SampleKey,
+    StepSampler,
+    cross_scene_targets,
+    derived_seed,
+    pool_targets,
+    require_candidates,
+)
+from geometry import InputError
+
+
+def sampler(rank: int = 0, world_size: int = 1, per_step: int = 2, first: int = 0, items: int = 7) -> StepSampler:
+    return StepSampler(
+        items,
+        scenes_per_step=per_step,
+        n_views=(2, 4),
+        seed=3,
+        rank=rank,
+        world_size=world_size,
+        next_step=lambda: first,
+    )
+
+
+def line_scene(scan: str = "scan1") -> PosedScene:
+    """Ten views at (v, 0, 0); views 3 and 7 are held out. No files."""
+    frames = {}
+    for view in range(10):
+        w2c = torch.eye(4)
+        w2c[0, 3] = -float(view)
+        frames[view] = Frame(view, Path("none"), w2c, torch.eye(3), 4, 4, 1.0, 2.0)
+    neighbors = {view: tuple(sorted(set(range(10)) - {view}, key=lambda v: abs(v - view))) for view in range(10)}
+    train = tuple(view for view in range(10) if view not in (3, 7))
+    return PosedScene(f"{scan}/light3", scan, frames, neighbors, train, (3, 7))
+
+
+def test_an_epoch_sees_every_item_and_the_next_one_in_another_order() -> None:
+    first, second = list(sampler()), list(sampler(first=4))
+    assert len(first) == len(second) == len(sampler()) == 4
+    orders = [[key.item for keys in epoch for key in keys] for epoch in (first, second)]
+    assert set(orders[0]) == set(orders[1]) == set(range(7))
+    assert orders[0] != orders[1]
+
+
+def test_an_iteration_that_starts_in_the_middle_gives_the_rest_of_the_epoch() -> None:
+    whole = list(sampler())
+    assert list(sampler(first=1)) == whole[1:]
+    assert list(sampler(first=3)) == whole[3:]
+
+
+def test_two_processes_share_what_one_with_twice_the_scenes_sees() -> None:
+    for step in range(9):
+        alone = sampler(per_step=4).keys_of(step)
+        shared = [key for rank in range(2) for key in sampler(rank, 2, per_step=2).keys_of(step)]
+        assert sorted(alone, key=lambda key: key.seed) == sorted(shared, key=lambda key: key.seed)
+
+
+def test_number_of_views_is_one_per_step_and_varies_over_its_range() -> None:
+    counts = [{key.num_views for key in sampler().keys_of(step)} for step in range(60)]
+    assert all(len(count) == 1 for count in counts)
+    assert set.union(*counts) == {2, 3, 4}
+
+
+def test_seeds_are_all_different() -> None:
+    seeds = [key.seed for step in range(40) for key in sampler().keys_of(step)]
+    assert len(set(seeds)) == len(seeds) == 80
+    assert derived_seed(1, 2) != derived_seed(2, 1)
+
+
+def test_pool_targets_never_name_themselves_or_a_held_out_view() -> None:
+    scene = line_scene()
+    targets = {target.view_id: target.candidates for target in pool_targets(scene, (0, 3))}
+    assert targets[0][:3] == (1, 2, 4)
+    assert targets[3] == (2, 4, 1, 5, 0, 6, 8, 9)
+
+
+def test_scans_that_are_evaluated_train_on_their_training_views_only() -> None:
+    kept, evaluated = line_scene("scan1"), line_scene("scan2")
+    targets = cross_scene_targets([kept, evaluated], {"scan2"})
+    views = {scan: {t.view_id for t in targets if t.scene.scan == scan} for scan in ("scan1", "scan2")}
+    assert views["scan1"] == set(range(10))
+    assert views["scan2"] == set(range(10)) - {3, 7}
+    for target in targets:
+        if target.scene.scan == "scan2":
+            assert not {3, 7} & set(target.candidates)
+
+
+def test_too_few_views_are_refused_at_the_start() -> None:
+    targets = pool_targets(line_scene(), (3,))
+    require_candidates(targets, 8)
+    with pytest.raises(InputError, match=r"scan1/light3, view 3: expected 9 source views \(--n_views\), got only 8"):
+        require_candidates(targets, 9)
+
+
+def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
+    from data.datamodule import read_scenes
+
+    scene = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))[0]
+    targets = pool_targets(scene, scene.train_views)
+    dataset = MultiViewDataset(targets, scale=0.5, is_random=True)
+    one, again, other = (dataset[SampleKey(4, 3, seed)] for seed in (11, 11, 12))
+    assert torch.equal(one.source.images, again.source.images)
+    assert one.source.images.shape == (3, 3, 16, 20)
+    assert one.source.cameras.height == 16
+    assert one.target.ids.tolist() == [scene.train_views[4]]
+    assert set(one.source.ids.tolist()) <= set(targets[4].candidates[:5])
+    assert one.seeds != other.seeds
+    several = {tuple(dataset[SampleKey(4, 3, seed)].source.ids.tolist()) for seed in range(8)}
+    assert len(several) > 1
+    best = MultiViewDataset(targets, scale=1.0, is_random=False)[SampleKey(4, 3, 0)]
+    assert tuple(best.source.ids.tolist()) == targets[4].candidates[:3]

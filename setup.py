@@ -18,7 +18,7 @@ setup(
     install_requires=[
         "torch>=2.5,<3",
         "torchvision>=0.20,<1",
-        "pytorch-lightning>=2.5,<3",
+        "pytorch-lightning>=2.6,<3",
         "configargparse>=1.7,<2",
         "kornia>=0.7.3,<1",
         "lpips>=0.1.4,<0.2",

@@ -71,8 +71,7 @@ class NerfTask(pl.LightningModule):
             scalars = {"train/loss": loss, "train/psnr": -10 * mse.log10(), "train/opacity": output.opacity.mean()}
             if self.options.depth_loss:
                 scalars["train/depth_loss"] = losses.depth
-        self.log_dict(scalars, prog_bar=False)
-        self.log("psnr", scalars["train/psnr"], prog_bar=True, logger=False)
+        self.log_dict(scalars)
         return loss
 
     def configure_gradient_clipping(

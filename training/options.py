@@ -27,7 +27,7 @@ class TrainOptions:
     datadir: str = option("./data/dtu", "root folder of the data set")
     scans: tuple[str, ...] = option(
         (),
-        "scans to use; none given: the data set's own lists. Scans that also validate train on their training views only",
+        "scans to use; none given: the data set's own lists. Scans that also validate train on training views only",
         nargs="+",
     )
     imgScale_train: float = option(1.0, "resize factor of training images")

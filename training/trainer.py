@@ -5,7 +5,7 @@ import os
 import warnings
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from geometry import InputError
@@ -13,6 +13,7 @@ from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
 from training.options import TrainOptions
+from training.progress import StepProgress
 
 
 def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataModule) -> None:
@@ -28,9 +29,9 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataM
     _quieten()
     keep_freed_memory()
     trainer = build_trainer(options)
-    trainer.fit(task, data, ckpt_path=options.ckpt or None)
+    trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
-        trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
 
 
 def build_trainer(options: TrainOptions) -> pl.Trainer:
@@ -41,7 +42,7 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", save_top_k=1, **common),
         LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=options.log_every),
+        StepProgress(options.log_every),
     ]
     return pl.Trainer(
         max_steps=options.max_steps,
@@ -59,6 +60,7 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
         precision=options.precision,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
     )
 
 

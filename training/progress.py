@@ -1,0 +1,49 @@
+"""One progress bar for the whole run, with rate and time left, also after a resume."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+
+class StepProgress(pl.Callback):
+    """Counts optimizer steps up to the end of the run; shows the latest training and validation PSNR."""
+
+    def __init__(self, refresh_every: int) -> None:
+        self.refresh_every = refresh_every
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar at the step where training starts or goes on (first process only)."""
+        total = int(trainer.estimated_stepping_batches)
+        self.bar = tqdm(
+            total=total, initial=trainer.global_step, unit="step", desc="train", disable=not trainer.is_global_zero
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move on."""
+        if trainer.global_step % self.refresh_every == 0 or trainer.global_step == self.bar.total:
+            self.bar.set_postfix(self._shown(trainer), refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why the bar stands still."""
+        if self.bar is not None:
+            self.bar.set_description("validate")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Back to training."""
+        if self.bar is not None:
+            self.bar.set_description("train")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the bar, also after an error."""
+        if self.bar is not None:
+            self.bar.close()
+
+    @staticmethod
+    def _shown(trainer: pl.Trainer) -> dict[str, str]:
+        metrics = trainer.callback_metrics
+        return {name: f"{metrics[name].item():.2f}" for name in ("train/psnr", "val/psnr") if name in metrics}

@@ -20,6 +20,7 @@ Axes        Always in the order batch view ray sample channel height width.
 from geometry.cameras import Cameras, Projection, check_camera, pixel_centers, rigid_inverse
 from geometry.errors import InputError, one_line_errors
 from geometry.feature_sampling import sample_at_pixels
+from geometry.precision import full_precision
 from geometry.rays import RayBundle, RaySamples
 from geometry.tensor_struct import TensorStruct
 from geometry.views import SceneBatch, Views
@@ -34,6 +35,7 @@ __all__ = [
     "TensorStruct",
     "Views",
     "check_camera",
+    "full_precision",
     "one_line_errors",
     "pixel_centers",
     "rigid_inverse",

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry.errors import InputError
+from geometry.precision import full_precision
 from geometry.rays import RayBundle
 from geometry.tensor_struct import TensorStruct
 
@@ -23,6 +24,7 @@ class Projection(NamedTuple):
     """In front of the camera and inside the image. Occlusion is not tested."""
 
 
+@full_precision
 def rigid_inverse(transform: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Inverse of a rotation-plus-translation: [R | t] -> [R^T | -R^T t]."""
     rotation_t = transform[..., :3, :3].transpose(-1, -2)
@@ -59,6 +61,7 @@ class Cameras(TensorStruct):
         """Optical centres in the world frame."""
         return self.c2w[..., :3, 3]
 
+    @full_precision
     def project(self, points_world: Float[Tensor, "*#batch point 3"]) -> Projection:
         """World points into every camera. Points at or behind the camera plane are never visible."""
         points_cam = points_world @ self.w2c[..., :3, :3].transpose(-1, -2) + self.w2c[..., None, :3, 3]
@@ -70,6 +73,7 @@ class Cameras(TensorStruct):
         visible = in_front & (x >= 0) & (x <= self.width) & (y >= 0) & (y <= self.height)
         return Projection(pixels, depth, visible)
 
+    @full_precision
     def unproject(
         self, pixels: Float[Tensor, "*batch point 2"], depth: Float[Tensor, "*batch point"]
     ) -> Float[Tensor, "*batch point 3"]:
@@ -78,6 +82,7 @@ class Cameras(TensorStruct):
         c2w = self.c2w
         return points_cam @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
 
+    @full_precision
     def rays(
         self,
         pixels: Float[Tensor, "*batch ray 2"],

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry import TensorStruct, sample_at_pixels
+from geometry import TensorStruct, full_precision, sample_at_pixels
 from models.nerf.feature_maps import FeatureMaps
 
 
@@ -35,7 +35,7 @@ def gather_point_features(
     source_directions = F.normalize(points_world[:, None] - cameras.centers[:, :, None], dim=-1)
     offsets = directions[:, None] - source_directions
     # in the camera's own frame, so that moving the whole world changes nothing
-    offsets_cam = offsets @ cameras.w2c[..., :3, :3].transpose(-1, -2)
+    offsets_cam = _rotated(offsets, cameras.w2c)
     cosine = (directions[:, None] * source_directions).sum(-1, keepdim=True)
     return PointFeatures(
         features=sample_at_pixels(maps.features, projection.pixels, height, width),
@@ -43,3 +43,10 @@ def gather_point_features(
         direction_offsets=torch.cat([offsets_cam, cosine], dim=-1),
         visible=projection.visible,
     )
+
+
+@full_precision
+def _rotated(
+    vectors: Float[Tensor, "batch view point 3"], transform: Float[Tensor, "batch view 4 4"]
+) -> Float[Tensor, "batch view point 3"]:
+    return vectors @ transform[..., :3, :3].transpose(-1, -2)

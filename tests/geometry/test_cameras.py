@@ -60,6 +60,23 @@ def test_rays_reach_the_unprojected_point_and_measure_depth_along_z() -> None:
     torch.testing.assert_close(at_far, cameras.unproject(pixels, torch.full((3, 768), 4.0)), atol=1e-5, rtol=0)
 
 
+def test_geometry_keeps_full_precision_under_autocast() -> None:
+    cameras = ring_cameras(2)
+    pixels = pixel_centers(24, 32, cameras.w2c).expand(2, -1, 2)
+    depth = torch.full((2, 768), 3.0)
+
+    def everything() -> list[torch.Tensor]:
+        points = cameras.unproject(pixels, depth)
+        rays = cameras.rays(pixels, torch.ones(2), torch.full((2,), 4.0))
+        return [points, cameras.project(points).pixels, rays.directions, rays.origins, cameras.centers]
+
+    expected = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = everything()
+    for one, other in zip(reduced, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_resizing_keeps_relative_positions() -> None:
     camera, point = one_camera(), torch.tensor([[0.3, 0.2, 4.0]])
     small = camera.resized(12, 8)

@@ -106,6 +106,17 @@ def test_rays_are_independent_of_their_neighbours(network: GeneralizableNeRF) ->
     torch.testing.assert_close(torch.cat(alone, dim=1), together[:, :3], atol=1e-5, rtol=1e-5)
 
 
+def test_mixed_precision_renders_nearly_the_same(network: GeneralizableNeRF) -> None:
+    batch = random_batch(1)
+    tokens = tokens_for(batch)
+    expected = render(network, batch, tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = render(network, batch, tokens)
+    assert reduced.rgb.dtype == reduced.depth.dtype == torch.float32
+    torch.testing.assert_close(reduced.rgb, expected.rgb, atol=0.03, rtol=0)
+    torch.testing.assert_close(reduced.depth, expected.depth, atol=0.1, rtol=0)
+
+
 def test_a_view_that_sees_nothing_of_the_scene_has_no_say(network: GeneralizableNeRF) -> None:
     batch = random_batch(1, num_sources=3)
     tokens = tokens_for(batch)

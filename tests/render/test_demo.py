@@ -1,0 +1,38 @@
+"""The demonstration end to end at toy size, and what it keeps and prints."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from render import demo
+
+SIZES = ["--scenes", "4", "--views", "20", "--width", "40", "--height", "32", "--frames", "2"]
+
+
+def test_stages_are_the_projects_commands(tmp_path: Path) -> None:
+    commands = [stage.arguments for stage in demo.stages(demo.DemoOptions(out=str(tmp_path)))]
+    starts = [arguments[1] if arguments[0] == "-m" else arguments[0] for arguments in commands]
+    assert starts == [
+        *("data.procedural", "train_general.py", "render.evaluate"),
+        *("train_finetune.py", "render.evaluate", "render.video"),
+    ]
+
+
+def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "demo"
+    arguments = ["--out", str(out), *SIZES, "--general_steps", "2", "--finetune_steps", "2"]
+    demo.main(arguments)
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"mean_colour", "nearest_source", "general", "finetuned", "seconds", "video"} <= summary.keys()
+    for row in ("mean_colour", "nearest_source", "general", "finetuned"):
+        assert 0 < summary[row]["psnr"] < 60
+    assert {"psnr", "ssim", "depth_abs"} <= summary["general"].keys()
+    assert Path(summary["video"]).stat().st_size > 0
+    assert summary["scans"]["unseen"] == ["scan1", "scan2"]
+    printed = capfd.readouterr().out
+    assert "fine-tuned (scan1, held-out views)" in printed
+    before = (out / "general" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    demo.main(arguments)
+    assert (out / "general" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+    assert capfd.readouterr().out.count("finished before") == 6

@@ -18,7 +18,7 @@ Axes        Always in the order batch view ray sample channel height width.
 """
 
 from geometry.cameras import Cameras, Projection, check_camera, pixel_centers, rigid_inverse
-from geometry.errors import InputError, one_line_errors
+from geometry.errors import InputError, one_line_errors, require
 from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
 from geometry.rays import RayBundle, RaySamples
@@ -38,6 +38,7 @@ __all__ = [
     "full_precision",
     "one_line_errors",
     "pixel_centers",
+    "require",
     "rigid_inverse",
     "sample_at_pixels",
 ]

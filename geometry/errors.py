@@ -9,6 +9,12 @@ class InputError(ValueError):
     """Bad input from outside the program. The message names what, where, expected and got, in one line."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise an `InputError` with this message unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command's `main`: an `InputError` becomes `error: ...` on stderr and exit status 2, no traceback."""
 

@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from geometry import InputError
+from geometry import require
 from render.protocols import PROTOCOLS
 from render.trajectories import TRAJECTORIES
 from training.options import option
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +30,12 @@ class RenderOptions:
         Raises:
             InputError: naming the option.
         """
-        _require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
-        _require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
-        _require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
-        _require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
-        _require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
-        _require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
+        require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
+        require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
+        require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
+        require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
+        require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
+        require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +51,9 @@ class EvaluateOptions(RenderOptions):
     def __post_init__(self) -> None:
         """See `RenderOptions`."""
         super().__post_init__()
-        _require(bool(self.out), "--out: expected a folder for the results, got none")
-        _require(not Path(self.out).is_file(), f"--out: expected a folder, got the file {self.out!r}")
-        _require(
+        require(bool(self.out), "--out: expected a folder for the results, got none")
+        require(not Path(self.out).is_file(), f"--out: expected a folder, got the file {self.out!r}")
+        require(
             self.protocol in PROTOCOLS,
             f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}",
         )
@@ -81,12 +76,12 @@ class VideoOptions(RenderOptions):
     def __post_init__(self) -> None:
         """See `RenderOptions`."""
         super().__post_init__()
-        _require(
+        require(
             self.trajectory in TRAJECTORIES,
             f"--trajectory: expected one of {', '.join(TRAJECTORIES)}, got {self.trajectory!r}",
         )
-        _require(self.frames >= 1, f"--frames: expected 1 or more, got {self.frames}")
-        _require(self.fps >= 1, f"--fps: expected 1 or more, got {self.fps}")
+        require(self.frames >= 1, f"--frames: expected 1 or more, got {self.frames}")
+        require(self.fps >= 1, f"--fps: expected 1 or more, got {self.fps}")
         suffix = Path(self.out).suffix
-        _require(suffix in (".mp4", ".gif"), f"--out: expected a file name ending in .mp4 or .gif, got {self.out!r}")
-        _require(not Path(self.out).is_dir(), f"--out: expected a file name, got the folder {self.out!r}")
+        require(suffix in (".mp4", ".gif"), f"--out: expected a file name ending in .mp4 or .gif, got {self.out!r}")
+        require(not Path(self.out).is_dir(), f"--out: expected a file name, got the folder {self.out!r}")

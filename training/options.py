@@ -4,17 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geometry import InputError
+from geometry import require
 
 
 def option(default: Any, description: str, **argument: Any) -> Any:
     """A dataclass field that the command line knows about; `argument` goes to `add_argument`."""
     return field(default=default, metadata={"help": description, **argument})
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +65,26 @@ class TrainOptions:
             InputError: naming the option or both options.
         """
         for name in ("rays_per_step", "scenes_per_step", "N_samples", "chunk", "num_epochs", "save_every", "val_every"):
-            _require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("num_val", "log_every", "devices"):
-            _require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("N_importance", "warmup_steps", "depth_loss", "lrate_final", "num_workers"):
-            _require(getattr(self, name) >= 0, f"--{name}: expected 0 or more, got {getattr(self, name)}")
+            require(getattr(self, name) >= 0, f"--{name}: expected 0 or more, got {getattr(self, name)}")
         for name in ("lrate", "grad_clip", "imgScale_train", "imgScale_test"):
-            _require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
         views = self.n_views
-        _require(
+        require(
             len(views) in (1, 2) and views[0] >= 2 and views[-1] >= views[0],
             f"--n_views: expected one number or a range low high, at least 2 views, got {list(views)}",
         )
-        _require(
+        require(
             self.max_steps == -1 or self.max_steps >= 1,
             f"--max_steps: expected -1 or more than 0, got {self.max_steps}",
         )
-        _require(
+        require(
             not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
         )
-        _require(
+        require(
             bool(self.expname) and "/" not in self.expname,
             f"--expname: expected a plain folder name, got {self.expname!r}",
         )
@@ -130,6 +125,6 @@ class FinetuneOptions(TrainOptions):
     def __post_init__(self) -> None:
         """See `TrainOptions`; besides, fine-tuning needs something to start from."""
         super().__post_init__()
-        _require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
+        require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
         for name in ("residual_channels", "residual_resolution", "residual_lrate"):
-            _require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")

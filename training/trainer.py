@@ -47,7 +47,8 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
     return pl.Trainer(
         max_steps=options.max_steps,
         max_epochs=-1 if options.max_steps > 0 else options.num_epochs,
-        val_check_interval=options.val_every,
+        # a run shorter than that still validates once, at its end, and so has a best.ckpt
+        val_check_interval=min(options.val_every, options.max_steps) if options.max_steps > 0 else options.val_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,

@@ -7,6 +7,7 @@ import warnings
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from geometry import InputError
 from training.allocator import keep_freed_memory
@@ -25,17 +26,21 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataM
     Raises:
         InputError: when the folder holds another run already, or training meets a number that is not finite.
     """
-    _prepare_folder(options)
     _quieten()
     keep_freed_memory()
     trainer = build_trainer(options)
+    _prepare_folder(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
 
 
 def build_trainer(options: TrainOptions) -> pl.Trainer:
-    """A Lightning trainer that counts everything in optimizer steps."""
+    """A Lightning trainer that counts everything in optimizer steps.
+
+    Raises:
+        InputError: for devices, a strategy or a precision that Lightning does not know or this machine does not have.
+    """
     folder = options.run_dir / "checkpoints"
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
     callbacks = [
@@ -44,6 +49,15 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
         LearningRateMonitor("step"),
         StepProgress(options.log_every),
     ]
+    try:
+        return _lightning_trainer(options, callbacks)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
+        raise InputError(f"{asked} --precision {options.precision}: not possible here ({reason})") from None
+
+
+def _lightning_trainer(options: TrainOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
     return pl.Trainer(
         max_steps=options.max_steps,
         max_epochs=-1 if options.max_steps > 0 else options.num_epochs,
@@ -74,8 +88,11 @@ def _prepare_folder(options: TrainOptions) -> None:
         raise InputError(
             f"--expname: {options.run_dir} holds a run already; resume it with --ckpt {last} or take another name"
         )
-    options.run_dir.mkdir(parents=True, exist_ok=True)
-    write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+    try:
+        options.run_dir.mkdir(parents=True, exist_ok=True)
+        write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+    except OSError as error:
+        raise InputError(f"--basedir {options.basedir}: expected a folder that can be written, got {error}") from None
 
 
 def _quieten() -> None:

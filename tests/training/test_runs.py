@@ -147,6 +147,10 @@ def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path)
         (["--ckpt", "absent.ckpt"], "absent.ckpt"),
         (["--vggt_ckpt", "absent.safetensors"], "absent.safetensors"),
         (["--basedir", "{unbroken}/.."], "holds a run already"),
+        (["--accelerator", "abacus"], "--accelerator abacus"),
+        (["--precision", "7-bit"], "--precision 7-bit"),
+        (["--strategy", "hope"], "--strategy hope"),
+        (["--basedir", "/proc/none"], "--basedir /proc/none"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_nothing(

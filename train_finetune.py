@@ -12,7 +12,7 @@ def main() -> None:
     """Options -> data + task -> fit."""
     options = parse_options(FinetuneOptions, __doc__)
     data = build_data(options, is_per_scene=True)
-    fit(options, build_finetune_task(options, data.training_views()), data)
+    fit(options, build_finetune_task(options, *data.train_scenes.values()), data)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main() -> None:
     """Options -> data + task -> fit."""
     options = parse_options(GeneralOptions, __doc__)
     data = build_data(options, is_per_scene=False)
-    fit(options, build_general_task(options), data)
+    fit(options, build_general_task(options, data.trained_on), data)
 
 
 if __name__ == "__main__":

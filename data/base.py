@@ -13,6 +13,8 @@ from torch import Tensor
 from data.image_io import read_image
 from geometry import Cameras, InputError, Views
 
+_SMALLEST_SIDE = 8
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -51,31 +53,56 @@ class PosedScene:
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
 
-    def views(self, view_ids: Sequence[int], scale: float = 1.0) -> Views:
-        """Load frames, resized by `scale` together with their cameras; depth and masks where all of them have one.
+    def cameras(self, view_ids: Sequence[int], scale: float = 1.0) -> Cameras:
+        """Cameras of images resized by `scale`; one leading axis. Opens no file.
 
         Raises:
-            InputError: for an unreadable image or depth map, or one whose size is not its frame's.
+            InputError: for images of different sizes, or a scale that leaves almost nothing of them.
         """
         frames = [self.frames[view_id] for view_id in view_ids]
         sizes = {(frame.height, frame.width) for frame in frames}
         if len(sizes) != 1:
             raise InputError(f"scene {self.name}: expected images of one size, got {sorted(sizes)} in views {view_ids}")
         height, width = (round(side * scale) for side in sizes.pop())
-        cameras = Cameras(
+        if min(height, width) < _SMALLEST_SIDE:
+            raise InputError(
+                f"scene {self.name}: expected images of at least {_SMALLEST_SIDE} pixels a side, "
+                f"got {width}x{height} (width x height) at scale {scale}"
+            )
+        return Cameras(
             w2c=torch.stack([frame.w2c for frame in frames]).float(),
             intrinsics=torch.stack([frame.intrinsics for frame in frames]).float(),
             height=frames[0].height,
             width=frames[0].width,
         ).resized(height, width)
+
+    def near_far(self, view_ids: Sequence[int]) -> tuple[Float[Tensor, " view"], Float[Tensor, " view"]]:
+        """Camera z bounds of views, scene units."""
+        frames = [self.frames[view_id] for view_id in view_ids]
+        return torch.tensor([frame.near for frame in frames]), torch.tensor([frame.far for frame in frames])
+
+    def has_depth(self, view_id: int) -> bool:
+        """Whether there is a depth map for a view."""
+        return self.read_depth is not None and self.frames[view_id].depth_path is not None
+
+    def views(self, view_ids: Sequence[int], scale: float = 1.0, *, wants_depth: bool = True) -> Views:
+        """Load frames, resized by `scale` together with their cameras; depth and masks where all of them have one.
+
+        Raises:
+            InputError: for an unreadable image or depth map, or one whose size is not its frame's.
+        """
+        frames = [self.frames[view_id] for view_id in view_ids]
+        cameras = self.cameras(view_ids, scale)
+        height, width = cameras.height, cameras.width
+        near, far = self.near_far(view_ids)
         images = np.stack([_resize(self._image(frame), height, width, cv2.INTER_AREA) for frame in frames])
-        has_depth = self.read_depth is not None and all(frame.depth_path for frame in frames)
+        has_depth = wants_depth and all(self.has_depth(view_id) for view_id in view_ids)
         has_mask = all(frame.mask_path for frame in frames)
         return Views(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
             cameras=cameras,
-            near=torch.tensor([frame.near for frame in frames]),
-            far=torch.tensor([frame.far for frame in frames]),
+            near=near,
+            far=far,
             ids=torch.tensor(view_ids, dtype=torch.int64),
             depth=self._stack([self._depth(frame) for frame in frames], height, width) if has_depth else None,
             mask=self._stack([self._mask(frame) for frame in frames], height, width) > 127 if has_mask else None,

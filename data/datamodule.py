@@ -18,7 +18,7 @@ from data.sampling import (
     pool_targets,
     require_candidates,
 )
-from geometry import InputError, SceneBatch, Views
+from geometry import InputError, SceneBatch
 
 
 def read_scenes(
@@ -61,6 +61,7 @@ class SceneDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.n_views = n_views
+        self.is_per_scene = is_per_scene
         self.scenes_per_step = scenes_per_step
         self.scales = (scale_train, scale_val)
         self.seed = seed
@@ -77,10 +78,22 @@ class SceneDataModule(pl.LightningDataModule):
         require_candidates(self.train_targets, n_views[1])
         require_candidates(self.val_targets, n_views[1])
 
-    def training_views(self) -> Views:
-        """All training views of the (first) scene at once, one leading axis."""
-        scene = self.train_targets[0].scene
-        return scene.views(scene.train_views, self.scales[0])
+    @property
+    def train_scenes(self) -> dict[str, PosedScene]:
+        """Scenes with a training target, by name."""
+        return {target.scene.name: target.scene for target in self.train_targets}
+
+    @property
+    def trained_on(self) -> dict[str, list[int]]:
+        """View numbers that serve as training targets, by scan."""
+        views: dict[str, set[int]] = {}
+        for target in self.train_targets:
+            views.setdefault(target.scene.scan, set()).add(target.view_id)
+        return {scan: sorted(numbers) for scan, numbers in views.items()}
+
+    def steps_per_epoch(self, world_size: int) -> int:
+        """Optimizer steps in which every training target is seen."""
+        return -(-len(self.train_targets) // (self.scenes_per_step * world_size))
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
@@ -93,7 +106,8 @@ class SceneDataModule(pl.LightningDataModule):
             world_size=self.trainer.world_size,
             next_step=lambda: self.trainer.global_step,
         )
-        dataset = MultiViewDataset(self.train_targets, scale=self.scales[0], is_random=True)
+        # within one scene the same source views come back, so that their VGGT tokens need not be computed again
+        dataset = MultiViewDataset(self.train_targets, scale=self.scales[0], is_random=not self.is_per_scene)
         return self._loader(dataset, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[SceneBatch]:

@@ -100,6 +100,8 @@ class MultiViewDataset(Dataset[SceneBatch]):
         self.targets = targets
         self.scale = scale
         self.is_random = is_random
+        # all or none: a batch, and the processes of a distributed run, must agree on what they hold
+        self.has_depth = all(target.scene.has_depth(target.view_id) for target in targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -108,10 +110,9 @@ class MultiViewDataset(Dataset[SceneBatch]):
         target = self.targets[key.item]
         generator = _generator(key.seed) if self.is_random else None
         source_ids = select_sources(target.candidates, key.num_views, generator=generator)
-        views = target.scene.views([*source_ids, target.view_id], self.scale)
         return SceneBatch(
-            source=views[: len(source_ids)],
-            target=views[len(source_ids) :],
+            source=target.scene.views(source_ids, self.scale, wants_depth=False),
+            target=target.scene.views([target.view_id], self.scale, wants_depth=self.has_depth),
             names=(target.scene.name,),
             seeds=torch.tensor(derived_seed(key.seed, 4)),
         )

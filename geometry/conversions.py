@@ -36,7 +36,8 @@ def cameras_from_llff(
     """Rows of `poses_bounds.npy` -> (w2c, intrinsics for height x width images, (near, far) depth bounds).
 
     A row is a 3x5 matrix [R | t | (image height, image width, focal)] and two depths; R's columns are
-    down, right, backward (Mildenhall et al. 2019, LLFF). The focal length is scaled with the width.
+    down, right, backward (Mildenhall et al. 2019, LLFF). The focal length is scaled with the width (fx) and the
+    height (fy).
     """
     matrices = poses_bounds[:, :15].reshape(-1, 3, 5)
     down, right, back, centers, size = matrices.unbind(-1)

@@ -16,14 +16,22 @@ def require(condition: bool, message: str) -> None:
 
 
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's `main`: an `InputError` becomes `error: ...` on stderr and exit status 2, no traceback."""
+    """Wrap a command's `main`: an `InputError` becomes `error: ...` on stderr and exit status 2, no traceback.
+
+    Ctrl-C ends with status 130. An error from a data-loading process arrives with that process's traceback around its
+    message; only the message is shown.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> None:
         try:
             main(*args, **kwargs)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            message = str(error).rstrip().rpartition(f"{InputError.__name__}: ")[2]
+            print(f"error: {message}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            raise SystemExit(130) from None
 
     return wrapped

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from geometry.errors import InputError
+
 Struct = TypeVar("Struct", bound="TensorStruct")
 
 
@@ -59,14 +61,14 @@ class TensorStruct:
             if isinstance(first, Tensor):
                 shapes = sorted({tuple(tensor.shape) for tensor in column})
                 if len(shapes) != 1:
-                    raise ValueError(f"cannot stack {cls.__name__}: field {field.name!r} has shapes {shapes}")
+                    raise InputError(f"cannot stack {cls.__name__}: field {field.name!r} has shapes {shapes}")
                 values[field.name] = torch.stack(column)
             elif isinstance(first, TensorStruct):
                 values[field.name] = type(first).stack(column)
             elif isinstance(first, tuple):
                 values[field.name] = tuple(entry for part in column for entry in part)
             elif any(value != first for value in column):
-                raise ValueError(f"cannot stack {cls.__name__}: field {field.name!r} differs between items: {column}")
+                raise InputError(f"cannot stack {cls.__name__}: field {field.name!r} differs between items: {column}")
             else:
                 values[field.name] = first
         return cls(**values)

@@ -29,7 +29,7 @@ from render.loading import (
     weight_identities,
 )
 from render.options import EvaluateOptions
-from render.protocols import MaskKind, Protocol, protocol_named, targets_of
+from render.protocols import MaskKind, Protocol, missing_targets, protocol_named, require_one_mask, targets_of
 from render.scoring import (
     Reference,
     Scores,
@@ -90,6 +90,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     record = read_record(checkpoint)
     scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
     targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
+    require_one_mask(protocol, targets)
     model = load_for(options, device)
     with staged_folder(Path(options.out)) as folder:
         views = evaluate_targets(
@@ -106,6 +107,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
             "weights": weight_identities(checkpoint, record),
+            "missing_targets": [name for scene in scenes for name in missing_targets(protocol, scene)],
+            "seen_in_training": [
+                f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
+            ],
             "settings": _settings(options, model, device, scenes),
         }
         write_json(folder / "metrics.json", metrics)

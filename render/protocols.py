@@ -120,6 +120,27 @@ def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Targ
     return [Target(scene, target.view_id, target.candidates[:n_views]) for target in targets]
 
 
+def require_one_mask(protocol: Protocol, targets: Sequence[Target]) -> None:
+    """Refuse a mean over views of which some are masked and some are not, or by other means.
+
+    Raises:
+        InputError: naming one view of each kind.
+    """
+    kinds: dict[str, str] = {}
+    for target in targets if protocol.is_masked else ():
+        has_mask = target.scene.frames[target.view_id].mask_path is not None
+        kind = "depth" if target.scene.has_depth(target.view_id) else "object mask" if has_mask else "no mask"
+        kinds.setdefault(kind, f"{target.scene.name} view {target.view_id}")
+    if len(kinds) > 1:
+        got = ", ".join(f"{kind} for {view}" for kind, view in kinds.items())
+        raise InputError(f"expected one kind of mask for all targets of the protocol, got {got}")
+
+
+def missing_targets(protocol: Protocol, scene: PosedScene) -> list[str]:
+    """Targets of the protocol that a scene does not have, as `scan/view`."""
+    return [f"{scene.scan}/{view}" for view in protocol.targets if view not in scene.frames]
+
+
 def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "height width"] | None]:
     """Which pixels of a target (one view) count, and by what: true depth, else the object's mask, else all."""
     if protocol.is_masked and target.depth is not None:

@@ -51,4 +51,9 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
         f"{mean['seconds_per_image']:.2f} s per image, {mean['rays_per_second']:.0f} rays/s, "
         f"{mean['peak_memory_mb']:.0f} MB on {metrics['settings']['device']}"
     )
+    if metrics["missing_targets"]:
+        notes.append(f"targets of the protocol that are not there: {', '.join(metrics['missing_targets'])}")
+    seen = metrics["seen_in_training"]
+    if seen:
+        notes.append(f"NOT UNSEEN: scans of these names had these views as training targets: {', '.join(seen)}")
     return [*notes, speed]

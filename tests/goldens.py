@@ -219,14 +219,12 @@ def find_fixtures(root: Path) -> list[Path]:
     if not root.is_dir():
         raise InputError(f"fixture folder {root} does not exist or is no folder")
     folders = sorted(path.parent for path in root.rglob("config.json"))
-    fixtures = [
-        folder
-        for folder in folders
-        if (folder / "state_dict.safetensors").is_file() and any(folder.glob("*.inputs.npz"))
-    ]
-    if not fixtures:
+    if not folders:
         raise InputError(f"no fixture (config.json, state_dict.safetensors, *.inputs.npz) below {root}")
-    return fixtures
+    for folder in folders:
+        if not (folder / "state_dict.safetensors").is_file() or not any(folder.glob("*.inputs.npz")):
+            raise InputError(f"fixture {folder} lacks state_dict.safetensors or *.inputs.npz")
+    return folders
 
 
 def load_model(folder: Path) -> VGGT:

@@ -3,7 +3,7 @@
 import os
 import pickle
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class CheckpointRecord:
     options: dict[str, Any]
     """The resolved options of the run."""
     commit: str
+    trained_on: dict[str, list[int]]
+    """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, strings and numbers only, as `torch.load(weights_only=True)` demands."""
@@ -60,6 +62,7 @@ class CheckpointRecord:
             vggt=VGGTRecord(**vggt),
             options=plain["options"],
             commit=plain["commit"],
+            trained_on=plain["trained_on"],
         )
 
 
@@ -102,8 +105,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def record_of(contents: dict[str, Any]) -> CheckpointRecord:
-    """The record inside the contents of a checkpoint."""
-    return CheckpointRecord.from_plain(contents[_KEY])
+    """The record inside the contents of a checkpoint.
+
+    Raises:
+        InputError: when it is incomplete or of another version.
+    """
+    try:
+        return CheckpointRecord.from_plain(contents[_KEY])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"checkpoint: expected a record of this version, got one without or with other {error}"
+        ) from None
 
 
 def add_record(contents: dict[str, Any], record: CheckpointRecord) -> None:
@@ -147,13 +159,25 @@ def load_recorded_vggt(record: VGGTRecord, vggt_ckpt: str = "") -> FrozenVGGT:
     Raises:
         InputError: when the weights are not those of the record.
     """
-    vggt = load_frozen_vggt(vggt_ckpt or record.source, record.image_size, record.layers)
-    if vggt.identity.sha256 != record.sha256:
-        raise InputError(
-            f"--vggt_ckpt {vggt_ckpt or record.source}: the checkpoint was trained with VGGT weights {record.name} "
-            f"(sha256 {record.sha256[:12]}), got {vggt.identity.name} (sha256 {vggt.identity.sha256[:12]})"
-        )
+    source = vggt_ckpt or record.source
+    vggt = load_frozen_vggt(source, record.image_size, record.layers)
+    found = replace(record, source=source, name=vggt.identity.name, sha256=vggt.identity.sha256)
+    require_same_backbone(record, found, f"--vggt_ckpt {source}")
     return vggt
+
+
+def require_same_backbone(theirs: VGGTRecord, ours: VGGTRecord, where: str) -> None:
+    """Refuse weights that were trained behind another VGGT, other layers of it, or at another image size.
+
+    Raises:
+        InputError: saying what the checkpoint was trained with.
+    """
+    for name in ("sha256", "layers", "image_size"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise InputError(
+                f"{where}: the checkpoint was trained with VGGT {theirs.name}, {name} {getattr(theirs, name)}, "
+                f"got {ours.name}, {name} {getattr(ours, name)}"
+            )
 
 
 def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, CheckpointRecord]:

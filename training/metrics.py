@@ -24,7 +24,10 @@ def psnr(
 
 
 def ssim(prediction: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> float:
-    """Structural similarity (Wang et al. 2004) as scikit-image computes it by default: 7x7 uniform window."""
+    """Structural similarity (Wang et al. 2004) as scikit-image computes it by default: 7x7 uniform window.
+
+    Images are at least 7 pixels a side.
+    """
     return float(structural_similarity(prediction.cpu().numpy(), truth.cpu().numpy(), channel_axis=-1, data_range=1.0))
 
 

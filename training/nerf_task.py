@@ -9,9 +9,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from data.base import PosedScene
 from data.datamodule import SceneDataModule
 from data.image_io import write_image
-from geometry import InputError, SceneBatch, Views
+from geometry import InputError, SceneBatch
 from models.nerf.losses import render_losses
 from models.nerf.network import Marching, NerfConfig
 from models.nerf.scene_residual import scene_box
@@ -26,6 +27,7 @@ from training.checkpoint import (
     load_recorded_vggt,
     read_checkpoint,
     record_of,
+    require_same_backbone,
 )
 from training.metrics import depth_errors, psnr, ssim
 from training.options import FinetuneOptions, GeneralOptions, TrainOptions
@@ -33,6 +35,14 @@ from training.pictures import as_bytes, comparison
 from training.schedules import WarmupCosine
 
 _PICTURES_PER_VALIDATION = 2
+_TOKEN_CACHE_BYTES = 4 << 30
+_MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt"),
+        *("num_epochs", "max_steps", "save_every", "val_every", "num_val", "log_every"),
+        *("chunk", "num_workers", "accelerator", "strategy"),
+    }
+)
 
 
 class NonFiniteError(InputError):
@@ -46,11 +56,14 @@ class NerfTask(pl.LightningModule):
     is_same_scene = False
     """Whether the same source views come back, so that their VGGT tokens are worth keeping."""
 
-    def __init__(self, options: TrainOptions, model: VGGTNeRF, vggt: VGGTRecord) -> None:
+    def __init__(
+        self, options: TrainOptions, model: VGGTNeRF, vggt: VGGTRecord, trained_on: dict[str, list[int]]
+    ) -> None:
         super().__init__()
         self.options = options
         self.model = model
         self.vggt_record = vggt
+        self.trained_on = trained_on
         self.commit = current_commit()
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
@@ -134,23 +147,28 @@ class NerfTask(pl.LightningModule):
         """Record architecture, backbone identity, options and commit."""
         add_record(checkpoint, self.record())
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume what is not the same run."""
+    def require_same_run(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume what is not the same run: it would end as no unbroken run does.
+
+        Raises:
+            InputError: naming what differs.
+        """
         theirs, ours = record_of(checkpoint), self.record()
-        for name in ("task", "network"):
-            if getattr(theirs, name) != getattr(ours, name):
-                raise InputError(f"--ckpt: expected {name} {getattr(ours, name)}, got {getattr(theirs, name)}")
-        if theirs.vggt.sha256 != ours.vggt.sha256:
-            raise InputError(
-                f"--ckpt: trained with VGGT weights {theirs.vggt.name} (sha256 {theirs.vggt.sha256[:12]}), "
-                f"got {ours.vggt.name} (sha256 {ours.vggt.sha256[:12]})"
-            )
+        if theirs.task != ours.task:
+            raise InputError(f"--ckpt: expected a {ours.task} checkpoint, got a {theirs.task} one")
+        require_same_backbone(theirs.vggt, ours.vggt, "--ckpt")
+        for name, mine in ours.options.items():
+            if name not in _MAY_CHANGE_ON_RESUME and theirs.options.get(name) != mine:
+                raise InputError(
+                    f"--{name}: the run to resume was started with {theirs.options.get(name)!r}, got {mine!r}; "
+                    f"--init_from starts a new run from its weights"
+                )
 
     def record(self) -> CheckpointRecord:
         """What every checkpoint of this run says about itself."""
         options = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.options).items()}
         network, marching = self.model.network.config, self.model.marching
-        return CheckpointRecord(self.task, network, marching, self.vggt_record, options, self.commit)
+        return CheckpointRecord(self.task, network, marching, self.vggt_record, options, self.commit, self.trained_on)
 
 
 class FinetuneTask(NerfTask):
@@ -183,7 +201,7 @@ def _marching(options: TrainOptions) -> Marching:
 
 def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
     """The data module that a run's options describe."""
-    return SceneDataModule(
+    data = SceneDataModule(
         dataset_name=options.dataset_name,
         datadir=options.datadir,
         scans=options.scans or None,
@@ -196,12 +214,20 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         seed=options.seed,
         num_workers=options.num_workers,
     )
+    for scene in data.train_scenes.values():
+        if scene.white_background != options.white_bkgd:
+            background = "white" if scene.white_background else "black"
+            raise InputError(f"--white_bkgd {options.white_bkgd}: scene {scene.name} is composited over {background}")
+    return data
 
 
-def build_general_task(options: GeneralOptions) -> NerfTask:
-    """Model and task for training across scenes; takes weights from `--init_from` when given."""
-    if options.ckpt:
-        read_checkpoint(Path(options.ckpt))  # a bad file is refused before anything expensive starts
+def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]) -> NerfTask:
+    """Model and task for training across scenes; takes weights from `--init_from` when given.
+
+    `trained_on`: the training targets, for the record. A checkpoint to resume is read and compared first.
+    """
+    start = options.ckpt or options.init_from
+    contents = read_checkpoint(Path(start)) if start else None
     vggt = load_frozen_vggt(options.vggt_ckpt, options.vggt_image_size)
     record = VGGTRecord(
         options.vggt_ckpt, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), options.vggt_image_size
@@ -216,14 +242,18 @@ def build_general_task(options: GeneralOptions) -> NerfTask:
     )
     model = VGGTNeRF(vggt, config, _marching(options))
     if options.init_from:
-        contents = read_checkpoint(Path(options.init_from))
-        _require_same_backbone(record_of(contents).vggt, record, options.init_from)
+        before = record_of(contents)
+        require_same_backbone(before.vggt, record, f"--init_from {options.init_from}")
         load_network_weights(model, contents)
-    return NerfTask(options, model, record)
+        trained_on = merged_views(before.trained_on, trained_on)
+    task = NerfTask(options, model, record, trained_on)
+    if options.ckpt:
+        task.require_same_run(contents)
+    return task
 
 
-def build_finetune_task(options: FinetuneOptions, train_views: Views) -> FinetuneTask:
-    """Model and task for one scene, whose training views (one leading axis) give the residual's box."""
+def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> FinetuneTask:
+    """Model and task for one scene, whose training cameras give the residual's box."""
     contents = read_checkpoint(Path(options.ckpt or options.init_from))
     start = record_of(contents)
     vggt = load_recorded_vggt(start.vggt, options.vggt_ckpt)
@@ -235,18 +265,19 @@ def build_finetune_task(options: FinetuneOptions, train_views: Views) -> Finetun
             "residual_resolution": options.residual_resolution,
         }
     )
-    model = VGGTNeRF(vggt, config, _marching(options))
+    model = VGGTNeRF(vggt, config, _marching(options), cache_bytes=_TOKEN_CACHE_BYTES)
     if options.init_from:
         if start.task != "general":
             raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
         load_network_weights(model, contents, may_lack_residual=True)
-    model.network.residual.place(*scene_box(train_views))
-    return FinetuneTask(options, model, start.vggt)
+    model.network.residual.place(*scene_box(scene.cameras(scene.train_views), *scene.near_far(scene.train_views)))
+    trained_on = merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
+    task = FinetuneTask(options, model, start.vggt, trained_on)
+    if options.ckpt:
+        task.require_same_run(contents)
+    return task
 
 
-def _require_same_backbone(theirs: VGGTRecord, ours: VGGTRecord, path: str) -> None:
-    if theirs.sha256 != ours.sha256:
-        raise InputError(
-            f"--init_from {path}: trained with VGGT weights {theirs.name} (sha256 {theirs.sha256[:12]}), "
-            f"got {ours.name} (sha256 {ours.sha256[:12]})"
-        )
+def merged_views(one: dict[str, list[int]], other: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Union of view numbers by scan."""
+    return {scan: sorted({*one.get(scan, ()), *other.get(scan, ())}) for scan in sorted({*one, *other})}

@@ -6,6 +6,8 @@ from typing import Any
 
 from geometry import require
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def option(default: Any, description: str, **argument: Any) -> Any:
     """A dataclass field that the command line knows about; `argument` goes to `add_argument`."""
@@ -55,7 +57,7 @@ class TrainOptions:
     num_workers: int = option(4, "processes that load images")
     devices: int = option(1, "number of processes / GPUs")
     accelerator: str = option("auto", "Lightning accelerator: auto, cpu, gpu, ...")
-    strategy: str = option("auto", "Lightning strategy: auto, ddp, fsdp, ...")
+    strategy: str = option("auto", "Lightning strategy: auto, ddp, ...")
     precision: str = option("32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed")
 
     def __post_init__(self) -> None:
@@ -85,7 +87,19 @@ class TrainOptions:
             not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
         )
         require(
-            bool(self.expname) and "/" not in self.expname,
+            self.lrate_final <= self.lrate, f"--lrate_final {self.lrate_final}: expected at most --lrate {self.lrate}"
+        )
+        require(
+            self.max_steps == -1 or self.warmup_steps < self.max_steps,
+            f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
+        )
+        require(0 <= self.seed < 2**63, f"--seed: expected 0 to 2^63 - 1, got {self.seed}")
+        require(
+            self.precision in _PRECISIONS,
+            f"--precision: expected one of {', '.join(_PRECISIONS)}, got {self.precision!r}",
+        )
+        require(
+            bool(self.expname) and "/" not in self.expname and self.expname not in (".", ".."),
             f"--expname: expected a plain folder name, got {self.expname!r}",
         )
 
@@ -111,6 +125,14 @@ class GeneralOptions(TrainOptions):
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
     fused: int = option(64, "width of the layers behind the fusion of views")
+
+    def __post_init__(self) -> None:
+        """See `TrainOptions`; besides, widths must make a network."""
+        super().__post_init__()
+        for name in ("feature_channels", "hidden", "fused"):
+            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+        require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
+        require(self.vggt_image_size >= 0, f"--vggt_image_size: expected 0 or more, got {self.vggt_image_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from data.datamodule import SceneDataModule
 from geometry import InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
@@ -17,7 +18,7 @@ from training.options import TrainOptions
 from training.progress import StepProgress
 
 
-def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataModule) -> None:
+def fit(options: TrainOptions, task: pl.LightningModule, data: SceneDataModule) -> None:
     """Train, from the start or exactly on from `--ckpt`.
 
     Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
@@ -28,14 +29,15 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: pl.LightningDataM
     """
     _quieten()
     keep_freed_memory()
-    trainer = build_trainer(options)
+    trainer = build_trainer(options, data)
+    _try_loading(data)
     _prepare_folder(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
 
 
-def build_trainer(options: TrainOptions) -> pl.Trainer:
+def build_trainer(options: TrainOptions, data: SceneDataModule) -> pl.Trainer:
     """A Lightning trainer that counts everything in optimizer steps.
 
     Raises:
@@ -43,6 +45,8 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
     """
     folder = options.run_dir / "checkpoints"
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
+    epochs = options.num_epochs * data.steps_per_epoch(options.devices)
+    total_steps = options.max_steps if options.max_steps > 0 else epochs
     callbacks = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", save_top_k=1, **common),
@@ -50,19 +54,19 @@ def build_trainer(options: TrainOptions) -> pl.Trainer:
         StepProgress(options.log_every),
     ]
     try:
-        return _lightning_trainer(options, callbacks)
+        return _lightning_trainer(options, callbacks, total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
         raise InputError(f"{asked} --precision {options.precision}: not possible here ({reason})") from None
 
 
-def _lightning_trainer(options: TrainOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _lightning_trainer(options: TrainOptions, callbacks: list[pl.Callback], total_steps: int) -> pl.Trainer:
     return pl.Trainer(
-        max_steps=options.max_steps,
-        max_epochs=-1 if options.max_steps > 0 else options.num_epochs,
+        max_steps=total_steps,
+        max_epochs=-1,
         # a run shorter than that still validates once, at its end, and so has a best.ckpt
-        val_check_interval=min(options.val_every, options.max_steps) if options.max_steps > 0 else options.val_every,
+        val_check_interval=min(options.val_every, total_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
@@ -83,16 +87,24 @@ def _prepare_folder(options: TrainOptions) -> None:
     """Create the run's folder and write the resolved options into it (first process only)."""
     if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
         return
-    last = options.run_dir / "checkpoints" / "last.ckpt"
-    if last.exists() and not options.ckpt:
+    existing = sorted((options.run_dir / "checkpoints").glob("*.ckpt"))
+    if existing and not options.ckpt:
         raise InputError(
-            f"--expname: {options.run_dir} holds a run already; resume it with --ckpt {last} or take another name"
+            f"--expname: {options.run_dir} holds a run already; "
+            f"resume it with --ckpt {existing[-1]} or take another name"
         )
     try:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
     except OSError as error:
         raise InputError(f"--basedir {options.basedir}: expected a folder that can be written, got {error}") from None
+
+
+def _try_loading(data: SceneDataModule) -> None:
+    """Read one training and one validation sample, so that broken files stop the run before it leaves anything."""
+    for targets in (data.train_targets, data.val_targets):
+        target = targets[0]
+        target.scene.views([target.view_id, target.candidates[0]])
 
 
 def _quieten() -> None:

@@ -5,26 +5,32 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Views, pixel_centers
+from geometry import Cameras, pixel_centers
 
 _PLANES = ((0, 1), (0, 2), (1, 2))
 _LINES = (2, 1, 0)
 
 
-def scene_box(views: Views, quantile: float = 0.01) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+_MOST_VIEWS = 64
+
+
+def scene_box(
+    cameras: Cameras, near: Float[Tensor, " view"], far: Float[Tensor, " view"], quantile: float = 0.01
+) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
     """Axis-aligned box (min, max), world frame, around what at least half of the views see between near and far.
 
-    `views` has one leading axis, the views.
+    `cameras` has one leading axis, the views; of very many, every n-th is asked.
     """
-    cameras = views.cameras
+    step = -(-len(near) // _MOST_VIEWS)
+    cameras, near, far = cameras[::step], near[::step], far[::step]
     grid = pixel_centers(9, 9, cameras.w2c) / 9 * torch.tensor([cameras.width, cameras.height]).to(cameras.w2c)
     fractions = torch.linspace(0, 1, 17).to(cameras.w2c)
-    depth = views.near[:, None] + (views.far - views.near)[:, None] * fractions
+    depth = near[:, None] + (far - near)[:, None] * fractions
     view, steps = depth.shape
     pixels = grid.repeat(steps, 1).expand(view, -1, 2)
     points = cameras.unproject(pixels, depth.repeat_interleave(len(grid), dim=1)).reshape(-1, 3)
     projection = cameras.project(points.expand(view, -1, 3))
-    between = (projection.depth > views.near[:, None]) & (projection.depth < views.far[:, None])
+    between = (projection.depth > near[:, None]) & (projection.depth < far[:, None])
     seen = (projection.visible & between).float().mean(0)
     common = points[seen >= min(0.5, seen.max().item())]
     return common.quantile(quantile, dim=0), common.quantile(1 - quantile, dim=0)

@@ -44,7 +44,11 @@ def test_command_writes_metrics_and_pictures(
     command.main([*arguments.split(), "--imgScale_test", "0.5", "--device", "cpu", "--N_importance", "0"])
     metrics = json.loads((out / "metrics.json").read_text(), parse_constant=refuse_nan)
     assert metrics["protocol"] == "dtu-nearest3"
-    assert set(metrics) == {"protocol", "mean", "baselines", "scans", "views", "weights", "settings"}
+    assert set(metrics) == {
+        *("protocol", "mean", "baselines", "scans", "views", "weights", "settings"),
+        *("missing_targets", "seen_in_training"),
+    }
+    assert metrics["missing_targets"] == metrics["seen_in_training"] == []
     scores = {"psnr", "ssim", "lpips", "depth_abs", "acc_2mm", "acc_10mm", "acc_20mm"}
     assert scores | {"rays_per_second", "seconds_per_image", "peak_memory_mb"} <= set(metrics["mean"])
     assert set(metrics["baselines"]) == {"nearest_source", "mean_colour"}

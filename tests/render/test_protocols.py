@@ -1,12 +1,14 @@
 """Which views and which pixels each protocol uses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from data.sampling import pool_targets
 from geometry import InputError, Views
-from render.protocols import PROTOCOLS, mask_of, protocol_named, targets_of
+from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, require_one_mask, targets_of
 from tests.render.tiny import scene_on_a_line
 from tests.scenes import random_views
 
@@ -91,3 +93,20 @@ def test_mask_is_known_depth_else_the_object_else_nothing():
     assert mask.nonzero().tolist() == [[5, 6]]
     assert mask_of(protocol, single(depth=None)) == ("none", None)
     assert mask_of(PROTOCOLS["full"], single(depth=depth, mask=object_mask)) == ("none", None)
+
+
+def test_masks_of_different_kinds_are_not_averaged() -> None:
+    scene = scene_on_a_line([1, 2, 3, 4, 5], (1, 2, 3), (4, 5))
+    protocol = PROTOCOLS["dtu-nearest3"]
+    targets = pool_targets(scene, (4, 5))
+    require_one_mask(protocol, targets)
+    frames = {**scene.frames, 5: replace(scene.frames[5], mask_path=Path("mask.png"))}
+    mixed = pool_targets(replace(scene, frames=frames), (4, 5))
+    with pytest.raises(InputError, match=r"no mask for .* view 4, object mask for .* view 5"):
+        require_one_mask(protocol, mixed)
+    require_one_mask(PROTOCOLS["full"], mixed)
+
+
+def test_missing_targets_are_named() -> None:
+    scene = scene_on_a_line([21, 23, 24, 25, 33], (21, 25, 33), (23, 24))
+    assert missing_targets(PROTOCOLS["dtu-fixed3"], scene) == [f"{scene.scan}/32", f"{scene.scan}/44"]

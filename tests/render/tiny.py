@@ -69,7 +69,7 @@ def write_checkpoint(path: Path, *, with_depth: bool = False, **record: Any) -> 
         hidden=8,
         fused=8,
     )
-    task = build_general_task(options)
+    task = build_general_task(options, {"scan3": [0, 1]})
     contents: dict[str, Any] = {"state_dict": task.state_dict()}
     task.on_save_checkpoint(contents)
     contents["vggt_nerf"] |= record

@@ -4,17 +4,19 @@ import json
 import math
 import os
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from geometry import InputError
+from geometry import InputError, one_line_errors
 from tests.render.tiny import write_backbone, write_checkpoint
 from tests.scenes import random_batch
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO, load_model, read_checkpoint
+from training.cli import parse_options
 from training.metrics import depth_errors, lpips_distance, psnr, ssim
 from training.nerf_task import NonFiniteError, build_general_task
 from training.options import GeneralOptions
@@ -111,7 +113,9 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
 def tiny_task(tmp_path: Path, **options: object):
     backbone = write_backbone(tmp_path / "b.json")
     sizes = {"feature_channels": 8, "hidden": 8, "fused": 8, "N_samples": 4, "N_importance": 2, "rays_per_step": 8}
-    return build_general_task(GeneralOptions(vggt_ckpt=f"random:{backbone}", vggt_image_size=0, **{**sizes, **options}))
+    return build_general_task(
+        GeneralOptions(vggt_ckpt=f"random:{backbone}", vggt_image_size=0, **{**sizes, **options}), {}
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path) -> None:
@@ -165,3 +169,53 @@ def test_lpips_is_a_number_or_says_why_not() -> None:
     image = torch.rand(32, 32, 3)
     distance = lpips_distance(image, image)
     assert distance == pytest.approx(0.0, abs=1e-6) if isinstance(distance, float) else "unavailable (" in distance
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--seed", "9"], "--seed"),
+        (["--lrate", "3e-4"], "--lrate"),
+        (["--scans", "scan3"], "--scans"),
+        (["--N_samples", "9"], "--N_samples"),
+    ],
+)
+def test_resuming_with_other_options_stops_by_name(
+    change: list[str], named: str, small_dtu: Path, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "start.ckpt")
+    contents = torch.load(checkpoint, weights_only=True)
+    backbone = f"random:{tmp_path / 'start.json'}"
+    command = tiny_arguments("train_general.py", small_dtu, tmp_path / "runs", "--vggt_ckpt", backbone)
+    options = parse_options(GeneralOptions, "test", command[2:])
+    contents["vggt_nerf"]["options"] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()
+    }
+    torch.save(contents, checkpoint)
+    status, errors = outcome_of_general([*command, "--ckpt", str(checkpoint), *change])
+    assert (status, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"error: {named}:")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_in_a_loading_process_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    @one_line_errors
+    def main() -> None:
+        raise InputError(
+            "Caught InputError in worker 0.\nTraceback ...\ngeometry.errors.InputError: a.png: truncated\n"
+        )
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "error: a.png: truncated\n"
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    @one_line_errors
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -128,7 +128,7 @@ def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path)
     start = unbroken / "checkpoints" / "last.ckpt"
     arguments = ["--datadir", str(small_dtu), "--scans", "scan2", "--init_from", str(start)]
     options = parse_options(FinetuneOptions, "test", [*arguments, "--residual_resolution", "8"])
-    task = build_finetune_task(options, build_data(options, is_per_scene=True).training_views())
+    task = build_finetune_task(options, *build_data(options, is_per_scene=True).train_scenes.values())
     for name, value in weights(start).items():
         assert torch.equal(task.state_dict()[name], value)
     rates = {group["lr"]: len(group["params"]) for group in task.parameter_groups()}
@@ -148,7 +148,7 @@ def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path)
         (["--vggt_ckpt", "absent.safetensors"], "absent.safetensors"),
         (["--basedir", "{unbroken}/.."], "holds a run already"),
         (["--accelerator", "abacus"], "--accelerator abacus"),
-        (["--precision", "7-bit"], "--precision 7-bit"),
+        (["--precision", "7-bit"], "--precision"),
         (["--strategy", "hope"], "--strategy hope"),
         (["--basedir", "/proc/none"], "--basedir /proc/none"),
     ],

@@ -181,9 +181,11 @@ def test_residual_starts_at_nothing_and_moves_with_its_box() -> None:
 
 
 def test_scene_box_surrounds_what_the_cameras_look_at() -> None:
-    low, high = scene_box(random_views(4))
+    views = random_views(4)
+    low, high = scene_box(views.cameras, views.near, views.far)
     assert (low < 0).all()
     assert (high > 0).all()
     assert (high - low < 4).all()
-    scaled_low, _ = scene_box(scaled(random_views(4), 100.0))
+    larger = scaled(views, 100.0)
+    scaled_low, _ = scene_box(larger.cameras, larger.near, larger.far)
     torch.testing.assert_close(scaled_low, low * 100, atol=1e-2, rtol=1e-3)

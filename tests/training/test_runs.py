@@ -167,3 +167,20 @@ def test_a_users_mistake_is_one_line_and_leaves_nothing(
     assert expected in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_finetuning_meets_the_same_source_views_again(small_dtu: Path) -> None:
+    """So that VGGT runs once per target: two epochs of 16 targets hold 16 different sets of source views."""
+    from types import SimpleNamespace
+
+    from training.nerf_task import build_data
+    from training.options import TrainOptions
+
+    options = TrainOptions(datadir=str(small_dtu), scans=("scan2",), num_workers=0)
+    data = build_data(options, is_per_scene=True)
+    met = []
+    for first_step in (0, 16):
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=first_step, accelerator=None)
+        met += [(batch.names, tuple(batch.source.ids[0].tolist())) for batch in data.train_dataloader()]
+    assert len(met) == 32
+    assert len(set(met)) == 16

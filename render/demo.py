@@ -76,6 +76,9 @@ def stages(options: DemoOptions) -> list[Stage]:
         *("--datadir", data, "--basedir", out, "--expname", "finetuned", "--max_steps", options.finetune_steps),
         *("--init_from", general / last, "--scans", _SCAN),
     )
+    # a fifteenth and a twelfth of the steps: the configs' own values at the default sizes
+    general_run += ("--warmup_steps", options.general_steps // 15)
+    finetune_run += ("--warmup_steps", options.finetune_steps // 12)
     evaluate = ("-m", "render.evaluate", *dataset, "--protocol", _PROTOCOL)
     film = ("--scan", _SCAN, "--trajectory", "interpolate", "--frames", options.frames)
     return [

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from data.base import Frame, PosedScene
 from data.image_io import first_image_size, read_depth_pfm
 from data.mvs_camera import check_principal_point, read_mvs_camera
-from data.splits import Report, Split, choose_scans, own_or_shipped_lists, raise_problem, split_views
+from data.splits import Report, Split, choose_scans, folders_with, own_or_shipped_lists, raise_problem, split_views
 from data.view_selection import complete_neighbors, read_pairs
 from geometry import InputError, check_camera, rigid_inverse
 from geometry.conversions import intrinsics_from_integer_centers
@@ -49,9 +49,7 @@ def read_blendedmvs(
 
 def find_blendedmvs_scans(datadir: Path) -> dict[str, Path]:
     """Scan name -> folder."""
-    if (datadir / _IMAGES).is_dir():
-        return {datadir.resolve().name: datadir}
-    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_IMAGES}"))}
+    return folders_with(datadir, _IMAGES)
 
 
 def read_blendedmvs_depth(frame: Frame) -> Float[np.ndarray, "height width"]:

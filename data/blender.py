@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data.base import Frame, PosedScene
 from data.image_io import image_size
-from data.splits import Report, Split, choose_scans, raise_problem, split_views
+from data.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
 from data.view_selection import complete_neighbors
 from geometry import InputError, check_camera, rigid_inverse
 from geometry.conversions import w2c_from_opengl_c2w
@@ -54,9 +54,7 @@ def read_blender(
 
 def find_blender_scans(datadir: Path) -> dict[str, Path]:
     """Scan name -> folder."""
-    if (datadir / _TRAIN).is_file():
-        return {datadir.resolve().name: datadir}
-    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_TRAIN}"))}
+    return folders_with(datadir, _TRAIN)
 
 
 def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.base import Frame, PosedScene
 from data.image_io import first_image_size
-from data.splits import Report, Split, choose_scans, raise_problem, split_views
+from data.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
 from data.view_selection import complete_neighbors
 from geometry import InputError, check_camera, rigid_inverse
 from geometry.conversions import cameras_from_llff
@@ -52,9 +52,7 @@ def read_llff(
 
 def find_llff_scans(datadir: Path) -> dict[str, Path]:
     """Scan name -> folder."""
-    if (datadir / _POSES).is_file():
-        return {datadir.resolve().name: datadir}
-    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{_POSES}"))}
+    return folders_with(datadir, _POSES)
 
 
 def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:

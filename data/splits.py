@@ -42,6 +42,13 @@ def shipped_path(name: str) -> Path:
     return _LISTS / f"{name}.txt"
 
 
+def folders_with(datadir: Path, marker: str) -> dict[str, Path]:
+    """Scan name -> folder: `datadir` itself if it holds `marker`, else the folders in it that do."""
+    if (datadir / marker).exists():
+        return {datadir.resolve().name: datadir}
+    return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{marker}"))}
+
+
 def scan_order(name: str) -> list[tuple[int, str]]:
     """Sort key under which scan2 comes before scan10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

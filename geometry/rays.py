@@ -21,6 +21,10 @@ class RayBundle(TensorStruct):
     cos_optical: Float[Tensor, "*batch ray"]
     """Cosine between the ray and its camera's optical axis."""
 
+    def at(self, t: Float[Tensor, "*batch ray sample"]) -> Float[Tensor, "*batch ray sample 3"]:
+        """World positions at distances along the rays."""
+        return self.origins[..., None, :] + self.directions[..., None, :] * t[..., None]
+
 
 @dataclass(frozen=True)
 class RaySamples(TensorStruct):
@@ -47,7 +51,3 @@ class RaySamples(TensorStruct):
     def deltas(self) -> Float[Tensor, "*batch ray sample"]:
         """Interval lengths in scene units."""
         return self.t_ends - self.t_starts
-
-    def points(self, rays: RayBundle) -> Float[Tensor, "*batch ray sample 3"]:
-        """World positions where the field is evaluated."""
-        return rays.origins[..., None, :] + rays.directions[..., None, :] * self.t[..., None]

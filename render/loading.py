@@ -1,6 +1,5 @@
 """What evaluation and video start from: a checkpoint's model on a device, and scenes that it may be used on."""
 
-import hashlib
 import resource
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from data.datamodule import read_scenes
 from data.splits import Split
 from geometry import InputError
 from models.nerf.vggt_nerf import VGGTNeRF
+from models.vggt.weights import file_sha256
 from render.options import RenderOptions
 from training.allocator import keep_freed_memory
 from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
@@ -111,12 +111,3 @@ def _scan_of(record: CheckpointRecord, datadir: str) -> str:
     if len(found) != 1:
         raise InputError(f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")
     return found[0]
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -95,7 +95,7 @@ class GeneralizableNeRF(nn.Module):
         self, maps: FeatureMaps, rays: RayBundle, t: Float[Tensor, "batch ray sample"]
     ) -> tuple[Float[Tensor, "batch ray sample fused"], Float[Tensor, "batch ray sample 3"]]:
         """Fused features and colours at positions along the rays."""
-        points_world = rays.origins[:, :, None] + rays.directions[:, :, None] * t[..., None]
+        points_world = rays.at(t)
         directions = rays.directions[:, :, None].expand_as(points_world).flatten(1, 2)
         points = gather_point_features(maps, points_world.flatten(1, 2), directions)
         aggregated = self.aggregation(points)

@@ -62,7 +62,7 @@ def load_vggt(source: str | Path, *, heads: Sequence[str] | None = None) -> Load
     read = _read_safetensors if weights.suffix == ".safetensors" else _read_pickle
     tensors = read(weights, model.state_dict())
     model.load_state_dict(tensors, assign=True)
-    return LoadedVGGT(model.eval(), WeightIdentity(name, _file_sha256(weights)))
+    return LoadedVGGT(model.eval(), WeightIdentity(name, file_sha256(weights)))
 
 
 def _random(name: str, heads: Sequence[str] | None) -> LoadedVGGT:
@@ -175,7 +175,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

@@ -46,7 +46,7 @@ def test_sample_points() -> None:
         torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 0, 1.0]]), torch.ones(1), torch.ones(1) * 3, torch.ones(1)
     )
     samples = RaySamples.from_positions(torch.tensor([[1.5, 2.5]]), rays.t_near, rays.t_far)
-    assert samples.points(rays).tolist() == [[[1, 0, 1.5], [1, 0, 2.5]]]
+    assert rays.at(samples.t).tolist() == [[[1, 0, 1.5], [1, 0, 2.5]]]
 
 
 def test_lookup_at_pixel_centres_returns_the_pixels() -> None:

@@ -23,7 +23,7 @@ from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
 from geometry.rays import RayBundle, RaySamples
 from geometry.tensor_struct import TensorStruct
-from geometry.views import SceneBatch, Views
+from geometry.views import FrameBatch, SceneBatch, Views
 
 __all__ = [
     "Cameras",
@@ -31,6 +31,7 @@ __all__ = [
     "Projection",
     "RayBundle",
     "RaySamples",
+    "FrameBatch",
     "SceneBatch",
     "TensorStruct",
     "Views",

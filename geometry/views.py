@@ -1,4 +1,4 @@
-"""Posed images, and the batch that goes from the loader to the loss."""
+"""Posed images, and the batches that go from the loaders to the losses."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,15 @@ class SceneBatch(TensorStruct):
     """One per scene, unique within the data set (scan and lighting, for example)."""
     seeds: Int[Tensor, "*batch"]
     """All random choices made for a scene in a step derive from this number."""
+
+
+@dataclass(frozen=True)
+class FrameBatch(TensorStruct):
+    """What VGGT trains on: groups of frames of one scene each, with their true cameras and depth."""
+
+    views: Views
+    """Sides are multiples of the patch size; depth is never None here (0 = unknown)."""
+    names: tuple[str, ...]
+    """One per group: data set and sequence."""
+    seeds: Int[Tensor, "*batch"]
+    """All random choices made for a group derive from this number."""

@@ -22,10 +22,10 @@ class Tracks(NamedTuple):
 
     coords: list[Float[Tensor, "batch view point 2"]]
     """(x, y) after each iteration, in the pixels of the queries; the last is the prediction."""
-    visibility: Float[Tensor, "batch view point"]
-    """Probability of being visible."""
-    confidence: Float[Tensor, "batch view point"] | None
-    """Probability of being right; None without a confidence predictor."""
+    visibility_logits: Float[Tensor, "batch view point"]
+    """The sigmoid is the probability of being visible."""
+    confidence_logits: Float[Tensor, "batch view point"] | None
+    """The sigmoid is the probability of being right; None without a confidence predictor."""
 
 
 def embed_flow(flow: Float[Tensor, "*batch 2"], channels: int) -> Float[Tensor, "*batch code"]:
@@ -87,8 +87,8 @@ class Tracker(nn.Module):
             coords = coords + update[..., :2]
             coords = torch.cat([start[:, None], coords[:, 1:]], dim=1)
             all_coords.append(coords * config.stride)
-        visibility = self.vis_predictor(features).squeeze(-1).sigmoid()
-        confidence = self.conf_predictor(features).squeeze(-1).sigmoid() if config.predict_conf else None
+        visibility = self.vis_predictor(features).squeeze(-1)
+        confidence = self.conf_predictor(features).squeeze(-1) if config.predict_conf else None
         return Tracks(all_coords, visibility, confidence)
 
     def _tokens(

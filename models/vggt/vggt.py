@@ -14,7 +14,7 @@ from models.vggt.aggregator import AggregatedTokens, Aggregator
 from models.vggt.camera_head import CameraHead
 from models.vggt.config import VGGTConfig
 from models.vggt.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
-from models.vggt.track_head import TrackHead
+from models.vggt.track_head import TrackHead, Tracks
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class VGGTOutput:
     """Probability that a track is visible."""
     conf: Float[Tensor, "batch view point"] | None = None
     """Probability that a track is right."""
+    vis_logits: Float[Tensor, "batch view point"] | None = None
+    """`vis` before the sigmoid, for the loss."""
+    conf_logits: Float[Tensor, "batch view point"] | None = None
 
 
 class VGGT(nn.Module):
@@ -97,8 +100,7 @@ class VGGT(nn.Module):
                     )
         if runs_tracks:
             tracks = self.track_head(*aggregated, (height, width), query_points, frames_chunk_size=frames_chunk_size)
-            predictions |= {"track": tracks.coords[-1], "track_list": tracks.coords}
-            predictions |= {"vis": tracks.visibility, "conf": tracks.confidence}
+            predictions |= _track_predictions(tracks)
         tokens = {layer: aggregated.layers[layer] for layer in sorted(set(keep_layers))}
         return VGGTOutput(tokens=tokens, patch_start=aggregated.patch_start, **predictions)
 
@@ -133,3 +135,15 @@ class VGGT(nn.Module):
             return {}
         encodings = self.camera_head(aggregated.layers[self.config.aggregator.depth - 1])
         return {"pose_enc": encodings[-1], "pose_enc_list": encodings}
+
+
+def _track_predictions(tracks: Tracks) -> dict[str, Any]:
+    visibility, confidence = tracks.visibility_logits, tracks.confidence_logits
+    return {
+        "track": tracks.coords[-1],
+        "track_list": tracks.coords,
+        "vis": visibility.sigmoid(),
+        "conf": None if confidence is None else confidence.sigmoid(),
+        "vis_logits": visibility,
+        "conf_logits": confidence,
+    }

@@ -1,0 +1,117 @@
+"""Loss of a map with confidence (depth or points) against the truth on valid pixels (training facts, 5.2).
+
+e = |predicted - true|; loss = mean(gamma e conf - alpha ln conf) + mean(e) + a term on neighbouring pixels.
+Differences from the reference: no neighbour term is `term=None` (there: a TypeError), the term is an enum and not
+picked by substrings, and NaN in a prediction makes the loss NaN, so that training can stop, instead of counting 0.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from geometry.precision import full_precision
+from models.vggt.ground_truth import finite_or_zero
+from models.vggt.surface_terms import MAX_ERROR, SurfaceTerm, surface_loss
+
+MIN_VALID_PIXELS = 100
+"""In the whole batch; with fewer the losses are zero."""
+MIN_QUANTILE_VALUES = 1000
+"""The quantile filter neither looks at nor leaves so few values."""
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """How a map is compared with the truth."""
+
+    term: SurfaceTerm | None = SurfaceTerm.GRADIENT
+    quantile: float | None = 0.98
+    """Errors at or above this quantile are left out; None keeps all."""
+    gamma: float = 1.0
+    alpha: float = 0.2
+
+
+class DenseLoss(NamedTuple):
+    """Means over the valid pixels of the batch."""
+
+    conf: Float[Tensor, ""]
+    """Error weighted by the confidence, minus alpha ln confidence."""
+    reg: Float[Tensor, ""]
+    """Plain error."""
+    surface: Float[Tensor, ""]
+    """Gradient or normal term."""
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """What is minimised."""
+        return self.conf + self.reg + self.surface
+
+
+def depth_loss(
+    depth: Float[Tensor, "batch view height width 1"],
+    confidence: Float[Tensor, "batch view height width"],
+    true_depth: Float[Tensor, "batch view height width"],
+    mask: Bool[Tensor, "batch view height width"],
+    options: DenseOptions | None = None,
+) -> DenseLoss:
+    """Loss of depth maps in normalised units; by default with the gradient term."""
+    return dense_loss(depth, confidence, true_depth[..., None], mask, options or DenseOptions())
+
+
+def point_loss(
+    points: Float[Tensor, "batch view height width 3"],
+    confidence: Float[Tensor, "batch view height width"],
+    true_points: Float[Tensor, "batch view height width 3"],
+    mask: Bool[Tensor, "batch view height width"],
+    options: DenseOptions | None = None,
+) -> DenseLoss:
+    """Loss of point maps in the first camera's frame, in normalised units; by default with the normal term."""
+    return dense_loss(points, confidence, true_points, mask, options or DenseOptions(SurfaceTerm.NORMAL))
+
+
+@full_precision
+def dense_loss(
+    predicted: Float[Tensor, "batch view height width channel"],
+    confidence: Float[Tensor, "batch view height width"],
+    true: Float[Tensor, "batch view height width channel"],
+    mask: Bool[Tensor, "batch view height width"],
+    options: DenseOptions,
+) -> DenseLoss:
+    """Three losses in float32; zeros that hang on the graph when next to no pixel is valid."""
+    predicted, confidence = predicted.float().flatten(0, 1), confidence.float().flatten(0, 1)
+    true, mask = finite_or_zero(true.float()).clamp(-MAX_ERROR, MAX_ERROR).flatten(0, 1), mask.flatten(0, 1)
+    if mask.sum() < MIN_VALID_PIXELS:
+        zero = zero_of(predicted) + zero_of(confidence)
+        return DenseLoss(zero, zero, zero)
+    error = (true - predicted).norm(dim=-1)[mask].clamp(max=MAX_ERROR)
+    weight = confidence[mask]
+    weighted = (options.gamma * error * weight - options.alpha * weight.log()).clamp(-MAX_ERROR, MAX_ERROR)
+    if options.quantile is not None:
+        weighted, error = quantile_filter(weighted, options.quantile), quantile_filter(error, options.quantile)
+    surface = error.new_zeros(())
+    if options.term is not None:
+        surface = surface_loss(
+            options.term, predicted, true, confidence, mask, gamma=options.gamma, alpha=options.alpha
+        )
+    return DenseLoss(weighted.mean(), error.mean(), surface)
+
+
+def quantile_filter(values: Float[Tensor, " value"], quantile: float) -> Float[Tensor, " kept"]:
+    """Values below their own quantile, unless too few of them would remain.
+
+    The quantile is the value of rank round(q (n - 1)) and is exact for any number of values (the reference draws a
+    random million of more than 10^8). NaN is kept: it must reach the loss.
+    """
+    if values.numel() <= MIN_QUANTILE_VALUES:
+        return values
+    values = values.clamp(max=MAX_ERROR)
+    rank = round(quantile * (values.numel() - 1)) + 1
+    threshold = values.detach().kthvalue(rank).values.clamp(max=MAX_ERROR)
+    kept = values[~(values.detach() >= threshold)]
+    return kept if kept.numel() > MIN_QUANTILE_VALUES else values
+
+
+def zero_of(values: Tensor) -> Float[Tensor, ""]:
+    """A zero that hangs on the graph of `values`, gradient zero, whatever they are."""
+    return values.flatten()[:0].sum()

@@ -1,0 +1,130 @@
+"""Terms that compare neighbouring pixels of predicted and true depth or point maps (training facts, 5.2).
+
+Gradients of the error over four scales, or surface normals over three; a scale looks at every 2^s-th pixel. Each may
+be weighted by the predicted confidence.
+"""
+
+from enum import Enum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MAX_ERROR = 100.0
+NUM_GRADIENT_SCALES = 4
+NUM_NORMAL_SCALES = 3
+GRADIENT_ALPHA = 0.2
+"""Weight of -ln confidence in the gradient term; the normal term takes the regression's."""
+MIN_NORMALS = 10
+"""With fewer valid triangles a scale counts 0."""
+MIN_LENGTH = 1e-8
+"""Of a normal before it is made a unit vector."""
+
+Values = Float[Tensor, "image height width channel"]
+Confidence = Float[Tensor, "image height width"]
+Mask = Bool[Tensor, "image height width"]
+
+
+class SurfaceTerm(Enum):
+    """What is compared between neighbours. The reference picks it by substrings of a name."""
+
+    GRADIENT = "grad"
+    GRADIENT_CONF = "grad_conf"
+    NORMAL = "normal"
+    NORMAL_CONF = "normal_conf"
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the confidence enters."""
+        return self in (SurfaceTerm.GRADIENT_CONF, SurfaceTerm.NORMAL_CONF)
+
+
+def surface_loss(
+    term: SurfaceTerm,
+    predicted: Values,
+    true: Values,
+    confidence: Confidence,
+    mask: Mask,
+    *,
+    gamma: float,
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """The term's mean over its scales; `gamma` and `alpha` are those of the regression."""
+    weights = confidence if term.is_weighted else None
+    if term in (SurfaceTerm.NORMAL, SurfaceTerm.NORMAL_CONF):
+        steps = [2**scale for scale in range(NUM_NORMAL_SCALES)]
+        losses = [
+            _normal_loss(*_every(step, predicted, true), *_every(step, mask, weights), gamma=gamma, alpha=alpha)
+            for step in steps
+        ]
+    else:
+        steps = [2**scale for scale in range(NUM_GRADIENT_SCALES)]
+        error = torch.where(mask[..., None], predicted - true, 0.0)
+        losses = [_gradient_loss(*_every(step, error, mask, weights)) for step in steps]
+    return torch.stack(losses).mean()
+
+
+def _every(step: int, *maps: Tensor | None) -> list[Tensor | None]:
+    return [None if values is None else values[:, ::step, ::step] for values in maps]
+
+
+def _gradient_loss(error: Values, mask: Mask, confidence: Confidence | None) -> Float[Tensor, ""]:
+    """Sum of |differences of the error| between valid neighbours over the number of valid values.
+
+    As in the reference, the confidence is that of the right or lower pixel, and its logarithm counts at every pixel,
+    also at masked ones: the recorded values contain it.
+    """
+    total = error.new_zeros(())
+    for dim in (1, 2):
+        length = error.shape[dim] - 1
+        is_valid = mask.narrow(dim, 1, length) & mask.narrow(dim, 0, length)
+        change = torch.where(is_valid[..., None], error.diff(dim=dim).abs().clamp(max=MAX_ERROR), 0.0)
+        if confidence is not None:
+            weight = confidence.narrow(dim, 1, length)[..., None]
+            change = change * weight - GRADIENT_ALPHA * weight.log()
+        total = total + change.sum()
+    count = mask.sum() * error.shape[-1]
+    return torch.where(count > 0, total / count.clamp(min=1), 0.0)
+
+
+def _normal_loss(
+    predicted: Values, true: Values, mask: Mask, confidence: Confidence | None, *, gamma: float, alpha: float
+) -> Float[Tensor, ""]:
+    """1 - cos between normals, mean over all triangles of a pixel, a vertical and a horizontal neighbour, all valid.
+
+    The reference forms four normals per pixel, from its neighbours up and left, left and down, down and right, right
+    and up. These are the four triangles of every 2x2 block of pixels, and which way round a triangle goes does not
+    matter as long as it is the same for both surfaces.
+    """
+    corners = [(row, column) for row in (0, 1) for column in (0, 1)]
+    losses, is_valid, weights = [], [], []
+    for (row, column), normal, true_normal in zip(corners, _normals(predicted), _normals(true), strict=True):
+        lengths = normal.norm(dim=-1).clamp(min=MIN_LENGTH) * true_normal.norm(dim=-1).clamp(min=MIN_LENGTH)
+        losses.append(1 - ((normal * true_normal).sum(-1) / lengths).clamp(-1, 1))
+        is_valid.append(_corner(mask, row, column) & _corner(mask, 1 - row, column) & _corner(mask, row, 1 - column))
+        if confidence is not None:
+            weights.append(_corner(confidence, row, column))
+    chosen, values = torch.stack(is_valid), torch.stack(losses)
+    if confidence is not None:
+        weight = torch.stack(weights)
+        values = gamma * values * weight - alpha * weight.log()
+    count = chosen.sum()
+    total = torch.where(chosen, values, 0.0).sum()
+    return torch.where(count >= MIN_NORMALS, total / count.clamp(min=1), 0.0)
+
+
+def _corner(maps: Tensor, row: int, column: int) -> Tensor:
+    """The upper (0) or lower (1), left or right pixel of every 2x2 block."""
+    height, width = maps.shape[1:3]
+    return maps[:, row : height - 1 + row, column : width - 1 + column]
+
+
+def _normals(points: Values) -> list[Float[Tensor, "image _ _ 3"]]:
+    """Cross products at the upper left, upper right, lower left and lower right corner of every 2x2 block."""
+    height, width = points.shape[1:3]
+    down, right = points.diff(dim=1), points.diff(dim=2)
+    return [
+        torch.linalg.cross(down[:, :, column : width - 1 + column], right[:, row : height - 1 + row])
+        for row in (0, 1)
+        for column in (0, 1)
+    ]

@@ -1,0 +1,63 @@
+"""Loss of point tracks (training facts, 5.3), which the reference has only as disabled text.
+
+Its binary cross entropies expect logits while its tracker yields probabilities; here they get the tracker's logits.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from geometry.precision import full_precision
+from models.vggt.dense_losses import zero_of
+
+ITERATION_DECAY = 0.8
+MIN_TRACK_POINTS = 3
+"""With fewer visible points the coordinates do not count."""
+RIGHT_WITHIN = 3.0
+"""Pixels: a prediction closer to the truth is one that the confidence should call right."""
+
+
+class TrackLoss(NamedTuple):
+    """Means over the tracks whose point is visible in the first view."""
+
+    coords: Float[Tensor, ""]
+    """Pixels, summed over the iterations with their weights, divided by their number."""
+    vis: Float[Tensor, ""]
+    conf: Float[Tensor, ""]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """What is minimised."""
+        return self.coords + self.vis + self.conf
+
+
+@full_precision
+def track_loss(
+    coords: Float[Tensor, "iteration batch view point 2"],
+    vis_logits: Float[Tensor, "batch view point"],
+    conf_logits: Float[Tensor, "batch view point"] | None,
+    true_coords: Float[Tensor, "batch view point 2"],
+    visible: Bool[Tensor, "batch view point"],
+) -> TrackLoss:
+    """Coordinates where visible; visibility and confidence in every view of a track that starts visible."""
+    coords, vis_logits = coords.float(), vis_logits.float()
+    is_valid = visible[:, :1].expand_as(visible)
+    if not is_valid.any():
+        zero = zero_of(coords) + zero_of(vis_logits) + (0.0 if conf_logits is None else zero_of(conf_logits))
+        return TrackLoss(zero, zero, zero)
+    counted = is_valid & visible
+    coords_loss = zero_of(coords)
+    if counted.sum() >= MIN_TRACK_POINTS:
+        exponents = torch.arange(len(coords) - 1, -1, -1, device=coords.device)
+        weights = ITERATION_DECAY ** exponents.to(coords.dtype)
+        errors = (coords[:, counted] - true_coords[counted]).abs().mean((-1, -2))
+        coords_loss = (weights * errors).mean()
+    vis = F.binary_cross_entropy_with_logits(vis_logits[is_valid], visible[is_valid].float())
+    if conf_logits is None:
+        return TrackLoss(coords_loss, vis, zero_of(coords))
+    is_right = (coords[-1].detach() - true_coords).norm(dim=-1) < RIGHT_WITHIN
+    conf = F.binary_cross_entropy_with_logits(conf_logits.float()[is_valid], is_right[is_valid].float())
+    return TrackLoss(coords_loss, vis, conf)

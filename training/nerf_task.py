@@ -53,6 +53,8 @@ class NerfTask(pl.LightningModule):
     """Photometric (and optional depth) training of a `VGGTNeRF` on `SceneBatch`es."""
 
     task = "general"
+    monitor = ("val/psnr", "max")
+    shown = ("train/psnr", "val/psnr")
     is_same_scene = False
     """Whether the same source views come back, so that their VGGT tokens are worth keeping."""
 
@@ -72,8 +74,10 @@ class NerfTask(pl.LightningModule):
         if self.options.depth_loss and batch.target.depth is None:
             raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
         generators = scene_generators(batch)
-        target = draw_target_rays(batch, count, generators)
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
+        view = batch.target[:, 0]
+        bounds = self.model.depth_range(maps, view.cameras, view.near, view.far)
+        target = draw_target_rays(batch, count, generators, bounds)
         output = self.model.render_rays(maps, target.rays, jitter_from(generators, count, self.device))
         losses = render_losses(output, target.rays, target.rgb, target.depth if self.options.depth_loss else None)
         loss = losses.photometric + self.options.depth_loss * losses.depth
@@ -109,7 +113,8 @@ class NerfTask(pl.LightningModule):
         """Render a whole view; log metrics and, for the first few, a picture."""
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         target = batch.target[:, 0]
-        rendered = self.model.render_image(maps, target.cameras[0], target.near[0], target.far[0], self.options.chunk)
+        bounds = self.model.depth_range(maps, target.cameras, target.near, target.far)
+        rendered = self.model.render_image(maps, target.cameras[0], bounds.near[0], bounds.far[0], self.options.chunk)
         truth = target.images[0].permute(1, 2, 0).cpu()
         scores = {"val/psnr": psnr(rendered.rgb, truth), "val/ssim": ssim(rendered.rgb, truth)}
         depth = None if target.depth is None else target.depth[0].cpu()
@@ -117,7 +122,7 @@ class NerfTask(pl.LightningModule):
             scores["val/depth_abs"] = depth_errors(rendered.depth, depth, depth > 0).mean_abs
         self.log_dict(scores, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            near, far = target.near[0].item(), target.far[0].item()
+            near, far = bounds.near[0].item(), bounds.far[0].item()
             picture = comparison(batch.source.images[0], target.images[0], rendered, near, far, depth)
             self._save_picture(picture, batch_idx)
 

@@ -1,10 +1,11 @@
 """Source images + VGGT patch tokens -> feature maps at half resolution.
 
 VGGT supplies what a 14-pixel patch means in the context of all views; a shallow convolutional stem supplies where
-exactly edges are. A feature pyramid (Lin et al. 2017) merges them from coarse to fine.
+exactly edges are. A feature pyramid (Lin et al. 2017) merges them from coarse to fine. Without a VGGT the stem stands
+alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Cameras, TensorStruct, Views
+from models.nerf.depth_prior import DEPTH_CHANNELS, DepthPrior
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,24 @@ class FeatureMaps(TensorStruct):
     """What the field looks up in the source views."""
 
     features: Float[Tensor, "batch view channel rows cols"]
-    """Covers the image edge to edge; float32."""
+    """Covers the image edge to edge; float32. With `has_depth` the last two channels are `DepthPrior.lookup`."""
     images: Float[Tensor, "batch view 3 height width"]
     cameras: Cameras
+    prior: DepthPrior | None = None
+    """Where VGGT sees the surfaces; None without its depth head."""
+    has_depth: bool = False
+
+    def with_depth(self) -> "FeatureMaps":
+        """The prior among the channels, so that one lookup finds both; an unknown prior is all zero."""
+        batch, view, _, rows, cols = self.features.shape
+        unknown = self.features.new_zeros(batch, view, DEPTH_CHANNELS, rows, cols)
+        lookup = unknown if self.prior is None else self.prior.lookup
+        return replace(self, features=torch.cat([self.features, lookup], dim=2), has_depth=True)
+
+
+def map_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the feature maps of images of height x width."""
+    return -(-height // 2), -(-width // 2)
 
 
 class _ConvBlock(nn.Sequential):
@@ -37,7 +54,7 @@ class _ConvBlock(nn.Sequential):
 
 
 class FeatureExtractor(nn.Module):
-    """Image stem (1/2, 1/4, 1/8) merged with several VGGT layers, down to one map at half resolution."""
+    """Image stem (1/2, 1/4, 1/8) merged with several VGGT layers (or none), down to one map at half resolution."""
 
     def __init__(self, token_layers: int, token_channels: int, channels: int) -> None:
         super().__init__()
@@ -47,20 +64,22 @@ class FeatureExtractor(nn.Module):
         )
         self.token_norms = nn.ModuleList(nn.LayerNorm(token_channels) for _ in range(token_layers))
         self.token_projections = nn.ModuleList(nn.Linear(token_channels, eighth) for _ in range(token_layers))
-        self.merge = nn.Conv2d(2 * eighth, eighth, 3, padding=1)
+        self.merge = nn.Conv2d(2 * eighth if token_layers else eighth, eighth, 3, padding=1)
         self.to_quarter = nn.Conv2d(eighth, quarter, 1)
         self.to_half = nn.Conv2d(quarter, half, 1)
         self.out = nn.Conv2d(half, channels, 3, padding=1)
 
     def forward(
-        self, source: Views, tokens: Float[Tensor, "batch view layer channel token_rows token_cols"]
+        self, source: Views, tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None
     ) -> FeatureMaps:
-        """Feature maps of the source views, from their images and the tokens of the frozen VGGT."""
+        """Feature maps of the source views, from their images and the tokens of the frozen VGGT where there is one."""
         batch, view = source.images.shape[:2]
         half, quarter, eighth = self._stem_levels(source.images.flatten(0, 1) * 2 - 1)
-        context = self._token_context(tokens.flatten(0, 1).to(eighth.dtype))
-        context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
-        merged = F.relu(self.merge(torch.cat([eighth, context], dim=1)))
+        if tokens is not None:
+            context = self._token_context(tokens.flatten(0, 1).to(eighth.dtype))
+            context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
+            eighth = torch.cat([eighth, context], dim=1)
+        merged = F.relu(self.merge(eighth))
         merged = F.relu(self._up(self.to_quarter(merged), quarter))
         merged = F.relu(self._up(self.to_half(merged), half))
         # unit variance over channels: whether two views agree is then on the same scale from the first step on

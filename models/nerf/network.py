@@ -1,7 +1,8 @@
 """The generalizable radiance field: lines 3 to 8 of the data flow in the README."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from geometry import RayBundle, Views
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
+from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior
 from models.nerf.feature_maps import FeatureExtractor, FeatureMaps
 from models.nerf.point_features import gather_point_features
 from models.nerf.radiance_field import RadianceField
@@ -18,6 +20,7 @@ from models.nerf.view_aggregation import ViewAggregation
 
 Jitter = Callable[[int], Float[Tensor, "batch ray count"]]
 """Uniform numbers in [0, 1) for `count` samples of every ray."""
+NearFar = Literal["data", "auto"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class NerfConfig:
     """Everything that determines the shapes of the weights; stored in every checkpoint."""
 
     token_layers: int
+    """0 = the image stem alone, without a VGGT."""
     token_channels: int
     feature_channels: int = 24
     hidden: int = 32
@@ -33,6 +37,8 @@ class NerfConfig:
     residual_channels: int = 0
     """Channels of the per-scene residual; 0 = a general model, which has none."""
     residual_resolution: int = 128
+    depth_prior: bool = False
+    """The field is told how far a point lies from the depth that VGGT sees in every source view."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Marching:
     """Further samples where the coarse pass found something (`N_importance`); 0 = coarse pass only."""
     background: float = 0.0
     """Grey level of what a ray does not hit."""
+    near_far: NearFar = "data"
+    """Where rays start and end: at the bounds of the data set, or where VGGT's depth says that there is something."""
 
 
 class GeneralizableNeRF(nn.Module):
@@ -54,7 +62,8 @@ class GeneralizableNeRF(nn.Module):
         super().__init__()
         self.config = config
         self.extractor = FeatureExtractor(config.token_layers, config.token_channels, config.feature_channels)
-        self.aggregation = ViewAggregation(config.feature_channels, config.hidden, config.fused)
+        observed = config.feature_channels + (OFFSET_CHANNELS if config.depth_prior else 0)
+        self.aggregation = ViewAggregation(observed, config.hidden, config.fused)
         self.field = RadianceField(config.hidden, config.fused, config.heads)
         self.residual = (
             SceneResidual(config.fused, config.residual_channels, config.residual_resolution)
@@ -63,10 +72,14 @@ class GeneralizableNeRF(nn.Module):
         )
 
     def encode(
-        self, source: Views, tokens: Float[Tensor, "batch view layer channel token_rows token_cols"]
+        self,
+        source: Views,
+        tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None,
+        prior: DepthPrior | None = None,
     ) -> FeatureMaps:
         """Once per set of source views; all rays of all targets share the result."""
-        return self.extractor(source, tokens)
+        maps = replace(self.extractor(source, tokens), prior=prior)
+        return maps.with_depth() if self.config.depth_prior else maps
 
     def render_rays(
         self, maps: FeatureMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None

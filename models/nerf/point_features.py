@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry import TensorStruct, full_precision, sample_at_pixels
+from models.nerf.depth_prior import DEPTH_CHANNELS, encoded_offsets
 from models.nerf.feature_maps import FeatureMaps
 
 
@@ -16,6 +17,7 @@ class PointFeatures(TensorStruct):
     """Observations of points by source views. `point` runs over rays, then samples."""
 
     features: Float[Tensor, "batch view point channel"]
+    """Of the maps; with a depth prior `encoded_offsets` behind them."""
     colors: Float[Tensor, "batch view point 3"]
     direction_offsets: Float[Tensor, "batch view point 4"]
     """Target ray direction minus source ray direction in the source camera's frame, and the cosine between them."""
@@ -37,8 +39,12 @@ def gather_point_features(
     # in the camera's own frame, so that moving the whole world changes nothing
     offsets_cam = _rotated(offsets, cameras.w2c)
     cosine = (directions[:, None] * source_directions).sum(-1, keepdim=True)
+    features = sample_at_pixels(maps.features, projection.pixels, height, width)
+    if maps.has_depth:
+        features, looked_up = features.split([features.shape[-1] - DEPTH_CHANNELS, DEPTH_CHANNELS], dim=-1)
+        features = torch.cat([features, encoded_offsets(looked_up, projection.depth)], dim=-1)
     return PointFeatures(
-        features=sample_at_pixels(maps.features, projection.pixels, height, width),
+        features=features,
         colors=sample_at_pixels(maps.images, projection.pixels, height, width),
         direction_offsets=torch.cat([offsets_cam, cosine], dim=-1),
         visible=projection.visible,

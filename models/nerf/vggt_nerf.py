@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers
+from geometry import Cameras, InputError, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers
 from models.nerf.compositing import RenderOutput
-from models.nerf.feature_maps import FeatureMaps
+from models.nerf.depth_prior import depth_prior
+from models.nerf.depth_range import DepthRange, automatic_range
+from models.nerf.feature_maps import FeatureMaps, map_size
 from models.nerf.network import GeneralizableNeRF, Jitter, Marching, NerfConfig
 from models.vggt.cache import FeatureCache
-from models.vggt.frozen import FrozenVGGT
+from models.vggt.frozen import FrozenFeatures, FrozenVGGT
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,52 @@ class RenderedImage(TensorStruct):
 class VGGTNeRF(nn.Module):
     """The whole path. Its state dict holds the radiance field only; VGGT's weights stay in their own file."""
 
-    def __init__(self, vggt: FrozenVGGT, config: NerfConfig, marching: Marching, cache_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, vggt: FrozenVGGT | None, config: NerfConfig, marching: Marching, cache_bytes: int = 1 << 30
+    ) -> None:
+        """`vggt` None: the image stem alone, for a `config` without token layers and depth prior."""
         super().__init__()
         self.vggt = vggt
         self.network = GeneralizableNeRF(config)
         self.marching = marching
         self.cache = FeatureCache(cache_bytes)
 
-    def tokens(self, source: Views, names: tuple[str, ...] | None = None) -> Tensor:
-        """VGGT tokens of the source views; computed once per set of views where `names` identify the scenes."""
+    def frozen_features(self, source: Views, names: tuple[str, ...] | None = None) -> FrozenFeatures | None:
+        """What VGGT sees in the source views; computed once per set of views where `names` identify the scenes."""
+        if self.vggt is None:
+            return None
         if names is None:
-            return self.vggt(source.images).tokens
+            return self.vggt(source.images)
         size = tuple(source.images.shape[-2:])
         per_scene = [
             self.cache.get((name, tuple(ids.tolist()), size), lambda images=images: self.vggt(images[None]))
             for name, ids, images in zip(names, source.ids, source.images, strict=True)
         ]
-        return torch.cat([features.tokens.to(source.images.device) for features in per_scene])
+        return FrozenFeatures.cat([features.to(source.images.device) for features in per_scene])
 
     def encode(self, source: Views, names: tuple[str, ...] | None = None) -> FeatureMaps:
         """Feature maps of source views; pass `names` when the same views come back (one scene, one video)."""
-        return self.network.encode(source, self.tokens(source, names))
+        seen = self.frozen_features(source, names)
+        if seen is None:
+            return self.network.encode(source, None)
+        prior = None
+        if self.vggt.has_depth:
+            prior = depth_prior(seen, source.cameras, *map_size(*source.images.shape[-2:]))
+        return self.network.encode(source, seen.tokens, prior)
+
+    def depth_range(
+        self, maps: FeatureMaps, cameras: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
+    ) -> DepthRange:
+        """Where the rays of one target camera per scene start and end; `near` and `far` are the data set's bounds.
+
+        The one place that decides it, for training, validation, evaluation and video alike.
+        """
+        data = DepthRange(near, far, torch.zeros_like(near, dtype=torch.bool))
+        if self.marching.near_far == "data":
+            return data
+        if maps.prior is None:
+            raise InputError("--near_far auto: expected a VGGT with camera and depth heads, got one without")
+        return automatic_range(maps.prior, maps.cameras, cameras, data)
 
     def render_rays(self, maps: FeatureMaps, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
         """See `GeneralizableNeRF.render_rays`."""
@@ -112,16 +139,19 @@ def scene_generators(batch: SceneBatch) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
 
 
-def draw_target_rays(batch: SceneBatch, count: int, generators: list[torch.Generator]) -> TargetRays:
-    """`count` random pixels of the (one) target view of every scene."""
+def draw_target_rays(
+    batch: SceneBatch, count: int, generators: list[torch.Generator], depth_range: DepthRange | None = None
+) -> TargetRays:
+    """`count` random pixels of the (one) target view of every scene; `depth_range` None: the data set's bounds."""
     target = batch.target[:, 0]
     height, width = target.images.shape[-2:]
     flat = torch.stack([torch.randint(height * width, (count,), generator=one) for one in generators])
     flat = flat.to(target.images.device)
     rgb = target.images.flatten(2).gather(2, flat[:, None].expand(-1, 3, -1)).transpose(1, 2)
     pixels = torch.stack([flat % width, flat // width], dim=-1).to(target.images) + 0.5
+    bounds = (target.near, target.far) if depth_range is None else (depth_range.near, depth_range.far)
     return TargetRays(
-        rays=target.cameras.rays(pixels, target.near, target.far),
+        rays=target.cameras.rays(pixels, *bounds),
         rgb=rgb,
         depth=None if target.depth is None else target.depth.flatten(1).gather(1, flat),
     )

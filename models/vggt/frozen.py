@@ -39,6 +39,12 @@ class FrozenFeatures(TensorStruct):
     intrinsics: Float[Tensor, "batch view 3 3"] | None = None
     """In pixels of the input, centres at +0.5; the principal point is the image's middle."""
 
+    @classmethod
+    def cat(cls, parts: Sequence["FrozenFeatures"]) -> "FrozenFeatures":
+        """Join along the batch axis."""
+        columns = {item.name: [getattr(part, item.name) for part in parts] for item in fields(cls)}
+        return cls(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
+
     @property
     def num_bytes(self) -> int:
         """Memory held by all tensors."""
@@ -107,6 +113,11 @@ class FrozenVGGT(nn.Module):
     def channels(self) -> int:
         """Channels of one layer's tokens."""
         return 2 * self._vggt[0].config.aggregator.embed_dim
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it predicts depth and the cameras whose unit that depth is in."""
+        return {"camera", "depth"} <= set(self._vggt[0].config.heads)
 
     def train(self, mode: bool = True) -> "FrozenVGGT":
         """Stay in evaluation mode whatever the owner does."""

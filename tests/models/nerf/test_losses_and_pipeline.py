@@ -116,12 +116,12 @@ def test_chunks_halve_when_memory_runs_out(model: VGGTNeRF, monkeypatch: pytest.
 
 def test_tokens_of_the_same_views_are_computed_once(model: VGGTNeRF) -> None:
     batch = random_batch(2)
-    first = model.tokens(batch.source, batch.names)
-    second = model.tokens(batch.source, batch.names)
+    first = model.frozen_features(batch.source, batch.names).tokens
+    second = model.frozen_features(batch.source, batch.names).tokens
     assert (model.cache.misses, model.cache.hits) == (2, 2)
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, model.tokens(batch.source))
-    model.tokens(batch.source[:, [1, 0, 2]], batch.names)
+    torch.testing.assert_close(first, model.frozen_features(batch.source).tokens)
+    model.frozen_features(batch.source[:, [1, 0, 2]], batch.names)
     assert model.cache.misses == 4
 
 

@@ -1,0 +1,83 @@
+"""VGGT's depth of the source views as the radiance field reads it: aligned, with how far it is to be trusted.
+
+A point in space is compared with the depth every source view has where the point falls: where views agree that the
+difference is zero there is a surface, where a point lies behind the depth of a view that view cannot see it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry import Cameras, InputError, TensorStruct, full_precision
+from models.vggt.alignment import align_depth
+from models.vggt.frozen import FrozenFeatures
+
+DEPTH_CHANNELS = 2
+"""Channels that are looked up: depth times confidence, and confidence."""
+_STEP_WIDTHS = (0.01, 0.03, 0.1, 0.3)
+_BELL_WIDTHS = (0.01, 0.03, 0.1)
+OFFSET_CHANNELS = len(_STEP_WIDTHS) + len(_BELL_WIDTHS) + 1
+"""Channels of an encoded difference."""
+_TRUSTED_RESIDUAL = 0.1
+_LEAST_CONFIDENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class DepthPrior(TensorStruct):
+    """Depth of the source views under their given cameras."""
+
+    depth: Float[Tensor, "batch view rows cols"]
+    """Camera z, scene units; meaningless where the confidence is 0. Covers the image edge to edge."""
+    confidence: Float[Tensor, "batch view rows cols"]
+    """[0, 1): 0 = unknown. VGGT's own, times how well the views' depths agree under the given cameras."""
+    residual: Float[Tensor, " batch"]
+    """Relative disagreement of the views' depths, see `DepthAlignment`; infinite = their scale is unknown."""
+
+    @property
+    def lookup(self) -> Float[Tensor, "batch view 2 rows cols"]:
+        """What may be interpolated: unknown pixels do not mix with known ones, unsure ones count less."""
+        return torch.stack([self.depth * self.confidence, self.confidence], dim=2)
+
+
+def confidence_share(confidence: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """VGGT's confidence (1 and more) -> [0, 1)."""
+    return 1 - 1 / confidence.clamp_min(1)
+
+
+def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int) -> DepthPrior:
+    """Align a VGGT's depth to the given cameras of its views and bring it to rows x cols.
+
+    Raises:
+        InputError: when the VGGT was loaded without its camera or depth head.
+    """
+    if features.depth is None or features.depth_conf is None or features.w2c is None:
+        raise InputError("depth of VGGT: expected a VGGT with camera and depth heads, got one without")
+    confidence = confidence_share(features.depth_conf)
+    alignment = align_depth(features.depth, confidence, features.w2c, cameras)
+    trust = 1 / (1 + (alignment.residual / _TRUSTED_RESIDUAL).square())
+    maps = torch.stack([features.depth * confidence, confidence], dim=2).flatten(0, 1)
+    maps = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False, antialias=True)
+    weighted, confidence = maps.unflatten(0, features.depth.shape[:2]).unbind(2)
+    depth = weighted / confidence.clamp_min(1e-6) * alignment.scale[:, None, None, None]
+    return DepthPrior(depth, confidence * trust[:, None, None, None], alignment.residual)
+
+
+@full_precision
+def encoded_offsets(
+    looked_up: Float[Tensor, "batch view point 2"], depth: Float[Tensor, "batch view point"]
+) -> Float[Tensor, "batch view point offset"]:
+    """How far points at camera z `depth` lie behind (+) or before (-) the prior, relative to it, at several widths.
+
+    Soft steps and bells, each times the confidence, which is the last channel: without confidence all is 0.
+    """
+    weighted, confidence = looked_up.unbind(-1)
+    is_known = confidence > _LEAST_CONFIDENCE
+    prior = torch.where(is_known, weighted / confidence.clamp_min(_LEAST_CONFIDENCE), torch.ones_like(depth))
+    offset = torch.where(is_known, (depth - prior) / prior.clamp_min(1e-12), torch.zeros_like(depth)).clamp(-2, 2)
+    confidence = torch.where(is_known, confidence, torch.zeros_like(confidence))
+    steps = torch.stack([torch.tanh(offset / width) for width in _STEP_WIDTHS], dim=-1)
+    bells = torch.stack([torch.exp(-0.5 * (offset / width).square()) for width in _BELL_WIDTHS], dim=-1)
+    return torch.cat([steps, bells, torch.ones_like(confidence)[..., None]], dim=-1) * confidence[..., None]

@@ -1,0 +1,64 @@
+"""Near and far of a view from the depth that VGGT sees in the source views: `--near_far auto`."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from geometry import Cameras, TensorStruct, pixel_centers
+from models.nerf.depth_prior import DepthPrior
+from models.vggt.alignment import weighted_quantile
+
+_QUANTILE = 0.005
+_MARGIN_OF_EXTENT = 0.1
+_MARGIN_IN_RESIDUALS = 3.0
+_LARGEST_RESIDUAL = 0.15
+_LEAST_SHARE = 0.02
+_MOST_POINTS_PER_VIEW = 2000
+
+
+@dataclass(frozen=True)
+class DepthRange(TensorStruct):
+    """Between which depths the rays of a target view are marched."""
+
+    near: Float[Tensor, " batch"]
+    """Camera z, scene units, as is `far`."""
+    far: Float[Tensor, " batch"]
+    is_auto: Bool[Tensor, " batch"]
+    """From VGGT's depth; else the bounds of the data set."""
+
+
+@torch.no_grad()
+def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: DepthRange) -> DepthRange:
+    """Quantiles of the depth that the source views' surfaces have in the target view, widened.
+
+    Each end moves outwards by a tenth of the extent and by three times the prior's residual (relative to the depth).
+    The bounds of the data set stay where the residual is above 0.15, that is where VGGT's views contradict each
+    other, and where the target sees next to nothing of what the sources saw. `target` has one camera per scene.
+    """
+    points_world, weight = _surface_points(prior, source)
+    projection = target.project(points_world)
+    visible = weight * projection.visible
+    low, high = (
+        weighted_quantile(projection.depth, visible, fraction).nan_to_num(1.0)
+        for fraction in (_QUANTILE, 1 - _QUANTILE)
+    )
+    margin = _MARGIN_OF_EXTENT * (high - low)
+    spread = 1 + _MARGIN_IN_RESIDUALS * prior.residual.clamp_max(_LARGEST_RESIDUAL)
+    near, far = (low - margin).clamp_min(0.3 * low) / spread, (high + margin) * spread
+    is_auto = (prior.residual <= _LARGEST_RESIDUAL) & (visible.sum(-1) > _LEAST_SHARE * weight.sum(-1)) & (far > near)
+    return DepthRange(torch.where(is_auto, near, data.near), torch.where(is_auto, far, data.far), is_auto)
+
+
+def _surface_points(
+    prior: DepthPrior, source: Cameras
+) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
+    """Points of the prior of all source views, on a regular grid, and their confidence."""
+    rows, cols = prior.depth.shape[-2:]
+    step = max(1, round((rows * cols / _MOST_POINTS_PER_VIEW) ** 0.5))
+    depth, confidence = (values[..., ::step, ::step].flatten(2) for values in (prior.depth, prior.confidence))
+    pixels = pixel_centers(rows, cols, prior.depth).unflatten(0, (rows, cols))[::step, ::step].flatten(0, 1)
+    camera = source.resized(rows, cols)
+    points_world = camera.unproject(pixels.expand(*depth.shape, 2), depth)
+    return points_world.flatten(1, 2), confidence.flatten(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.image_io import read_image
@@ -52,6 +52,8 @@ class PosedScene:
     """Depth map of a frame that has a `depth_path`, at the frame's size, scene units, 0 = unknown."""
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
+    is_video: bool = False
+    """View numbers follow time, so that views with near numbers see the same things."""
 
     def cameras(self, view_ids: Sequence[int], scale: float = 1.0) -> Cameras:
         """Cameras of images resized by `scale`; one leading axis. Opens no file.
@@ -95,7 +97,7 @@ class PosedScene:
         cameras = self.cameras(view_ids, scale)
         height, width = cameras.height, cameras.width
         near, far = self.near_far(view_ids)
-        images = np.stack([_resize(self._image(frame), height, width, cv2.INTER_AREA) for frame in frames])
+        images = np.stack([_resize(self.image(view_id), height, width, cv2.INTER_AREA) for view_id in view_ids])
         has_depth = wants_depth and all(self.has_depth(view_id) for view_id in view_ids)
         has_mask = all(frame.mask_path for frame in frames)
         return Views(
@@ -104,27 +106,39 @@ class PosedScene:
             near=near,
             far=far,
             ids=torch.tensor(view_ids, dtype=torch.int64),
-            depth=self._stack([self._depth(frame) for frame in frames], height, width) if has_depth else None,
+            depth=self._stack([self.depth(view_id) for view_id in view_ids], height, width) if has_depth else None,
             mask=self._stack([self._mask(frame) for frame in frames], height, width) > 127 if has_mask else None,
         )
+
+    def image(self, view_id: int) -> UInt8[np.ndarray, "height width 3"]:
+        """The photograph of a view as it is on disk, RGB.
+
+        Raises:
+            InputError: for an unreadable image, or one whose size is not its frame's.
+        """
+        frame = self.frames[view_id]
+        image = read_image(frame.image_path, background=255 if self.white_background else 0)
+        return _checked_size(image, frame, frame.image_path, "image")
+
+    def depth(self, view_id: int) -> Float[np.ndarray, "height width"]:
+        """The depth map of a view that has one, at the size of the photograph; 0 = unknown.
+
+        Raises:
+            InputError: for an unreadable map, or one whose size is not its frame's.
+        """
+        frame = self.frames[view_id]
+        return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")
 
     @staticmethod
     def _stack(maps: Sequence[np.ndarray], height: int, width: int) -> Float[Tensor, "view height width"]:
         resized = [_resize(one, height, width, cv2.INTER_NEAREST_EXACT) for one in maps]
         return torch.from_numpy(np.stack(resized)).float()
 
-    def _image(self, frame: Frame) -> np.ndarray:
-        image = read_image(frame.image_path, background=255 if self.white_background else 0)
-        return _checked_size(image, frame, frame.image_path, "image")
-
     def _mask(self, frame: Frame) -> np.ndarray:
         mask = read_image(frame.mask_path)[..., 0]
         if mask.shape[0] * frame.width == mask.shape[1] * frame.height:  # NeuS ships masks smaller than its images
             mask = _resize(mask, frame.height, frame.width, cv2.INTER_NEAREST_EXACT)
         return _checked_size(mask, frame, frame.mask_path, "mask")
-
-    def _depth(self, frame: Frame) -> np.ndarray:
-        return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")
 
 
 def _checked_size(array: np.ndarray, frame: Frame, path: Path, what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The Lightning data module that both radiance-field scripts share."""
+"""The Lightning data module that both radiance-field scripts share, and what all data modules have in common."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,10 @@ from data.sampling import (
     StepSampler,
     Target,
     cross_scene_targets,
+    evenly_spread,
     pool_targets,
     require_candidates,
+    share_of_process,
 )
 from geometry import InputError, SceneBatch
 
@@ -74,7 +76,7 @@ class SceneDataModule(pl.LightningDataModule):
             evaluated = {scene.scan for scene in [*val_scenes, *read(split="test", lights=(3,))]}
             self.train_targets = cross_scene_targets(read(split="train"), evaluated)
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
-        self.val_targets = _evenly_spread(val_targets, num_val)
+        self.val_targets = evenly_spread(val_targets, num_val)
         require_candidates(self.train_targets, n_views[1])
         require_candidates(self.val_targets, n_views[1])
 
@@ -95,6 +97,12 @@ class SceneDataModule(pl.LightningDataModule):
         """Optimizer steps in which every training target is seen."""
         return -(-len(self.train_targets) // (self.scenes_per_step * world_size))
 
+    def try_loading(self) -> None:
+        """Read one training and one validation sample, so that broken files stop a run before it leaves anything."""
+        for targets in (self.train_targets, self.val_targets):
+            target = targets[0]
+            target.scene.views([target.view_id, target.candidates[0]])
+
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
         sampler = StepSampler(
@@ -112,21 +120,24 @@ class SceneDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[SceneBatch]:
         """The validation targets one at a time, dealt to the processes of a distributed run, equally many to each."""
-        world_size, count = self.trainer.world_size, len(self.val_targets)
-        mine = [(self.trainer.global_rank + turn * world_size) % count for turn in range(-(-count // world_size))]
-        keys = [SampleKey(item, self.n_views[1], seed=0) for item in mine]
+        every = [SampleKey(item, self.n_views[1], seed=0) for item in range(len(self.val_targets))]
+        keys = share_of_process(every, self.trainer.global_rank, self.trainer.world_size)
         dataset = MultiViewDataset(self.val_targets, scale=self.scales[1], is_random=False)
         return self._loader(dataset, sampler=keys, batch_size=1)
 
     def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:
         return DataLoader(
-            dataset,
-            num_workers=self.num_workers,
-            collate_fn=SceneBatch.stack,
-            pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-            persistent_workers=self.num_workers > 0,
-            **sampling,
+            dataset, collate_fn=SceneBatch.stack, **loader_settings(self.trainer, self.num_workers), **sampling
         )
+
+
+def loader_settings(trainer: pl.Trainer, num_workers: int) -> dict[str, Any]:
+    """What all loaders have in common: worker processes that stay, page-locked batches for a GPU."""
+    return {
+        "num_workers": num_workers,
+        "pin_memory": trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+        "persistent_workers": num_workers > 0,
+    }
 
 
 def _per_scene(scenes: list[PosedScene]) -> tuple[list[Target], list[Target]]:
@@ -136,9 +147,3 @@ def _per_scene(scenes: list[PosedScene]) -> tuple[list[Target], list[Target]]:
         raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")
     targets = pool_targets(scenes[0], scenes[0].train_views)
     return targets, targets
-
-
-def _evenly_spread(targets: list[Target], count: int) -> list[Target]:
-    """At most `count` of the targets, spread over the whole list."""
-    count = min(count, len(targets))
-    return [targets[index * len(targets) // count] for index in range(count)]

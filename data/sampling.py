@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -9,6 +10,8 @@ from torch.utils.data import Dataset, Sampler
 from data.base import PosedScene
 from data.view_selection import nearest_by_center, select_sources
 from geometry import InputError, SceneBatch, rigid_inverse
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,17 @@ def require_candidates(targets: Sequence[Target], num_views: int) -> None:
                 f"scene {target.scene.name}, view {target.view_id}: expected {num_views} source views (--n_views), "
                 f"got only {len(target.candidates)} other views"
             )
+
+
+def share_of_process(items: Sequence[Item], rank: int, world_size: int) -> list[Item]:
+    """Every `world_size`-th item from `rank` on; processes get equally many, the last turn is filled from the front."""
+    return [items[(rank + turn * world_size) % len(items)] for turn in range(-(-len(items) // world_size))]
+
+
+def evenly_spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, spread over the whole list."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _generator(seed: int) -> torch.Generator:

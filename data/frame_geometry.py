@@ -1,0 +1,182 @@
+"""Frames on disk -> `Views` of exactly the size asked for: one window per image, cut out and resized.
+
+Everything is folded into the choice of an integer window of the original image, so that an image is resampled once
+and its camera stays exact: `Cameras.cropped(...).resized(...)`. A window never leaves the image, so nothing is padded.
+After spec/vggt_training.md 6.2, of which the random crop, the rescaling and the portrait turn are the random parts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from data.base import PosedScene
+from geometry import Cameras, Views
+
+_PORTRAIT = 1.25
+
+
+@dataclass(frozen=True)
+class ZoomRange:
+    """How much of an image a random window leaves out."""
+
+    smallest_crop: float
+    """Height and width are first cut to a part drawn from [smallest_crop, 2 - smallest_crop], at most all of it."""
+    rescale: float
+    """Then the long side of the target shows 1 / (1 + t) of what fits, t triangular on [0, rescale], mode 0."""
+    is_centered: bool
+    """The principal point is the window's centre (what VGGT's pose encoding presumes); else as near as the image
+    allows without leaving out more than the aspect demands."""
+    turns_portraits: bool
+    """A portrait image is turned by 90 degrees, all of a group alike, with probability 1/2."""
+
+    @classmethod
+    def training(cls) -> "ZoomRange":
+        """Upstream's augmentation."""
+        return cls(smallest_crop=0.8, rescale=0.3, is_centered=True, turns_portraits=True)
+
+    @classmethod
+    def none(cls) -> "ZoomRange":
+        """The largest window of the target's aspect."""
+        return cls(smallest_crop=1.0, rescale=0.0, is_centered=False, turns_portraits=False)
+
+
+class Window(NamedTuple):
+    """Part of an image, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """The part of an array (height, width, ...)."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def load_frames(
+    scene: PosedScene,
+    view_ids: Sequence[int],
+    height: int,
+    width: int,
+    *,
+    zoom: ZoomRange,
+    generator: torch.Generator | None,
+) -> Views:
+    """Frames as height x width images with exact cameras; depth 0 where unknown, no masks.
+
+    Random choices, one set per frame, come from `generator`; without random parts it may be None.
+
+    Raises:
+        InputError: for an unreadable file, or one whose size is not its frame's.
+    """
+    frames = [scene.frames[view_id] for view_id in view_ids]
+    turns = _portrait_turns(frames[0].height, frames[0].width, zoom, height, width, generator)
+    images, depths, cameras = [], [], []
+    for view_id, frame in zip(view_ids, frames, strict=True):
+        camera = Cameras(frame.w2c.float(), frame.intrinsics.float(), frame.height, frame.width)
+        target = (height, width) if turns == 0 else (width, height)
+        window = choose_window(camera, *target, zoom, generator)
+        depth = scene.depth(view_id) if scene.has_depth(view_id) else np.zeros((frame.height, frame.width), np.float32)
+        images.append(_turn(_resize_image(window.of(scene.image(view_id)), *target), turns))
+        depths.append(_turn(_resize_depth(window.of(depth), *target), turns))
+        cameras.append(turned(camera.cropped(*window).resized(*target), turns))
+    near, far = scene.near_far(view_ids)
+    return Views(
+        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
+        cameras=Cameras.stack(cameras),
+        near=near,
+        far=far,
+        ids=torch.tensor(list(view_ids), dtype=torch.int64),
+        depth=torch.from_numpy(np.stack(depths)).float(),
+    )
+
+
+def choose_window(
+    camera: Cameras, height: int, width: int, zoom: ZoomRange, generator: torch.Generator | None
+) -> Window:
+    """The part of a camera's image to resize to height x width; its proportions are the target's, to half a pixel."""
+    center_y, center_x = camera.intrinsics[1, 2].item(), camera.intrinsics[0, 2].item()
+    room = [float(camera.height), float(camera.width)]
+    if zoom.is_centered:
+        room = [
+            max(2.0, 2 * min(center, side - center)) for center, side in zip((center_y, center_x), room, strict=True)
+        ]
+    if zoom.smallest_crop < 1:
+        parts = zoom.smallest_crop + 2 * (1 - zoom.smallest_crop) * torch.rand(2, generator=generator)
+        sides = (camera.height, camera.width)
+        room = [min(left, min(1.0, part) * side) for left, part, side in zip(room, parts.tolist(), sides, strict=True)]
+    enlarged = zoom.rescale * (1 - torch.rand((), generator=generator).sqrt().item()) if zoom.rescale else 0.0
+    margin = enlarged * max(height, width)
+    scale = max((height + margin) / room[0], (width + margin) / room[1])  # target pixels per pixel
+    return Window(
+        *_placed(height / scale, width / scale, center_y, center_x, camera.height, camera.width),
+    )
+
+
+def turned(camera: Cameras, quarter_turns: int) -> Cameras:
+    """The camera of an image turned by `quarter_turns` (0, 1 or -1) times 90 degrees counter-clockwise.
+
+    The pixels are those of `numpy.rot90`; the camera turns about its optical axis, points stay on their pixels.
+    """
+    if quarter_turns == 0:
+        return camera
+    sign = float(quarter_turns)
+    # counter-clockwise: x' = y, y' = width - x; clockwise: x' = height - y, y' = x
+    offset = (0.0, float(camera.width)) if quarter_turns == 1 else (float(camera.height), 0.0)
+    pixels = torch.tensor([[0.0, sign, offset[0]], [-sign, 0.0, offset[1]], [0.0, 0.0, 1.0]]).to(camera.intrinsics)
+    axes = torch.eye(4).to(camera.w2c)
+    axes[:2, :2] = torch.tensor([[0.0, sign], [-sign, 0.0]]).to(camera.w2c)
+    return replace(
+        camera,
+        w2c=axes @ camera.w2c,
+        intrinsics=pixels @ camera.intrinsics @ axes[:3, :3].transpose(-1, -2).to(camera.intrinsics),
+        height=camera.width,
+        width=camera.height,
+    )
+
+
+def _placed(
+    height: float, width: float, center_y: float, center_x: float, image_height: int, image_width: int
+) -> tuple[int, int, int, int]:
+    rows, columns = max(1, round(height)), max(1, round(width))
+    rows, columns = min(rows, image_height), min(columns, image_width)
+    top = min(max(0, round(center_y - rows / 2)), image_height - rows)
+    left = min(max(0, round(center_x - columns / 2)), image_width - columns)
+    return top, left, rows, columns
+
+
+def _portrait_turns(
+    image_height: int,
+    image_width: int,
+    zoom: ZoomRange,
+    height: int,
+    width: int,
+    generator: torch.Generator | None,
+) -> int:
+    if not zoom.turns_portraits or image_height <= _PORTRAIT * image_width or height >= width:
+        return 0
+    is_turned, is_clockwise = (torch.rand(2, generator=generator) < 0.5).tolist()
+    return 0 if not is_turned else (-1 if is_clockwise else 1)
+
+
+def _turn(array: np.ndarray, quarter_turns: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns else array
+
+
+def _resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    is_smaller = height <= image.shape[0] and width <= image.shape[1]
+    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def _resize_depth(depth: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest: depth is never mixed across an edge."""
+    if depth.shape == (height, width):
+        return depth
+    return cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,0 +1,241 @@
+"""Groups of frames of one scene, which VGGT trains on and is evaluated with: what is asked for, and who answers.
+
+    GroupKey -> FrameSource.sample_many -> FrameBatch without batch axis -> ComposedFrames (photometric augmentation)
+
+`SceneFrames` draws groups from scenes on disk for training, `FixedGroups` holds given ones for evaluation, and the
+procedural stream (data/procedural/stream.py) renders its own.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch.utils.data import Dataset
+
+from data.augmentation import augmented
+from data.base import PosedScene
+from data.frame_geometry import ZoomRange, load_frames
+from data.sampling import derived_seed, evenly_spread
+from geometry import FrameBatch, InputError, require
+
+_PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM = 11, 12, 13
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """One group of frames that the dataset is asked for."""
+
+    source: int
+    """Which data set of a mixture."""
+    item: int
+    """Which sequence (or fixed group) of that data set."""
+    num_frames: int
+    height: int
+    """Of the images to return, pixels."""
+    width: int
+    seed: int
+    """All random choices of this group derive from it."""
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Answers keys; its items are sequences of frames."""
+
+    name: str
+    """Of the data set, for the names of its groups."""
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+
+    def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """One group per key, in order, without batch axis: views (frame, ...), `names` of one entry, scalar `seeds`.
+
+        The keys of one call share number of frames, height and width. Depth is there (0 = unknown), masks are not.
+        """
+
+
+@dataclass(frozen=True)
+class FrameGroup:
+    """Given frames of a scene; the first one is the reference of the group."""
+
+    scene: PosedScene
+    view_ids: tuple[int, ...]
+
+
+class SceneFrames:
+    """Random groups of frames near each other, from scenes on disk; geometry is augmented or not."""
+
+    def __init__(
+        self, name: str, scenes: Sequence[PosedScene], *, expand_ratio: float = 2.0, is_augmented: bool = True
+    ) -> None:
+        """`expand_ratio`: of how many times as many frames as wanted, the nearest ones, the group is drawn.
+
+        Raises:
+            InputError: for no scene at all, a scene without frames, or an impossible ratio.
+        """
+        require(len(scenes) > 0, f"{name}: expected at least one scene to draw frames from, got none")
+        for scene in scenes:
+            require(len(scene.frames) > 0, f"{name}, scene {scene.name}: expected frames, got none")
+        require(expand_ratio >= 1, f"--expand_ratio: expected 1 or more, got {expand_ratio}")
+        self.name = name
+        self.scenes = tuple(scenes)
+        self.expand_ratio = expand_ratio
+        self.zoom = ZoomRange.training() if is_augmented else ZoomRange.none()
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self.scenes)
+
+    def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """See `FrameSource`. The first frame is drawn uniformly, the others among those near it."""
+        return [self._sample(key) for key in keys]
+
+    def _sample(self, key: GroupKey) -> FrameBatch:
+        scene = self.scenes[key.item]
+        view_ids = choose_frames(
+            scene, key.num_frames, self.expand_ratio, _generator(derived_seed(key.seed, _CHOICE_STREAM))
+        )
+        generator = _generator(derived_seed(key.seed, _GEOMETRY_STREAM))
+        views = load_frames(scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator)
+        return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed))
+
+
+class FixedGroups:
+    """Given groups, each one an item; nothing is random, nothing is cut off but what the aspect demands."""
+
+    def __init__(self, name: str, groups: Sequence[FrameGroup]) -> None:
+        """Groups in the order in which they are numbered."""
+        self.name = name
+        self.groups = tuple(groups)
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.groups)
+
+    def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """See `FrameSource`.
+
+        Raises:
+            InputError: for a number of frames other than the group's.
+        """
+        batches = []
+        for key in keys:
+            group = self.groups[key.item]
+            if len(group.view_ids) != key.num_frames:
+                raise InputError(
+                    f"{self.name}/{group.scene.name}: expected a key for {len(group.view_ids)} frames, "
+                    f"got {key.num_frames}"
+                )
+            views = load_frames(
+                group.scene, group.view_ids, key.height, key.width, zoom=ZoomRange.none(), generator=None
+            )
+            batches.append(FrameBatch(views, (f"{self.name}/{group.scene.name}",), torch.tensor(key.seed)))
+        return batches
+
+    def image_shape(self, item: int) -> tuple[int, int]:
+        """(height, width) on disk of a group's first frame."""
+        group = self.groups[item]
+        frame = group.scene.frames[group.view_ids[0]]
+        return frame.height, frame.width
+
+
+class ComposedFrames(Dataset[FrameBatch]):
+    """Several sources as one dataset; indices are `GroupKey`s."""
+
+    def __init__(self, sources: Sequence[FrameSource], *, is_augmented: bool) -> None:
+        """`is_augmented`: colours are jittered (data/augmentation.py)."""
+        self.sources = tuple(sources)
+        self.is_augmented = is_augmented
+
+    def __len__(self) -> int:
+        """Number of sequences of all sources."""
+        return sum(len(source) for source in self.sources)
+
+    def __getitem__(self, key: GroupKey) -> FrameBatch:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """Groups in the order of the keys; every source is asked once, so that it may work on its keys together."""
+        found: dict[GroupKey, FrameBatch] = {}
+        for number in sorted({key.source for key in keys}):
+            mine = [key for key in keys if key.source == number]
+            found |= dict(zip(mine, self.sources[number].sample_many(mine), strict=True))
+        return [self._augmented(found[key]) for key in keys]
+
+    def _augmented(self, group: FrameBatch) -> FrameBatch:
+        if not self.is_augmented:
+            return group
+        generator = _generator(derived_seed(int(group.seeds), _PHOTOMETRIC_STREAM))
+        return replace(group, views=replace(group.views, images=augmented(group.views.images, generator)))
+
+
+def choose_frames(
+    scene: PosedScene, num_frames: int, expand_ratio: float, generator: torch.Generator
+) -> tuple[int, ...]:
+    """A frame drawn uniformly (among those with depth, if any has), then others near it in random order.
+
+    Near: in a video the frames at most int(num_frames * expand_ratio) before or after (spec 6.5), else the
+    int(num_frames * expand_ratio) best neighbours. Frames repeat only where there are too few.
+    """
+    views = [view for view in scene.frames if scene.has_depth(view)] or list(scene.frames)
+    anchor = views[_below(len(views), generator)]
+    reach = int(num_frames * expand_ratio)
+    if scene.is_video:
+        ordered = sorted(scene.frames)
+        at = ordered.index(anchor)
+        near = [*ordered[max(0, at - reach) : at], *ordered[at + 1 : at + reach + 1]]
+    else:
+        near = list(scene.neighbors[anchor][:reach])
+    others = [near[i] for i in torch.randperm(len(near), generator=generator).tolist()][: num_frames - 1]
+    pool = [anchor, *near]
+    while len(others) < num_frames - 1:
+        others.append(pool[_below(len(pool), generator)])
+    return (anchor, *others)
+
+
+def evaluation_groups(
+    scenes: Sequence[PosedScene],
+    num_views: int,
+    max_groups: int | None = None,
+    *,
+    trained_scans: Collection[str] = (),
+) -> list[FrameGroup]:
+    """For every view of every scene the view and its `num_views - 1` best neighbours; at most `max_groups`, spread.
+
+    Of a scan that is also trained on (a root with a single scan) only held-out views are starting points.
+
+    Raises:
+        InputError: naming a scene with too few views.
+    """
+    groups = []
+    for scene in scenes:
+        require(
+            len(scene.frames) >= num_views,
+            f"scene {scene.name}: expected at least {num_views} views to evaluate together, got {len(scene.frames)}",
+        )
+        starts = scene.held_out_views if scene.scan in trained_scans else tuple(scene.frames)
+        groups += [FrameGroup(scene, (view, *scene.neighbors[view][: num_views - 1])) for view in starts]
+    return groups if max_groups is None else evenly_spread(groups, max_groups)
+
+
+def training_part(scenes: Sequence[PosedScene], evaluated_scans: Collection[str]) -> list[PosedScene]:
+    """The scenes as far as they may be trained on: of a scan that is also evaluated the training views only."""
+    return [_restricted(scene, scene.train_views) if scene.scan in evaluated_scans else scene for scene in scenes]
+
+
+def _restricted(scene: PosedScene, views: Sequence[int]) -> PosedScene:
+    kept = frozenset(views)
+    return replace(
+        scene,
+        frames={view: frame for view, frame in scene.frames.items() if view in kept},
+        neighbors={view: tuple(other for other in scene.neighbors[view] if other in kept) for view in views},
+    )
+
+
+def _below(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

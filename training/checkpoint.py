@@ -16,7 +16,9 @@ from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.frozen import FrozenVGGT
 
 _KEY = "vggt_nerf"
-_WEIGHTS_PREFIX = "model."
+VGGT_KEY = "vggt_training"
+_WRITERS = {_KEY: "train_general.py or train_finetune.py", VGGT_KEY: "train_vggt.py"}
+WEIGHTS_PREFIX = "model."
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever Lightning asks for."""
-        return read_checkpoint(Path(path))
+        return read_checkpoint(Path(path), kind=None)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, kind: str | None = _KEY) -> dict[str, Any]:
     """Contents of a checkpoint of this project, on the CPU. Code inside the file is never executed.
+
+    `kind` is the key of the record it must hold: a radiance field's, `VGGT_KEY`, or None for either.
 
     Raises:
         InputError: when the file is missing, damaged, holds anything but plain data, or is not one of ours.
@@ -99,8 +103,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path}: expected tensors and plain values, got other pickled objects") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({error})") from None
-    if not isinstance(contents, dict) or _KEY not in contents or "state_dict" not in contents:
-        raise InputError(f"checkpoint {path}: expected one written by train_general.py or train_finetune.py")
+    wanted = _WRITERS if kind is None else {kind: _WRITERS[kind]}
+    if not isinstance(contents, dict) or not wanted.keys() & contents.keys() or "state_dict" not in contents:
+        raise InputError(f"checkpoint {path}: expected one written by {' or '.join(wanted.values())}")
     return contents
 
 
@@ -132,9 +137,9 @@ def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_
         InputError: naming keys that are missing, unexpected or of another shape.
     """
     weights = {
-        key.removeprefix(_WEIGHTS_PREFIX): tensor
+        key.removeprefix(WEIGHTS_PREFIX): tensor
         for key, tensor in contents["state_dict"].items()
-        if key.startswith(_WEIGHTS_PREFIX)
+        if key.startswith(WEIGHTS_PREFIX)
     }
     own = model.state_dict()
     if may_lack_residual:

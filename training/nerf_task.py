@@ -223,6 +223,7 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"
             raise InputError(f"--white_bkgd {options.white_bkgd}: scene {scene.name} is composited over {background}")
+    data.try_loading()
     return data
 
 

@@ -15,11 +15,85 @@ def option(default: Any, description: str, **argument: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """What both scripts understand."""
+class RunOptions:
+    """What every training script understands: the run, its length, its optimizer, its machine."""
 
     expname: str = option("experiment", "name of the run; its folder is <basedir>/<expname>")
     basedir: str = option("runs", "folder of all runs")
+    num_epochs: int = option(1, "epochs; an epoch sees every training target once")
+    max_steps: int = option(-1, "stop after this many optimizer steps; -1: --num_epochs decides")
+    lrate: float = option(5e-4, "peak learning rate of Adam")
+    lrate_final: float = option(5e-5, "learning rate at the end of the cosine decay")
+    grad_clip: float = option(1.0, "largest norm of the gradient; larger ones are scaled down")
+    save_every: int = option(500, "optimizer steps between writes of last.ckpt")
+    val_every: int = option(500, "optimizer steps between validations")
+    num_val: int = option(8, "validation images, spread evenly over the validation views")
+    log_every: int = option(20, "optimizer steps between logged scalars")
+    ckpt: str = option("", "checkpoint to resume exactly: weights, optimizer, schedule, position in the data")
+    init_from: str = option("", "checkpoint to take only the weights from")
+    seed: int = option(0, "all randomness derives from it")
+    num_workers: int = option(4, "processes that load images")
+    devices: int = option(1, "number of processes / GPUs")
+    accelerator: str = option("auto", "Lightning accelerator: auto, cpu, gpu, ...")
+    strategy: str = option("auto", "Lightning strategy: auto, ddp, ...")
+    precision: str = option("32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work or contradicts itself, by name.
+
+        Raises:
+            InputError: naming the option or both options.
+        """
+        self._require_at_least(1, "num_epochs", "save_every", "val_every", "num_val", "log_every", "devices")
+        self._require_at_least(0, "lrate_final", "num_workers")
+        self._require_positive("lrate", "grad_clip")
+        require(
+            self.max_steps == -1 or self.max_steps >= 1,
+            f"--max_steps: expected -1 or more than 0, got {self.max_steps}",
+        )
+        require(
+            not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
+        )
+        require(
+            self.lrate_final <= self.lrate, f"--lrate_final {self.lrate_final}: expected at most --lrate {self.lrate}"
+        )
+        require(0 <= self.seed < 2**63, f"--seed: expected 0 to 2^63 - 1, got {self.seed}")
+        require(
+            self.precision in _PRECISIONS,
+            f"--precision: expected one of {', '.join(_PRECISIONS)}, got {self.precision!r}",
+        )
+        require(
+            bool(self.expname) and "/" not in self.expname and self.expname not in (".", ".."),
+            f"--expname: expected a plain folder name, got {self.expname!r}",
+        )
+
+    def _require_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            wanted = "0 or more" if least == 0 else f"at least {least}"
+            require(getattr(self, name) >= least, f"--{name}: expected {wanted}, got {getattr(self, name)}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+
+    def _require_range(self, name: str, least: float, what: str) -> None:
+        """One number, or a low and a high one."""
+        values = getattr(self, name)
+        require(
+            len(values) in (1, 2) and values[0] >= least and values[-1] >= values[0],
+            f"--{name}: expected one number or a range low high, {what}, got {list(values)}",
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything the run writes is below it."""
+        return Path(self.basedir) / self.expname
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """What both scripts for radiance fields understand."""
+
     dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
     datadir: str = option("./data/dtu", "root folder of the data set")
     scans: tuple[str, ...] = option(
@@ -40,78 +114,25 @@ class TrainOptions:
     )
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
-    num_epochs: int = option(1, "epochs; an epoch sees every training target once")
-    max_steps: int = option(-1, "stop after this many optimizer steps; -1: --num_epochs decides")
-    lrate: float = option(5e-4, "peak learning rate of Adam")
-    lrate_final: float = option(5e-5, "learning rate at the end of the cosine decay")
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
-    grad_clip: float = option(1.0, "largest norm of the gradient; larger ones are scaled down")
     depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
-    save_every: int = option(500, "optimizer steps between writes of last.ckpt")
-    val_every: int = option(500, "optimizer steps between validations")
-    num_val: int = option(8, "validation images, spread evenly over the validation views")
-    log_every: int = option(20, "optimizer steps between logged scalars")
-    ckpt: str = option("", "checkpoint to resume exactly: weights, optimizer, schedule, position in the data")
-    init_from: str = option("", "checkpoint to take only the weights from")
-    seed: int = option(0, "all randomness derives from it")
-    num_workers: int = option(4, "processes that load images")
-    devices: int = option(1, "number of processes / GPUs")
-    accelerator: str = option("auto", "Lightning accelerator: auto, cpu, gpu, ...")
-    strategy: str = option("auto", "Lightning strategy: auto, ddp, ...")
-    precision: str = option("32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work or contradicts itself, by name.
-
-        Raises:
-            InputError: naming the option or both options.
-        """
-        for name in ("rays_per_step", "scenes_per_step", "N_samples", "chunk", "num_epochs", "save_every", "val_every"):
-            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("num_val", "log_every", "devices"):
-            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("N_importance", "warmup_steps", "depth_loss", "lrate_final", "num_workers"):
-            require(getattr(self, name) >= 0, f"--{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("lrate", "grad_clip", "imgScale_train", "imgScale_test"):
-            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
-        views = self.n_views
-        require(
-            len(views) in (1, 2) and views[0] >= 2 and views[-1] >= views[0],
-            f"--n_views: expected one number or a range low high, at least 2 views, got {list(views)}",
-        )
-        require(
-            self.max_steps == -1 or self.max_steps >= 1,
-            f"--max_steps: expected -1 or more than 0, got {self.max_steps}",
-        )
-        require(
-            not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
-        )
-        require(
-            self.lrate_final <= self.lrate, f"--lrate_final {self.lrate_final}: expected at most --lrate {self.lrate}"
-        )
+        """See `RunOptions`; besides, rays and views must make a step."""
+        super().__post_init__()
+        self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "chunk")
+        self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss")
+        self._require_positive("imgScale_train", "imgScale_test")
+        self._require_range("n_views", 2, "at least 2 views")
         require(
             self.max_steps == -1 or self.warmup_steps < self.max_steps,
             f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
-        )
-        require(0 <= self.seed < 2**63, f"--seed: expected 0 to 2^63 - 1, got {self.seed}")
-        require(
-            self.precision in _PRECISIONS,
-            f"--precision: expected one of {', '.join(_PRECISIONS)}, got {self.precision!r}",
-        )
-        require(
-            bool(self.expname) and "/" not in self.expname and self.expname not in (".", ".."),
-            f"--expname: expected a plain folder name, got {self.expname!r}",
         )
 
     @property
     def view_range(self) -> tuple[int, int]:
         """Fewest and most source views."""
         return self.n_views[0], self.n_views[-1]
-
-    @property
-    def run_dir(self) -> Path:
-        """Everything the run writes is below it."""
-        return Path(self.basedir) / self.expname
 
 
 @dataclass(frozen=True, kw_only=True)

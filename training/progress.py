@@ -7,10 +7,11 @@ from tqdm import tqdm
 
 
 class StepProgress(pl.Callback):
-    """Counts optimizer steps up to the end of the run; shows the latest training and validation PSNR."""
+    """Counts optimizer steps up to the end of the run; shows the latest values of some metrics."""
 
-    def __init__(self, refresh_every: int) -> None:
+    def __init__(self, refresh_every: int, shown: tuple[str, ...]) -> None:
         self.refresh_every = refresh_every
+        self.shown = shown
         self.bar: tqdm | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -43,7 +44,6 @@ class StepProgress(pl.Callback):
         if self.bar is not None:
             self.bar.close()
 
-    @staticmethod
-    def _shown(trainer: pl.Trainer) -> dict[str, str]:
+    def _shown(self, trainer: pl.Trainer) -> dict[str, str]:
         metrics = trainer.callback_metrics
-        return {name: f"{metrics[name].item():.2f}" for name in ("train/psnr", "val/psnr") if name in metrics}
+        return {name: f"{metrics[name].item():.4g}" for name in self.shown if name in metrics}

@@ -3,22 +3,38 @@
 import logging
 import os
 import warnings
+from typing import Protocol
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.datamodule import SceneDataModule
 from geometry import InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
-from training.options import TrainOptions
+from training.options import RunOptions
 from training.progress import StepProgress
 
 
-def fit(options: TrainOptions, task: pl.LightningModule, data: SceneDataModule) -> None:
+class RunTask(Protocol):
+    """What a Lightning module must have besides; `isinstance` is never asked."""
+
+    monitor: tuple[str, str]
+    """Validation metric that chooses best.ckpt, and whether the "min" or the "max" of it is best."""
+    shown: tuple[str, ...]
+    """Metrics beside the progress bar."""
+
+
+class RunData(Protocol):
+    """What a Lightning data module must have besides."""
+
+    def steps_per_epoch(self, world_size: int) -> int:
+        """Optimizer steps of an epoch."""
+
+
+def fit(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
     """Train, from the start or exactly on from `--ckpt`.
 
     Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
@@ -29,15 +45,15 @@ def fit(options: TrainOptions, task: pl.LightningModule, data: SceneDataModule) 
     """
     _quieten()
     keep_freed_memory()
-    trainer = build_trainer(options, data)
-    _try_loading(data)
+    trainer = build_trainer(options, task, data)
     _prepare_folder(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
+    return trainer
 
 
-def build_trainer(options: TrainOptions, data: SceneDataModule) -> pl.Trainer:
+def build_trainer(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
     """A Lightning trainer that counts everything in optimizer steps.
 
     Raises:
@@ -47,11 +63,12 @@ def build_trainer(options: TrainOptions, data: SceneDataModule) -> pl.Trainer:
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
     epochs = options.num_epochs * data.steps_per_epoch(options.devices)
     total_steps = options.max_steps if options.max_steps > 0 else epochs
+    metric, best = task.monitor
     callbacks = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
-        ModelCheckpoint(filename="best", monitor="val/psnr", mode="max", save_top_k=1, **common),
+        ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common),
         LearningRateMonitor("step"),
-        StepProgress(options.log_every),
+        StepProgress(options.log_every, task.shown),
     ]
     try:
         return _lightning_trainer(options, callbacks, total_steps)
@@ -61,7 +78,7 @@ def build_trainer(options: TrainOptions, data: SceneDataModule) -> pl.Trainer:
         raise InputError(f"{asked} --precision {options.precision}: not possible here ({reason})") from None
 
 
-def _lightning_trainer(options: TrainOptions, callbacks: list[pl.Callback], total_steps: int) -> pl.Trainer:
+def _lightning_trainer(options: RunOptions, callbacks: list[pl.Callback], total_steps: int) -> pl.Trainer:
     return pl.Trainer(
         max_steps=total_steps,
         max_epochs=-1,
@@ -83,7 +100,7 @@ def _lightning_trainer(options: TrainOptions, callbacks: list[pl.Callback], tota
     )
 
 
-def _prepare_folder(options: TrainOptions) -> None:
+def _prepare_folder(options: RunOptions) -> None:
     """Create the run's folder and write the resolved options into it (first process only)."""
     if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
         return
@@ -100,21 +117,15 @@ def _prepare_folder(options: TrainOptions) -> None:
         raise InputError(f"--basedir {options.basedir}: expected a folder that can be written, got {error}") from None
 
 
-def _try_loading(data: SceneDataModule) -> None:
-    """Read one training and one validation sample, so that broken files stop the run before it leaves anything."""
-    for targets in (data.train_targets, data.val_targets):
-        target = targets[0]
-        target.scene.views([target.view_id, target.candidates[0]])
-
-
 def _quieten() -> None:
     """Silence advertisements and advice that does not apply; real warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
-        ".*module\\(s\\) in eval mode.*",  # the frozen VGGT is meant to be
+        ".*module\\(s\\) in eval mode.*",  # frozen modules are meant to be
         ".*LeafSpec.*",
+        ".*ModelCheckpoint with manual optimization.*",  # checkpoints are meant to be from after the step
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)

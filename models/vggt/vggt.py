@@ -14,6 +14,7 @@ from models.vggt.aggregator import AggregatedTokens, Aggregator
 from models.vggt.camera_head import CameraHead
 from models.vggt.config import VGGTConfig
 from models.vggt.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
+from models.vggt.layers import Block
 from models.vggt.track_head import TrackHead, Tracks
 
 
@@ -62,6 +63,12 @@ class VGGT(nn.Module):
         self.point_head = None if config.point_head is None else DPTHead(dim, config.point_head)
         self.depth_head = None if config.depth_head is None else DPTHead(dim, config.depth_head)
         self.track_head = None if config.track_head is None else TrackHead(dim, config.track_head)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Whether training computes the aggregator's activations again backwards, block by block: less memory."""
+        for module in self.aggregator.modules():
+            if isinstance(module, Block):
+                module.recompute_in_training = enabled
 
     @classmethod
     def from_config(cls, config: "Mapping[str, Any] | str | Path") -> "VGGT":

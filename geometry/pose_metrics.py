@@ -1,0 +1,104 @@
+"""How good predicted cameras and points are, whatever the frame and unit they are given in.
+
+Camera errors are those of relative poses, so the world frame does not matter; of translations only the direction is
+compared, so the unit does not matter. Angles are in degrees.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry.errors import require
+from geometry.precision import full_precision
+
+_NO_DIRECTION = 1e-6
+LARGEST_ERROR = 180.0
+
+
+class PoseErrors(NamedTuple):
+    """One entry for every pair of views, in degrees."""
+
+    rotation: Float[Tensor, " pair"]
+    """Angle of the rotation between predicted and true relative rotation."""
+    translation: Float[Tensor, " pair"]
+    """Angle between the directions of predicted and true relative translation; opposite directions are 180 apart."""
+
+    @property
+    def larger(self) -> Float[Tensor, " pair"]:
+        """The worse of the two."""
+        return torch.maximum(self.rotation, self.translation)
+
+
+@full_precision
+def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Float[Tensor, "view 4 4"]) -> PoseErrors:
+    """Errors of all pairs of views.
+
+    Views at the same place have no direction (a relative translation below 1e-6 of the group's largest): where the
+    truth has none every prediction is right, where only the prediction has none it is wrong by 180 degrees.
+    """
+    first, second = torch.triu_indices(len(true_w2c), len(true_w2c), offset=1, device=true_w2c.device)
+    predicted, true = (
+        poses[second] @ torch.linalg.inv(poses[first]) for poses in (predicted_w2c.double(), true_w2c.double())
+    )
+    rotation = _rotation_angle(predicted[:, :3, :3] @ true[:, :3, :3].mT)
+    ours, theirs = predicted[:, :3, 3], true[:, :3, 3]
+    angle = torch.atan2(torch.linalg.cross(ours, theirs).norm(dim=-1), (ours * theirs).sum(-1)).rad2deg()
+    angle = torch.where(_is_nowhere(ours), LARGEST_ERROR, angle)
+    return PoseErrors(rotation, torch.where(_is_nowhere(theirs), 0.0, angle))
+
+
+def pose_auc(errors: Float[Tensor, " pair"], threshold: float) -> float:
+    """Area under the curve of recall over error, from 0 to `threshold` degrees, divided by `threshold`; nan of nothing.
+
+    The recall is a step function of the error, so its integral is exactly the mean of max(0, 1 - error / threshold):
+    no histogram of whole degrees as in the reference's evaluation.
+    """
+    return (1 - errors / threshold).clamp(min=0).mean().item()
+
+
+class Similarity(NamedTuple):
+    """x -> scale * rotation x + translation."""
+
+    scale: Float[Tensor, ""]
+    rotation: Float[Tensor, "3 3"]
+    translation: Float[Tensor, "3"]
+
+    def __call__(self, points: Float[Tensor, "point 3"]) -> Float[Tensor, "point 3"]:
+        """Move points."""
+        return self.scale * points @ self.rotation.mT + self.translation
+
+
+@full_precision
+def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "point 3"]) -> Similarity:
+    """The similarity that takes `source` to `target` with the least squared error (Umeyama 1991), in float64.
+
+    Raises:
+        InputError: for fewer than three points.
+    """
+    require(len(source) >= 3, f"a similarity needs at least 3 points, got {len(source)}")
+    source, target = source.double(), target.double()
+    mean_source, mean_target = source.mean(0), target.mean(0)
+    centred = source - mean_source
+    covariance = (target - mean_target).mT @ centred / len(source)
+    left, strengths, right = torch.linalg.svd(covariance)
+    signs = torch.ones_like(strengths)
+    signs[2] = torch.det(left) * torch.det(right)  # a rotation, not a reflection
+    rotation = left @ torch.diag(signs) @ right
+    variance = centred.square().sum(-1).mean()
+    scale = (strengths * signs).sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+    return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
+
+
+def _rotation_angle(rotation: Float[Tensor, "pair 3 3"]) -> Float[Tensor, " pair"]:
+    """From sine and cosine, so that small angles keep their digits."""
+    skew = rotation - rotation.mT
+    sine = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1).norm(dim=-1) / 2
+    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.atan2(sine, cosine).rad2deg()
+
+
+def _is_nowhere(translations: Float[Tensor, "pair 3"]) -> Tensor:
+    lengths = translations.norm(dim=-1)
+    return lengths <= _NO_DIRECTION * lengths.amax()

@@ -1,0 +1,22 @@
+"""Train, evaluate or export VGGT: python train_vggt.py --config configs/vggt_nano.txt"""
+
+from geometry import one_line_errors
+from training.cli import parse_options
+from training.vggt_options import VGGTOptions
+from training.vggt_runs import evaluate_run, export_run, train_run
+
+
+@one_line_errors
+def main() -> None:
+    """Options -> one of three things to do."""
+    options = parse_options(VGGTOptions, __doc__)
+    if options.export:
+        export_run(options)
+    elif options.eval_only:
+        evaluate_run(options)
+    else:
+        train_run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Options of train_vggt.py -> network, task and data."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from data.frame_datamodule import FrameDataModule, build_evaluation_data, build_frame_data
+from data.frame_sampling import BatchShape
+from models.vggt import VGGT, VGGTConfig, WeightIdentity
+from training.checkpoint import VGGT_KEY, read_checkpoint
+from training.vggt_checkpoint import VGGTTrainingRecord, load_weights
+from training.vggt_options import VGGTOptions
+from training.vggt_task import VGGTTask
+
+
+def build_vggt_task(options: VGGTOptions) -> VGGTTask:
+    """Network with the heads that are trained, and its task.
+
+    The weights come from `--init_from`, else `--vggt_ckpt`, else they are random in the sizes of `--vggt_config`. A
+    run to resume gets the sizes of its record; its weights are loaded by the trainer.
+    """
+    heads = options.trained_heads
+    if options.ckpt:
+        record = VGGTTrainingRecord.of(read_checkpoint(Path(options.ckpt), VGGT_KEY))
+        task = VGGTTask(
+            options, _random(options, VGGTConfig.read(record.config)), WeightIdentity(record.start, record.start_sha256)
+        )
+        task.require_same_run(record)
+        return task
+    source = options.init_from or options.vggt_ckpt
+    if source:
+        return VGGTTask(options, *load_weights(source, heads))
+    config = VGGTConfig.read(options.vggt_config) if options.vggt_config else VGGTConfig()
+    start = WeightIdentity(f"random:{options.vggt_config or 'VGGT-1B'}:{options.seed}", "")
+    return VGGTTask(options, _random(options, config.with_heads(heads)), start)
+
+
+def _random(options: VGGTOptions, config: VGGTConfig) -> VGGT:
+    torch.manual_seed(options.seed)
+    return VGGT(config)
+
+
+def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
+    """Training mixture and validation groups.
+
+    One sample of each is read at once, so that broken files stop a run before it leaves anything.
+    """
+    data = build_frame_data(
+        dataset_names=options.dataset_name,
+        datadirs=options.datadir,
+        len_train=options.train_lengths,
+        scans=options.scans or None,
+        shape=batch_shape(options, patch_size),
+        expand_ratio=options.expand_ratio,
+        num_val=options.num_val,
+        val_views=options.eval_views,
+        seed=options.seed,
+        num_workers=options.num_workers,
+        is_augmented=options.augment,
+        is_geometry_augmented=options.augment_geometry,
+        render_device=render_device(options),
+    )
+    data.train_frames()[data.sampler().keys_of(0)[0]]
+    data.val_frames()[data.val_keys[0]]
+    return data
+
+
+def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
+    """Every view of the test scans, or of `--scans`, with its neighbours."""
+    return build_evaluation_data(
+        dataset_names=options.dataset_name,
+        datadirs=options.datadir,
+        scans=options.scans or None,
+        shape=batch_shape(options, patch_size),
+        num_val=options.max_groups or 1 << 30,
+        val_views=options.eval_views,
+        num_workers=options.num_workers,
+        render_device=render_device(options),
+    )
+
+
+def batch_shape(options: VGGTOptions, patch_size: int) -> BatchShape:
+    """What the groups of a batch have in common."""
+    return BatchShape(options.image_size, options.aspect_range, patch_size, options.view_range, options.max_img_per_gpu)
+
+
+def render_device(options: VGGTOptions) -> str:
+    """Where procedural scenes are rendered: on the accelerator, where loading processes do not stand between."""
+    if options.num_workers > 0 or options.accelerator == "cpu" or not torch.accelerator.is_available():
+        return "cpu"
+    return f"{torch.accelerator.current_accelerator().type}:{os.environ.get('LOCAL_RANK', '0')}"

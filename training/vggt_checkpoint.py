@@ -1,0 +1,107 @@
+"""VGGT's own checkpoints: what they record, how a network starts from weights, how finished weights are exported."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from geometry import InputError
+from models.vggt import VGGT, VGGTConfig, load_vggt
+from models.vggt.lora import merged_state
+from models.vggt.weights import WeightIdentity, file_sha256
+from training.checkpoint import VGGT_KEY, WEIGHTS_PREFIX, read_checkpoint
+from training.vggt_options import VGGTOptions
+
+EMA_KEY = "weight_average"
+
+
+@dataclass(frozen=True)
+class VGGTTrainingRecord:
+    """All that is needed to rebuild the network of a checkpoint, as plain values inside it."""
+
+    config: dict[str, Any]
+    """Sizes of the network, as `VGGTConfig.read` takes them."""
+    start: str
+    """Where its first weights came from."""
+    start_sha256: str
+    options: dict[str, Any]
+    """The resolved options of the run."""
+    commit: str
+
+    @classmethod
+    def of(cls, contents: dict[str, Any]) -> "VGGTTrainingRecord":
+        """The record inside the contents of a checkpoint.
+
+        Raises:
+            InputError: when it is of another version.
+        """
+        plain = contents[VGGT_KEY]
+        expected = {item.name for item in fields(cls)}
+        if not isinstance(plain, dict) or plain.keys() != expected:
+            raise InputError(f"checkpoint: expected a record with {sorted(expected)}, got {sorted(plain)}")
+        return cls(**plain)
+
+
+def plain_config(config: VGGTConfig) -> dict[str, Any]:
+    """JSON values that `VGGTConfig.read` turns into the same sizes."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def plain_options(options: VGGTOptions) -> dict[str, Any]:
+    """Plain values for a record."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
+
+
+def load_weights(source: str, heads: Sequence[str] | None = None) -> tuple[VGGT, WeightIdentity]:
+    """A network from a checkpoint of train_vggt.py, or from any source `load_vggt` knows.
+
+    It has the named heads (None: all there are). Of a checkpoint the averaged weights are taken if it has them, and
+    low-rank changes are merged.
+    """
+    if Path(source).suffix == ".ckpt":
+        return _load_checkpoint(Path(source), heads)
+    return load_vggt(source, heads=heads)
+
+
+def _load_checkpoint(path: Path, heads: Sequence[str] | None) -> tuple[VGGT, WeightIdentity]:
+    contents = read_checkpoint(path, VGGT_KEY)
+    record = VGGTTrainingRecord.of(contents)
+    config = VGGTConfig.read(record.config)
+    config = config if heads is None else config.with_heads(list(heads))
+    parts = {"aggregator", *(f"{head}_head" for head in config.heads)}
+    weights = {key.removeprefix(WEIGHTS_PREFIX): value for key, value in contents["state_dict"].items()}
+    weights = merged_state(weights | contents.get(EMA_KEY, {}), record.options["lora_alpha"])
+    weights = {key: value for key, value in weights.items() if key.split(".", 1)[0] in parts}
+    model = VGGT(config)
+    wrong = sorted(model.state_dict().keys() ^ weights.keys())
+    if wrong:
+        raise InputError(f"checkpoint {path}: expected the weights of its record, got {len(wrong)} others: {wrong[:3]}")
+    model.load_state_dict(weights)
+    return model.eval(), WeightIdentity(str(path), file_sha256(path))
+
+
+def export_weights(
+    state: dict[str, Tensor], config: VGGTConfig, path: Path, *, dtype: str, metadata: dict[str, str] | None = None
+) -> None:
+    """Write `path` (.safetensors) and beside it the sizes (`<stem>.json`), as `load_vggt` finds them.
+
+    `dtype` names the stored numbers; `load_vggt` makes float32 of them. Each file appears whole or not at all.
+    """
+    stored = getattr(torch, dtype)
+    tensors = {key: value.detach().cpu().to(stored).contiguous().clone() for key, value in state.items()}
+    wrong = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise InputError(f"--export_dtype {dtype}: expected finite numbers in {path}, got others in {wrong[:3]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
+    partial.replace(path)
+    description = path.with_suffix(".json")
+    partial = description.with_name(description.name + ".partial")
+    partial.write_text(json.dumps(plain_config(config), indent=2) + "\n")
+    partial.replace(description)

@@ -1,0 +1,135 @@
+"""How good VGGT's cameras, depth and points are on groups of views, beside what needs no network."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from geometry import Cameras, InputError, Views, pixel_centers
+from geometry.pose_metrics import best_similarity, pose_auc, relative_pose_errors
+from models.vggt import VGGTOutput
+from models.vggt.ground_truth import ground_truth
+from models.vggt.pose_encoding import decode_pose, homogeneous
+
+AUC_THRESHOLDS = (5, 15, 30)
+CAMERA_METRICS = (
+    *(f"auc{threshold}" for threshold in AUC_THRESHOLDS),
+    *("rotation_error", "translation_error", "identity_auc30"),
+)
+DEPTH_METRICS = ("depth_absrel", "depth_delta125", "mean_depth_absrel", "point_error")
+METRICS = (*CAMERA_METRICS, *DEPTH_METRICS)
+_FEWEST_PIXELS = 100
+
+
+@dataclass(frozen=True)
+class DepthScores:
+    """Over the pixels of a group with known depth, after one scale for the whole group."""
+
+    absrel: float
+    """Mean of |prediction - truth| / truth."""
+    delta125: float
+    """Share of pixels where the larger of prediction / truth and its inverse is below 1.25."""
+    scale: float
+    """Scene units per predicted unit: the median of truth / prediction."""
+
+
+def depth_scores(
+    prediction: Float[Tensor, "*shape"], truth: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> DepthScores:
+    """Compare camera-z depth of all views of a group; nan when fewer than 100 pixels are known."""
+    if mask.sum() < _FEWEST_PIXELS:
+        return DepthScores(math.nan, math.nan, math.nan)
+    ours, theirs = prediction[mask].double(), truth[mask].double()
+    scale = (theirs / ours).median()
+    ratio = scale * ours / theirs
+    share = (torch.maximum(ratio, 1 / ratio) < 1.25).double().mean()
+    return DepthScores((ratio - 1).abs().mean().item(), share.item(), scale.item())
+
+
+def point_error(
+    prediction: Float[Tensor, "*shape 3"], truth: Float[Tensor, "*shape 3"], mask: Bool[Tensor, "*shape"]
+) -> float:
+    """Mean distance of points from their truth after the best similarity, in the unit of the truth; nan of nothing."""
+    if mask.sum() < _FEWEST_PIXELS:
+        return math.nan
+    ours, theirs = prediction[mask].double(), truth[mask].double()
+    return (best_similarity(ours, theirs)(ours) - theirs).norm(dim=-1).mean().item()
+
+
+def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
+    """All `METRICS` of one group (batch axis of length 1); nan where a head or the depth is missing.
+
+    Depth is compared after one scale, points (the point head's, or depth and cameras unprojected) after one
+    similarity. `point_error` is in units of the mean distance of the true points from the first camera. The baselines
+    take a constant for the depth, which the scale makes the median, and the identity for all cameras.
+    """
+    scores = dict.fromkeys(METRICS, math.nan)
+    if output.pose_enc is not None:
+        scores |= _camera_scores(predicted_cameras(output, views).w2c[0], views.cameras.w2c[0])
+    if views.depth is None:
+        return scores
+    truth = ground_truth(views)
+    depth = None if output.depth is None else output.depth[..., 0].float()
+    if depth is not None:
+        compared = depth_scores(depth, truth.depth, truth.mask)
+        scores |= {"depth_absrel": compared.absrel, "depth_delta125": compared.delta125}
+    scores["mean_depth_absrel"] = depth_scores(torch.ones_like(truth.depth), truth.depth, truth.mask).absrel
+    points = predicted_points(output, views)
+    if points is not None:
+        scores["point_error"] = point_error(points, truth.points, truth.mask)
+    return scores
+
+
+def predicted_cameras(output: VGGTOutput, views: Views) -> Cameras:
+    """Cameras in VGGT's frame and unit, for the images it saw."""
+    height, width = views.cameras.height, views.cameras.width
+    extrinsics, intrinsics = decode_pose(output.pose_enc.float(), height, width)
+    return Cameras(homogeneous(extrinsics), intrinsics, height, width)
+
+
+def predicted_points(output: VGGTOutput, views: Views) -> Float[Tensor, "batch view height width 3"] | None:
+    """The point head's points, else depth and cameras unprojected, else None."""
+    if output.world_points is not None:
+        return output.world_points[..., :3].float()
+    if output.pose_enc is None or output.depth is None:
+        return None
+    height, width = views.cameras.height, views.cameras.width
+    depth = output.depth[..., 0].float()
+    pixels = pixel_centers(height, width, depth).expand(*depth.shape[:2], -1, -1)
+    return predicted_cameras(output, views).unproject(pixels, depth.flatten(-2)).unflatten(-2, (height, width))
+
+
+def _camera_scores(predicted: Float[Tensor, "view 4 4"], true: Float[Tensor, "view 4 4"]) -> dict[str, float]:
+    if not bool(torch.isfinite(predicted).all()):
+        raise InputError("expected finite predicted cameras, got others")
+    errors = relative_pose_errors(predicted, true)
+    identity = relative_pose_errors(torch.eye(4).to(true).expand_as(true), true)
+    scores = {f"auc{threshold}": pose_auc(errors.larger, threshold) for threshold in AUC_THRESHOLDS}
+    scores |= {"rotation_error": errors.rotation.mean().item(), "translation_error": errors.translation.mean().item()}
+    return scores | {"identity_auc30": pose_auc(identity.larger, 30)}
+
+
+class MeanScores:
+    """Means over groups of what is known, metric by metric; ready to be added up over processes."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """Nothing counted yet."""
+        self.names = names
+        self.sums = torch.zeros(2, len(names), dtype=torch.float64)
+        """Above: sums; below: how many."""
+
+    def add(self, scores: dict[str, float]) -> None:
+        """Count one group; nan is not counted."""
+        values = torch.tensor([scores.get(name, math.nan) for name in self.names], dtype=torch.float64)
+        known = torch.isfinite(values)
+        self.sums += torch.stack([torch.where(known, values, 0.0), known.double()])
+
+    def means(self) -> dict[str, float]:
+        """By metric; nan where nothing was known."""
+        totals, counts = self.sums.tolist()
+        return {
+            name: total / count if count else math.nan
+            for name, total, count in zip(self.names, totals, counts, strict=True)
+        }

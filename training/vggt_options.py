@@ -1,0 +1,137 @@
+"""Options of train_vggt.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geometry import InputError, require
+from training.options import RunOptions, option
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGTOptions(RunOptions):
+    """Training, evaluating and exporting VGGT. Defaults are the upstream experiment's where it has the option."""
+
+    vggt_config: str = option("", "JSON file of sizes, for training from random weights; none: VGGT-1B's")
+    vggt_ckpt: str = option("", "weights to start from: a .safetensors or .pt file, a folder or a hub id")
+    dataset_name: tuple[str, ...] = option(
+        ("dtu",), "data sets to mix: dtu, blendedmvs, co3d, vkitti, llff, blender, procedural", nargs="+"
+    )
+    datadir: tuple[str, ...] = option(
+        ("./data/dtu",), "root folder of each data set, in the same order; - for procedural", nargs="+"
+    )
+    len_train: tuple[int, ...] = option(
+        (10_000,), "groups of frames per epoch from each data set (one number: from each); their ratio mixes", nargs="+"
+    )
+    scans: tuple[str, ...] = option((), "scans to use; none given: the data sets' own lists", nargs="+")
+    image_size: int = option(518, "width of the images in pixels, a multiple of the patch size")
+    aspect: tuple[float, ...] = option(
+        (0.33, 1.0), "height / width of the images, or two numbers: drawn anew for every step", nargs="+"
+    )
+    n_views: tuple[int, ...] = option((2, 24), "frames per group, or two numbers: drawn anew for every step", nargs="+")
+    max_img_per_gpu: int = option(48, "images per step and process: so many groups as fit, at least one")
+    expand_ratio: float = option(8.0, "frames are drawn among this many times as many neighbours of the first one")
+    augment: bool = option(True, "jitter colours of training images")
+    augment_geometry: bool = option(True, "crop and zoom training images at random")
+    accumulate: int = option(1, "parts a batch is worked through in: less memory, the same step")
+    num_epochs: int = option(20, "epochs; an epoch sees --len_train groups")
+    lrate: float = option(5e-5, "peak learning rate of AdamW")
+    lrate_final: float = option(1e-8, "learning rate at the start of the warm-up and the end of the decay")
+    warmup_fraction: float = option(0.05, "share of the run in which the learning rate rises")
+    weight_decay: float = option(0.05, "AdamW's, on every parameter")
+    grad_clip: float = option(1.0, "largest norm of the gradient of the aggregator and of each head")
+    camera_weight: float = option(5.0, "weight of the camera loss; 0: a network without that head")
+    depth_weight: float = option(1.0, "weight of the depth loss; 0: without that head")
+    point_weight: float = option(0.0, "weight of the point loss; 0: without that head")
+    track_weight: float = option(0.0, "weight of the track loss; 0: without that head")
+    freeze: tuple[str, ...] = option((), "patterns of modules that do not learn, such as *aggregator*", nargs="+")
+    lora_rank: int = option(0, "learn low-rank changes of this rank to the aggregator instead of its weights; 0: off")
+    lora_alpha: float = option(16.0, "the low-rank change is scaled by this over its rank")
+    bias_only: bool = option(False, "of the aggregator only biases learn")
+    checkpointing: bool = option(True, "compute activations of the aggregator again backwards: less memory")
+    ema: float = option(0.0, "decay per step of an average of the weights that is validated and exported; 0: none")
+    export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
+    export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
+    eval_only: bool = option(False, "no training: print and write metrics of the weights")
+    eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --vggt_ckpt")
+    eval_views: int = option(4, "frames per group in validation and evaluation: a view and its neighbours")
+    max_groups: int = option(0, "evaluate at most so many groups, spread evenly; 0: all")
+    out: str = option("metrics.json", "file for the metrics of --eval_only; pictures go into a folder beside it")
+
+    def __post_init__(self) -> None:
+        """See `RunOptions`; besides, what belongs together must fit.
+
+        Raises:
+            InputError: naming the option or both options.
+        """
+        super().__post_init__()
+        self._require_at_least(1, "image_size", "max_img_per_gpu", "accumulate")
+        self._require_at_least(0, "weight_decay", "lora_rank", "max_groups")
+        self._require_at_least(0, "camera_weight", "depth_weight", "point_weight", "track_weight")
+        self._require_at_least(2, "eval_views")
+        self._require_positive("expand_ratio", "lora_alpha")
+        self._require_range("n_views", 1, "at least 1 frame")
+        self._require_range("aspect", 0.05, "height / width of at least 0.05")
+        for name in ("warmup_fraction", "ema"):
+            require(0 <= getattr(self, name) < 1, f"--{name}: expected 0 to below 1, got {getattr(self, name)}")
+        require(
+            self.export_dtype in _DTYPES,
+            f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
+        )
+        self._check_data()
+        self._check_learning()
+        self._check_modes()
+
+    def _check_data(self) -> None:
+        count = len(self.dataset_name)
+        require(
+            len(self.datadir) == count,
+            f"--datadir: expected one folder for each of --dataset_name {list(self.dataset_name)}, "
+            f"got {list(self.datadir)}",
+        )
+        require(
+            len(self.len_train) in (1, count) and min(self.len_train) >= 1,
+            f"--len_train: expected one positive number, or one for each of {count} data sets, "
+            f"got {list(self.len_train)}",
+        )
+
+    def _check_learning(self) -> None:
+        require(
+            not (self.lora_rank and self.bias_only),
+            "--lora_rank and --bias_only both restrict what the aggregator learns: give only one of them",
+        )
+        require(
+            bool(self.trained_heads),
+            "--camera_weight, --depth_weight, --point_weight, --track_weight: expected one above 0",
+        )
+        require(
+            not (self.vggt_config and self.vggt_ckpt),
+            "--vggt_config starts from random weights and --vggt_ckpt from given ones: give only one of them",
+        )
+
+    def _check_modes(self) -> None:
+        require(not (self.export and self.eval_only), "--export and --eval_only: give only one of them")
+        require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
+        if self.export and Path(self.export).suffix != ".safetensors":
+            raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
+
+    @property
+    def trained_heads(self) -> tuple[str, ...]:
+        """Heads with a weight in the objective."""
+        return tuple(head for head in ("camera", "depth", "point", "track") if getattr(self, f"{head}_weight") > 0)
+
+    @property
+    def view_range(self) -> tuple[int, int]:
+        """Fewest and most frames of a group."""
+        return self.n_views[0], self.n_views[-1]
+
+    @property
+    def aspect_range(self) -> tuple[float, float]:
+        """Flattest and tallest images, height / width."""
+        return self.aspect[0], self.aspect[-1]
+
+    @property
+    def train_lengths(self) -> tuple[int, ...]:
+        """Groups per epoch of each data set."""
+        return self.len_train if len(self.len_train) > 1 else self.len_train * len(self.dataset_name)

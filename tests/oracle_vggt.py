@@ -23,7 +23,7 @@ class OracleVGGT(FrozenVGGT):
         camera_noise: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """`noise`: relative error of depth, half of it smooth over the image, half per pixel; `unit`: of all lengths."""
+        """`noise`: relative error of depth, half of it smooth, half per pixel; `unit`: of all lengths."""
         nn.Module.__init__(self)
         self.identity = WeightIdentity("oracle", "0")
         self.layers, self.image_size, self.training = (), None, False

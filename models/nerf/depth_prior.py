@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras, InputError, TensorStruct, full_precision
-from models.vggt.alignment import align_depth
+from models.vggt.alignment import align_depth, inverse_depth_maps
 from models.vggt.frozen import FrozenFeatures
 
 DEPTH_CHANNELS = 2
-"""Channels that are looked up: depth times confidence, and confidence."""
+"""Channels that are looked up: confidence over depth, and confidence."""
 _STEP_WIDTHS = (0.01, 0.03, 0.1, 0.3)
 _BELL_WIDTHS = (0.01, 0.03, 0.1)
 OFFSET_CHANNELS = len(_STEP_WIDTHS) + len(_BELL_WIDTHS) + 1
@@ -30,7 +30,7 @@ class DepthPrior(TensorStruct):
     """Depth of the source views under their given cameras."""
 
     depth: Float[Tensor, "batch view rows cols"]
-    """Camera z, scene units; meaningless where the confidence is 0. Covers the image edge to edge."""
+    """Camera z, scene units; 0 where the confidence is 0. Covers the image edge to edge."""
     confidence: Float[Tensor, "batch view rows cols"]
     """[0, 1): 0 = unknown. VGGT's own, times how well the views' depths agree under the given cameras."""
     residual: Float[Tensor, " batch"]
@@ -38,8 +38,8 @@ class DepthPrior(TensorStruct):
 
     @property
     def lookup(self) -> Float[Tensor, "batch view 2 rows cols"]:
-        """What may be interpolated: unknown pixels do not mix with known ones, unsure ones count less."""
-        return torch.stack([self.depth * self.confidence, self.confidence], dim=2)
+        """What is interpolated, see `inverse_depth_maps`; unsure pixels count less than sure ones beside them."""
+        return inverse_depth_maps(self.depth, self.confidence)
 
 
 def confidence_share(confidence: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -58,11 +58,12 @@ def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int
     confidence = confidence_share(features.depth_conf)
     alignment = align_depth(features.depth, confidence, features.w2c, cameras)
     trust = 1 / (1 + (alignment.residual / _TRUSTED_RESIDUAL).square())
-    maps = torch.stack([features.depth * confidence, confidence], dim=2).flatten(0, 1)
+    depth = features.depth * alignment.scale[:, None, None, None]
+    maps = inverse_depth_maps(depth, confidence * trust[:, None, None, None]).flatten(0, 1)
     maps = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False, antialias=True)
-    weighted, confidence = maps.unflatten(0, features.depth.shape[:2]).unbind(2)
-    depth = weighted / confidence.clamp_min(1e-6) * alignment.scale[:, None, None, None]
-    return DepthPrior(depth, confidence * trust[:, None, None, None], alignment.residual)
+    inverse, confidence = maps.unflatten(0, depth.shape[:2]).unbind(2)
+    is_known = confidence > 0
+    return DepthPrior(torch.where(is_known, confidence / inverse, 0.0), confidence, alignment.residual)
 
 
 @full_precision
@@ -73,11 +74,10 @@ def encoded_offsets(
 
     Soft steps and bells, each times the confidence, which is the last channel: without confidence all is 0.
     """
-    weighted, confidence = looked_up.unbind(-1)
+    weighted_inverse, confidence = looked_up.unbind(-1)
     is_known = confidence > _LEAST_CONFIDENCE
-    prior = torch.where(is_known, weighted / confidence.clamp_min(_LEAST_CONFIDENCE), torch.ones_like(depth))
-    offset = torch.where(is_known, (depth - prior) / prior.clamp_min(1e-12), torch.zeros_like(depth)).clamp(-2, 2)
-    confidence = torch.where(is_known, confidence, torch.zeros_like(confidence))
+    offset = (depth * weighted_inverse / confidence.clamp_min(_LEAST_CONFIDENCE) - 1).clamp(-2, 2)
+    confidence = torch.where(is_known, confidence, 0.0)
     steps = torch.stack([torch.tanh(offset / width) for width in _STEP_WIDTHS], dim=-1)
     bells = torch.stack([torch.exp(-0.5 * (offset / width).square()) for width in _BELL_WIDTHS], dim=-1)
     return torch.cat([steps, bells, torch.ones_like(confidence)[..., None]], dim=-1) * confidence[..., None]

@@ -88,6 +88,18 @@ def weighted_quantile(
     return torch.where(total[:, 0] > 0, quantile, torch.nan)
 
 
+def inverse_depth_maps(
+    depth: Float[Tensor, "batch view height width"], weight: Float[Tensor, "batch view height width"]
+) -> Float[Tensor, "batch view 2 height width"]:
+    """(weight / depth, weight), to be interpolated: the quotient of both is then the inverse depth.
+
+    Pixels without weight do not mix with others, and inverse depth, unlike depth, is linear on planes.
+    """
+    is_known = (weight > 0) & (depth > 0)
+    inverse = torch.where(is_known, weight / torch.where(is_known, depth, 1.0), 0.0)
+    return torch.stack([inverse, weight * is_known], dim=2)
+
+
 def _bounded(error: Tensor, width: float) -> Tensor:
     """Quadratic for errors far below `width`, 1 far above."""
     squared = error.square()
@@ -117,7 +129,7 @@ class _Warp(TensorStruct):
     """Points of all views seen from every view, as functions of the scale: pixel = A * scale + b, homogeneous."""
 
     maps: Float[Tensor, "batch view 2 height width"]
-    """Predicted depth and weight of the views that look."""
+    """Weight over predicted depth, and weight, of the views that look; see `inverse_depth_maps`."""
     slopes: Float[Tensor, "batch view point 3"]
     offsets: Float[Tensor, "batch view point 3"]
     weight: Float[Tensor, "batch view point"]
@@ -142,7 +154,7 @@ class _Warp(TensorStruct):
         other = 1 - torch.eye(view).to(weight)
         weights = other[..., None] * weight.flatten(2)[:, None, :, flat]
         return cls(
-            torch.stack([depth, weight], dim=2),
+            inverse_depth_maps(depth, weight),
             *(part.flatten(2, 3).to(depth) for part in (slopes, offsets)),
             weights.flatten(2),
         )
@@ -157,7 +169,8 @@ class _Warp(TensorStruct):
         inside = (pixels >= 0) & (pixels <= pixels.new_tensor([width, height]))
         usable = inside.all(-1) & (depth > 0) & (seen[..., 0] > 0)
         weight = self.weight[:, :, None] * seen[..., 1] * usable
-        ratio = depth / (scale[:, None, :, None] * seen[..., 0])
+        weighted_inverse, certainty = seen.unbind(-1)
+        ratio = depth * weighted_inverse / (scale[:, None, :, None] * certainty)
         return torch.where(usable, ratio, torch.ones_like(ratio)).clamp_min(1e-12).log(), weight
 
     def cost(self, scale: Float[Tensor, "batch scale"]) -> Float[Tensor, "batch scale"]:

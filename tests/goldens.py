@@ -1,11 +1,13 @@
 """Compare the network with recorded outputs of the reference: `python -m tests.goldens DIR`.
 
 A fixture is a folder with `config.json`, `state_dict.safetensors` and, per input, `<input>.inputs.npz` and
-`<input>.outputs.npz` (and `<input>.grads.npz`); every fixture below DIR is checked. Prints the largest deviation of
-each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable found.
+`<input>.outputs.npz` (and `<input>.grads.npz`), or one of the training maths with `losses.json` and `losses.npz`; every
+fixture below DIR is checked. Prints the largest deviation of each output beside its tolerance. Exit status: 0 all
+within, 1 something beyond, 2 nothing usable found.
 """
 
 import argparse
+import json
 import re
 import sys
 import zipfile
@@ -24,8 +26,11 @@ from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTOutput
 from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
+from tests.golden_training import INPUTS, RecordedScene
 
 Arrays = dict[str, np.ndarray]
+
+TRAINING_VALUES, TRAINING_ARRAYS = "losses.json", "losses.npz"
 
 TOLERANCES: tuple[tuple[str, float, float], ...] = (  # pattern of the name, absolute, relative
     (r"aggregated_\d+|patch_tokens|vit_clstoken|vit_regtokens", 3e-5, 0.0),
@@ -37,9 +42,12 @@ TOLERANCES: tuple[tuple[str, float, float], ...] = (  # pattern of the name, abs
     (r"track_vis|track_conf", 1e-3, 0.0),
     (r"patch_start_idx|params_without_grad", 0.0, 0.0),
     (r"objective", 1e-4, 1e-5),
+    (r"norm_\w+|gt_pose_encoding|[^/]+/\w+", 1e-6, 1e-5),
+    (r"quantile_.*", 0.0, 0.0),
+    (r"lr_value", 0.0, 1e-6),
 )
 GRADIENT_TOLERANCE = 1e-4
-"""Of a parameter's gradient, relative to its largest entry."""
+"""Of the gradient of a parameter or a prediction, relative to its largest entry."""
 TRACK_TOLERANCE = 5e-5
 """Of the first iteration's coordinates in pixels; ten times more after each further one (flow embedding)."""
 
@@ -58,7 +66,7 @@ def tolerance_of(name: str, expected: np.ndarray) -> tuple[float, float]:
     """Absolute and relative tolerance of an output."""
     if match := re.fullmatch(r"track_coords_(\d+)", name):
         return TRACK_TOLERANCE * 10 ** int(match[1]), 0.0
-    if name.startswith("grad:"):
+    if name.startswith(("grad:", "grad_")):
         return GRADIENT_TOLERANCE * float(np.abs(expected).max(initial=0.0)), 0.0
     for pattern, absolute, relative in TOLERANCES:
         if re.fullmatch(pattern, name):
@@ -187,7 +195,7 @@ def check_gradients(model: VGGT, inputs: Arrays, recorded: Arrays) -> list[Compa
     if "objective" in recorded:
         results.append(compare("objective", recorded["objective"], objective.detach().numpy()))
     for name, expected in recorded.items():
-        if name.startswith("grad:"):
+        if name.startswith(("grad:", "grad_")):
             parameter = parameters.get(name.removeprefix("grad:"))
             gradient = None if parameter is None or parameter.grad is None else parameter.grad.numpy()
             results.append(compare(name, expected, gradient))
@@ -218,11 +226,15 @@ def find_fixtures(root: Path) -> list[Path]:
     """Fixture folders at or below `root`; none is an `InputError`."""
     if not root.is_dir():
         raise InputError(f"fixture folder {root} does not exist or is no folder")
-    folders = sorted(path.parent for path in root.rglob("config.json"))
+    names = ("config.json", TRAINING_VALUES)
+    folders = sorted(path.parent for name in names for path in root.rglob(name))
     if not folders:
         raise InputError(f"no fixture (config.json, state_dict.safetensors, *.inputs.npz) below {root}")
     for folder in folders:
-        if not (folder / "state_dict.safetensors").is_file() or not any(folder.glob("*.inputs.npz")):
+        if (folder / TRAINING_VALUES).is_file():
+            if not (folder / TRAINING_ARRAYS).is_file():
+                raise InputError(f"fixture {folder} lacks {TRAINING_ARRAYS}")
+        elif not (folder / "state_dict.safetensors").is_file() or not any(folder.glob("*.inputs.npz")):
             raise InputError(f"fixture {folder} lacks state_dict.safetensors or *.inputs.npz")
     return folders
 
@@ -247,8 +259,29 @@ def read_arrays(path: Path) -> Arrays:
         raise InputError(f"arrays {path} cannot be read: {error}") from error
 
 
+def check_training(folder: Path) -> dict[str, list[Comparison]]:
+    """Losses, their gradients, the normalised scene and the learning rates of a training fixture."""
+    record = read_arrays(folder / TRAINING_ARRAYS)
+    try:
+        values = {name: float(value) for name, value in json.loads((folder / TRAINING_VALUES).read_text()).items()}
+        scene = RecordedScene(record)
+        tasks = sorted({name.split("/")[0] for name in values})
+        losses = {f"{task}/{part}": value for task in tasks for part, value in scene.losses(task).items()}
+        arrays = scene.arrays()
+    except (KeyError, ValueError) as error:
+        raise InputError(f"training fixture {folder} is incomplete or has an unknown entry: {error}") from error
+    got = {name: np.array(value) for name, value in losses.items()}
+    computed = {name: value for name, value in record.items() if not name.startswith(INPUTS)}
+    return {
+        TRAINING_VALUES: [compare(name, np.array(value), got.get(name)) for name, value in values.items()],
+        TRAINING_ARRAYS: [compare(name, value, arrays.get(name)) for name, value in computed.items()],
+    }
+
+
 def check_fixture(folder: Path) -> dict[str, list[Comparison]]:
     """Comparisons by file name, for every input of a fixture."""
+    if (folder / TRAINING_VALUES).is_file():
+        return check_training(folder)
     model = load_model(folder)
     results = {}
     for inputs_file in sorted(folder.glob("*.inputs.npz")):

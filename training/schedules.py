@@ -4,10 +4,26 @@ import math
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from warmup_scheduler import GradualWarmupScheduler
 
 
-class WarmupCosine(GradualWarmupScheduler):
+class StepCountState(LRScheduler):
+    """Checkpoint state of a schedule that is a closed form of the number of steps made."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps made, nothing else: all the rest is given by the options."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after `last_epoch` steps, with the rates of that moment."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+class WarmupCosine(StepCountState, GradualWarmupScheduler):
     """Linear warm-up to the base rate, then half a cosine down to `final_fraction` of it.
 
     warmup-scheduler 0.3 keeps the second phase in a scheduler object of its own: it is pickled into checkpoints, is
@@ -28,13 +44,29 @@ class WarmupCosine(GradualWarmupScheduler):
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return [base * (self.final_fraction + (1 - self.final_fraction) * cosine) for base in self.base_lrs]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of steps made, nothing else: all the rest is given by the options."""
-        return {"last_epoch": self.last_epoch}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after `last_epoch` steps, with the rates of that moment."""
-        self.last_epoch = state_dict["last_epoch"]
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            group["lr"] = rate
+class LinearCosine(StepCountState):
+    """The schedule VGGT is fine-tuned with: linear from `floor` to the base rate, half a cosine back to `floor`.
+
+    Progress is the number of optimizer steps made over `total_steps` (the reference counts iterations of epochs, and
+    keeps the last rate from the end on).
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.05, floor: float = 1e-8
+    ) -> None:
+        self.total_steps, self.warmup_fraction, self.floor = total_steps, warmup_fraction, floor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Rates of the parameter groups for the step after `last_epoch` optimizer steps."""
+        progress = min(1.0, self.last_epoch / self.total_steps)
+        return [linear_cosine(progress, base, self.warmup_fraction, self.floor) for base in self.base_lrs]
+
+
+def linear_cosine(progress: float, peak: float, warmup_fraction: float = 0.05, floor: float = 1e-8) -> float:
+    """Learning rate after the fraction `progress` of a run (training facts, 2)."""
+    if progress < warmup_fraction:
+        return floor + (peak - floor) * progress / warmup_fraction
+    decay = (progress - warmup_fraction) / (1 - warmup_fraction)
+    return floor + (peak - floor) * (1 + math.cos(math.pi * decay)) / 2

@@ -8,6 +8,7 @@ picked by substrings, and NaN in a prediction makes the loss NaN, so that traini
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -84,32 +85,39 @@ def dense_loss(
     if mask.sum() < MIN_VALID_PIXELS:
         zero = zero_of(predicted) + zero_of(confidence)
         return DenseLoss(zero, zero, zero)
-    error = (true - predicted).norm(dim=-1)[mask].clamp(max=MAX_ERROR)
-    weight = confidence[mask]
-    weighted = (options.gamma * error * weight - options.alpha * weight.log()).clamp(-MAX_ERROR, MAX_ERROR)
-    if options.quantile is not None:
-        weighted, error = quantile_filter(weighted, options.quantile), quantile_filter(error, options.quantile)
+    error = (true - predicted).norm(dim=-1).clamp(max=MAX_ERROR)
+    weighted = (options.gamma * error * confidence - options.alpha * confidence.log()).clamp(-MAX_ERROR, MAX_ERROR)
     surface = error.new_zeros(())
     if options.term is not None:
         surface = surface_loss(
             options.term, predicted, true, confidence, mask, gamma=options.gamma, alpha=options.alpha
         )
-    return DenseLoss(weighted.mean(), error.mean(), surface)
+    return DenseLoss(_mean(weighted, mask, options.quantile), _mean(error, mask, options.quantile), surface)
 
 
-def quantile_filter(values: Float[Tensor, " value"], quantile: float) -> Float[Tensor, " kept"]:
-    """Values below their own quantile, unless too few of them would remain.
+def quantile_filter(
+    values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], quantile: float
+) -> Bool[Tensor, "*shape"]:
+    """Where `mask` holds and the value is below the quantile of such values; `mask` if too few of them would remain.
 
     The quantile is the value of rank round(q (n - 1)) and is exact for any number of values (the reference draws a
     random million of more than 10^8). NaN is kept: it must reach the loss.
     """
-    if values.numel() <= MIN_QUANTILE_VALUES:
-        return values
-    values = values.clamp(max=MAX_ERROR)
-    rank = round(quantile * (values.numel() - 1)) + 1
-    threshold = values.detach().kthvalue(rank).values.clamp(max=MAX_ERROR)
-    kept = values[~(values.detach() >= threshold)]
-    return kept if kept.numel() > MIN_QUANTILE_VALUES else values
+    count = int(mask.sum())
+    if count <= MIN_QUANTILE_VALUES:
+        return mask
+    values = values.detach()
+    candidates = torch.where(mask, values, torch.inf).flatten()  # what is masked ranks behind all others
+    threshold = candidates.kthvalue(round(quantile * (count - 1)) + 1).values.clamp(max=MAX_ERROR)
+    kept = mask & ~(values >= threshold)
+    return kept if int(kept.sum()) > MIN_QUANTILE_VALUES else mask
+
+
+def _mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], quantile: float | None) -> Float[Tensor, ""]:
+    """Mean of the values that are valid and not filtered out, without gathering them: indices are slow."""
+    if quantile is not None:
+        mask = quantile_filter(values, mask, quantile)
+    return torch.where(mask, values, 0.0).sum() / mask.sum()
 
 
 def zero_of(values: Tensor) -> Float[Tensor, ""]:

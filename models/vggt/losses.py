@@ -5,7 +5,7 @@ All terms are computed in float32 outside autocast (the reference computes them 
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +24,14 @@ STAGE_DECAY = 0.6
 MIN_FIRST_VIEW_PIXELS = 100
 """Cameras of a sample count when its first view has more valid pixels."""
 
-CameraNorm = Literal["l1", "l2"]
+
+class CameraNorm(Enum):
+    """How the entries of a translation, a quaternion or a pair of fields of view make one error."""
+
+    L1 = "l1"
+    """The mean of their absolute values."""
+    L2 = "l2"
+    """The length of their vector."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,12 @@ class LossWeights:
     translation: float = 1.0
     rotation: float = 1.0
     focal: float = 0.5
-    camera_norm: CameraNorm = "l1"
+    camera_norm: CameraNorm = CameraNorm.L1
     depth_options: DenseOptions = field(default_factory=DenseOptions)
     point_options: DenseOptions = field(default_factory=lambda: DenseOptions(SurfaceTerm.NORMAL))
 
     def __post_init__(self) -> None:
         """Refuse weights that cannot be meant."""
-        norms = get_args(CameraNorm)
-        require(self.camera_norm in norms, f"camera_norm must be one of {', '.join(norms)}, got {self.camera_norm!r}")
         for name in ("camera", "depth", "point", "track", "translation", "rotation", "focal"):
             require(getattr(self, name) >= 0, f"loss weight {name} must not be negative, got {getattr(self, name)}")
 
@@ -122,8 +127,8 @@ def camera_loss(
 
 
 def _pose_error(difference: Float[Tensor, "stage batch view part"], norm: CameraNorm) -> Float[Tensor, " stage"]:
-    """Mean of |component| (l1) or of the length (l2) for each stage."""
-    error = difference.abs() if norm == "l1" else difference.norm(dim=-1)
+    """Mean error of each stage."""
+    error = difference.abs() if norm is CameraNorm.L1 else difference.norm(dim=-1)
     return error.clamp(max=MAX_ERROR).flatten(1).mean(-1)
 
 

@@ -60,9 +60,11 @@ class SceneDataModule(pl.LightningDataModule):
         num_val: int,
         seed: int,
         num_workers: int,
+        extra_views: int = 2,
     ) -> None:
         super().__init__()
         self.n_views = n_views
+        self.extra_views = extra_views
         self.is_per_scene = is_per_scene
         self.scenes_per_step = scenes_per_step
         self.scales = (scale_train, scale_val)
@@ -115,7 +117,9 @@ class SceneDataModule(pl.LightningDataModule):
             next_step=lambda: self.trainer.global_step,
         )
         # within one scene the same source views come back, so that their VGGT tokens need not be computed again
-        dataset = MultiViewDataset(self.train_targets, scale=self.scales[0], is_random=not self.is_per_scene)
+        dataset = MultiViewDataset(
+            self.train_targets, scale=self.scales[0], is_random=not self.is_per_scene, extra_views=self.extra_views
+        )
         return self._loader(dataset, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[SceneBatch]:
@@ -127,15 +131,18 @@ class SceneDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:
         return DataLoader(
-            dataset, collate_fn=SceneBatch.stack, **loader_settings(self.trainer, self.num_workers), **sampling
+            dataset,
+            collate_fn=SceneBatch.stack,
+            **loader_settings(self.trainer.accelerator, self.num_workers),
+            **sampling,
         )
 
 
-def loader_settings(trainer: pl.Trainer, num_workers: int) -> dict[str, Any]:
+def loader_settings(accelerator: object, num_workers: int) -> dict[str, Any]:
     """What all loaders have in common: worker processes that stay, page-locked batches for a GPU."""
     return {
         "num_workers": num_workers,
-        "pin_memory": trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+        "pin_memory": accelerator.__class__.__name__ == "CUDAAccelerator",
         "persistent_workers": num_workers > 0,
     }
 

@@ -98,11 +98,12 @@ class Target:
 class MultiViewDataset(Dataset[SceneBatch]):
     """Targets with source views chosen for them."""
 
-    def __init__(self, targets: Sequence[Target], *, scale: float, is_random: bool) -> None:
-        """`is_random`: sources are drawn from slightly more than needed of the best (training), else the best serve."""
+    def __init__(self, targets: Sequence[Target], *, scale: float, is_random: bool, extra_views: int = 2) -> None:
+        """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best."""
         self.targets = targets
         self.scale = scale
         self.is_random = is_random
+        self.extra_views = extra_views
         # all or none: a batch, and the processes of a distributed run, must agree on what they hold
         self.has_depth = all(target.scene.has_depth(target.view_id) for target in targets)
 
@@ -112,7 +113,7 @@ class MultiViewDataset(Dataset[SceneBatch]):
     def __getitem__(self, key: SampleKey) -> SceneBatch:
         target = self.targets[key.item]
         generator = _generator(key.seed) if self.is_random else None
-        source_ids = select_sources(target.candidates, key.num_views, generator=generator)
+        source_ids = select_sources(target.candidates, key.num_views, extra=self.extra_views, generator=generator)
         return SceneBatch(
             source=target.scene.views(source_ids, self.scale, wants_depth=False),
             target=target.scene.views([target.view_id], self.scale, wants_depth=self.has_depth),

@@ -17,6 +17,8 @@ from data.base import PosedScene
 from data.image_io import write_image
 from data.sampling import Target
 from geometry import Views, one_line_errors
+from models.nerf.depth_range import DepthRange
+from models.nerf.network import NearFar
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.files import staged_folder, write_json
 from render.loading import (
@@ -62,8 +64,10 @@ class EvaluatedView:
     height: int
     width: int
     near: float
-    """Camera z, scene units, as is `far`."""
+    """Where rays start and end: camera z, scene units, as is `far`."""
     far: float
+    near_far: NearFar
+    """Where those are from; `data` too where VGGT's depth is of no use to the view."""
     encode_seconds: float
     """VGGT and feature maps of the sources; less where their VGGT tokens are known from a view before."""
     render_seconds: float
@@ -140,12 +144,12 @@ def evaluate_targets(
             bar.set_description(f"{target.scene.scan} view {target.view_id}")
             source = target.scene.views(target.candidates, scale)
             truth = target.scene.views([target.view_id], scale)
-            rendered, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
+            rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
             reference = reference_of(protocol, truth)
-            views.append(_evaluated(target, source, truth, rendered, reference, seconds, is_millimetre))
+            views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimetre))
             if pictures is not None:
                 name = f"{target.scene.scan}_{target.view_id}.png"
-                write_image(pictures / name, _picture(source, truth, rendered, reference))
+                write_image(pictures / name, _picture(source, rendered, reference, bounds))
     return views
 
 
@@ -177,8 +181,8 @@ def _num_pixels(target: Target, scale: float) -> int:
 @torch.no_grad()
 def _render(
     model: VGGTNeRF, source: Views, truth: Views, name: str, device: torch.device, chunk: int, bar: tqdm
-) -> tuple[RenderedImage, tuple[float, float]]:
-    """The rendered view and the seconds for encoding and for rendering. Nothing of `truth.images` is used."""
+) -> tuple[RenderedImage, DepthRange, tuple[float, float]]:
+    """The rendered view, its bounds, the seconds for encoding and for rendering. Nothing of `truth.images` is used."""
     source = Views.stack([source.to(device)])
     view = truth.to(device)
     _wait(device)
@@ -186,8 +190,9 @@ def _render(
     maps = model.encode(source, (name,))
     _wait(device)
     encoded = time.perf_counter()
-    rendered = model.render_image(maps, view.cameras[0], view.near[0], view.far[0], chunk, bar.update)
-    return rendered, (encoded - start, time.perf_counter() - encoded)
+    bounds = model.depth_range(maps, view.cameras, view.near, view.far)
+    rendered = model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk, bar.update)
+    return rendered, bounds, (encoded - start, time.perf_counter() - encoded)
 
 
 def _wait(device: torch.device) -> None:
@@ -202,6 +207,7 @@ def _evaluated(
     truth: Views,
     rendered: RenderedImage,
     reference: Reference,
+    bounds: DepthRange,
     seconds: tuple[float, float],
     is_millimetre: bool,
 ) -> EvaluatedView:
@@ -214,20 +220,21 @@ def _evaluated(
         baselines={name: score_image(make(source, truth), reference) for name, make in BASELINES.items()},
         height=truth.cameras.height,
         width=truth.cameras.width,
-        near=truth.near.item(),
-        far=truth.far.item(),
+        near=bounds.near.item(),
+        far=bounds.far.item(),
+        near_far="auto" if bounds.is_auto.item() else "data",
         encode_seconds=seconds[0],
         render_seconds=seconds[1],
     )
 
 
-def _picture(source: Views, truth: Views, rendered: RenderedImage, reference: Reference) -> Any:
+def _picture(source: Views, rendered: RenderedImage, reference: Reference, bounds: DepthRange) -> Any:
     """What was compared: painted and cut as the protocol says."""
     top, left = reference.margins
     rows, cols = reference.image.shape[:2]
     window = (slice(top, top + rows), slice(left, left + cols))
     compared = RenderedImage(reference.shown(rendered.rgb), rendered.depth[window], rendered.opacity[window])
-    near, far = truth.near.item(), truth.far.item()
+    near, far = bounds.near.item(), bounds.far.item()
     image = reference.image.permute(2, 0, 1)
     return as_bytes(comparison(source.images, image, compared, near, far, reference.depth))
 
@@ -242,6 +249,7 @@ def _plain_view(view: EvaluatedView) -> dict[str, Any]:
         "baselines": {name: asdict(scores) for name, scores in view.baselines.items()},
         "near": view.near,
         "far": view.far,
+        "near_far": view.near_far,
         "image_size": [view.width, view.height],
         "encode_seconds": view.encode_seconds,
         "render_seconds": view.render_seconds,
@@ -259,6 +267,7 @@ def _settings(
         "imgScale_test": options.imgScale_test,
         "N_samples": model.marching.coarse,
         "N_importance": model.marching.fine,
+        "near_far": model.marching.near_far,
         "chunk": options.chunk,
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
         "torch": torch.__version__,

@@ -59,9 +59,10 @@ def read_record(path: Path) -> CheckpointRecord:
 
 
 def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
-    """The checkpoint's model, ready to render on `device` with the sample counts of the options."""
+    """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options."""
     keep_freed_memory()
-    model, _record = load_model(Path(options.ckpt), options.vggt_ckpt)
+    near_far = None if options.near_far == "trained" else options.near_far
+    model, _record = load_model(Path(options.ckpt), options.vggt_ckpt, near_far)
     trained = model.marching
     model.marching = replace(
         trained,
@@ -75,7 +76,10 @@ def weight_identities(path: Path, record: CheckpointRecord) -> dict[str, Any]:
     """The `weights` entry of `metrics.json`."""
     checkpoint = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}
     vggt = {"source": record.vggt.source, "name": record.vggt.name, "sha256": record.vggt.sha256}
-    return {"checkpoint": checkpoint, "vggt": {**vggt, "layers": list(record.vggt.layers)}}
+    return {
+        "checkpoint": checkpoint,
+        "vggt": {**vggt, "layers": list(record.vggt.layers), "heads": list(record.vggt.heads)},
+    }
 
 
 def scenes_for(

@@ -8,6 +8,8 @@ from render.protocols import PROTOCOLS
 from render.trajectories import TRAJECTORIES
 from training.options import option
 
+NEAR_FAR = ("trained", "data", "auto")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
@@ -21,6 +23,10 @@ class RenderOptions:
     imgScale_test: float = option(1.0, "resize factor of the images")
     N_samples: int = option(0, "samples per ray of the coarse pass; 0 = as trained")
     N_importance: int = option(-1, "further samples per ray of the fine pass; -1 = as trained")
+    near_far: str = option(
+        "trained",
+        "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",
+    )
     chunk: int = option(4096, "rays rendered at a time; halved by itself where memory does not suffice")
     device: str = option("auto", "auto (a GPU where there is one), cpu, or any name torch knows")
 
@@ -35,6 +41,7 @@ class RenderOptions:
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
         require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
         require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
+        require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from data.base import PosedScene
 from data.sampling import Target, pool_targets
 from data.splits import dtu_view_lists
+from data.surrounding_views import surrounding_views
 from geometry import InputError, Views
 
 MaskKind = Literal["depth", "object", "none"]
@@ -35,6 +36,8 @@ class Protocol:
     """Views to reproduce; none = the scene's held-out views. Of listed ones, those that a scene has."""
     fixed_sources: tuple[int, ...] = ()
     """The sources of every target; none = the nearest of the pool by L1 distance of camera centres."""
+    angle: float = 0.0
+    """Degrees; above 0 the sources are not the nearest of the pool but `surrounding_views` at about this angle."""
     is_masked: bool = False
     """Pixels without true depth are painted black in truth and prediction, and excluded from PSNR."""
     has_object_psnr: bool = False
@@ -59,6 +62,15 @@ PROTOCOLS: dict[str, Protocol] = {
         pool=_TRAIN_16,
         targets=_HELD_OUT_4,
         fixed_sources=_TRAIN_16[:3],
+        is_masked=True,
+    ),
+    "dtu-wide3": Protocol(
+        "DTU's 4 held-out views from 3 of its 16 training views on different sides, about 30 degrees away",
+        dataset="dtu",
+        num_sources=3,
+        pool=_TRAIN_16,
+        targets=_HELD_OUT_4,
+        angle=30.0,
         is_masked=True,
     ),
     "full": Protocol("held-out views from the nearest training views, all pixels", has_object_psnr=True),
@@ -117,6 +129,12 @@ def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Targ
                 f"scene {scene.name}, view {target.view_id}: expected {n_views} source views (--n_views), "
                 f"got only {len(target.candidates)} to choose from"
             )
+    if protocol.angle:
+        w2c = {view_id: frame.w2c for view_id, frame in scene.frames.items()}
+        sources = {
+            one.view_id: surrounding_views(w2c, one.view_id, one.candidates, n_views, protocol.angle) for one in targets
+        }
+        return [Target(scene, view_id, views) for view_id, views in sources.items()]
     return [Target(scene, target.view_id, target.candidates[:n_views]) for target in targets]
 
 

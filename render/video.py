@@ -90,7 +90,8 @@ def render_path(
         if ids != current:
             source = Views.stack([scene.views(ids, scale).to(device)])
             maps, current = model.encode(source, (scene.name,)), ids
-        yield model.render_image(maps, path.cameras[frame], path.near[frame], path.far[frame], chunk)
+        bounds = model.depth_range(maps, *(part[frame : frame + 1] for part in (path.cameras, path.near, path.far)))
+        yield model.render_image(maps, path.cameras[frame], bounds.near[0], bounds.far[0], chunk)
 
 
 def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tuple[int, ...]:

@@ -11,27 +11,14 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from geometry import InputError
-from models.nerf.network import Marching, NerfConfig
+from models.nerf.network import Marching, NearFar, NerfConfig
 from models.nerf.vggt_nerf import VGGTNeRF
-from models.vggt.frozen import FrozenVGGT
+from training.backbone import VGGTRecord, load_recorded_backbone
 
 _KEY = "vggt_nerf"
 VGGT_KEY = "vggt_training"
 _WRITERS = {_KEY: "train_general.py or train_finetune.py", VGGT_KEY: "train_vggt.py"}
 WEIGHTS_PREFIX = "model."
-
-
-@dataclass(frozen=True)
-class VGGTRecord:
-    """Which frozen backbone a checkpoint belongs to."""
-
-    source: str
-    """Where its weights were found (`--vggt_ckpt`)."""
-    name: str
-    sha256: str
-    layers: tuple[int, ...]
-    image_size: int
-    """Longest image side VGGT saw; 0 = the image's own size."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,8 @@ class CheckpointRecord:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "CheckpointRecord":
         """The inverse of `to_plain`."""
-        vggt = {**plain["vggt"], "layers": tuple(plain["vggt"]["layers"])}
+        vggt = dict(plain["vggt"])
+        vggt |= {name: tuple(vggt[name]) for name in ("layers", "heads") if name in vggt}
         return cls(
             task=plain["task"],
             network=NerfConfig(**plain["network"]),
@@ -153,43 +141,16 @@ def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_
     model.load_state_dict(weights)
 
 
-def load_frozen_vggt(source: str, image_size: int, layers: tuple[int, ...] | None = None) -> FrozenVGGT:
-    """VGGT without heads, for features only."""
-    return FrozenVGGT.load(source, layers=layers, image_size=image_size or None)
+def load_model(path: Path, vggt_ckpt: str = "", near_far: NearFar | None = None) -> tuple[VGGTNeRF, CheckpointRecord]:
+    """A trained model ready to render, on the CPU, and the record of how it came about.
 
-
-def load_recorded_vggt(record: VGGTRecord, vggt_ckpt: str = "") -> FrozenVGGT:
-    """The backbone a checkpoint was trained with, from where it was found then or from `vggt_ckpt`.
-
-    Raises:
-        InputError: when the weights are not those of the record.
+    `near_far`: where rays start and end; None = as trained.
     """
-    source = vggt_ckpt or record.source
-    vggt = load_frozen_vggt(source, record.image_size, record.layers)
-    found = replace(record, source=source, name=vggt.identity.name, sha256=vggt.identity.sha256)
-    require_same_backbone(record, found, f"--vggt_ckpt {source}")
-    return vggt
-
-
-def require_same_backbone(theirs: VGGTRecord, ours: VGGTRecord, where: str) -> None:
-    """Refuse weights that were trained behind another VGGT, other layers of it, or at another image size.
-
-    Raises:
-        InputError: saying what the checkpoint was trained with.
-    """
-    for name in ("sha256", "layers", "image_size"):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise InputError(
-                f"{where}: the checkpoint was trained with VGGT {theirs.name}, {name} {getattr(theirs, name)}, "
-                f"got {ours.name}, {name} {getattr(ours, name)}"
-            )
-
-
-def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, CheckpointRecord]:
-    """A trained model ready to render, on the CPU, and the record of how it came about."""
     contents = read_checkpoint(path)
     record = record_of(contents)
-    model = VGGTNeRF(load_recorded_vggt(record.vggt, vggt_ckpt), record.network, record.marching)
+    marching = replace(record.marching, near_far=near_far or record.marching.near_far)
+    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=marching.near_far == "auto")
+    model = VGGTNeRF(vggt, record.network, marching)
     load_network_weights(model, contents)
     return model.eval(), record
 

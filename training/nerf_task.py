@@ -12,23 +12,22 @@ from torch import Tensor
 from data.base import PosedScene
 from data.datamodule import SceneDataModule
 from data.image_io import write_image
-from geometry import InputError, SceneBatch
+from data.sampling import evenly_spread
+from geometry import InputError, SceneBatch, Views
 from models.nerf.losses import render_losses
 from models.nerf.network import Marching, NerfConfig
 from models.nerf.scene_residual import scene_box
 from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
+from training.backbone import VGGTRecord, load_backbone, load_recorded_backbone, require_same_backbone
 from training.checkpoint import (
     CheckpointRecord,
-    VGGTRecord,
     add_record,
     current_commit,
-    load_frozen_vggt,
     load_network_weights,
-    load_recorded_vggt,
     read_checkpoint,
     record_of,
-    require_same_backbone,
 )
+from training.errors import NonFiniteError
 from training.metrics import depth_errors, psnr, ssim
 from training.options import FinetuneOptions, GeneralOptions, TrainOptions
 from training.pictures import as_bytes, comparison
@@ -36,6 +35,7 @@ from training.schedules import WarmupCosine
 
 _PICTURES_PER_VALIDATION = 2
 _TOKEN_CACHE_BYTES = 4 << 30
+_VIEWS_OF_BOX = 8
 _MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt"),
@@ -43,10 +43,6 @@ _MAY_CHANGE_ON_RESUME = frozenset(
         *("chunk", "num_workers", "accelerator", "strategy"),
     }
 )
-
-
-class NonFiniteError(InputError):
-    """Training left the realm of numbers. The last checkpoint is from before."""
 
 
 class NerfTask(pl.LightningModule):
@@ -88,6 +84,8 @@ class NerfTask(pl.LightningModule):
             scalars = {"train/loss": loss, "train/psnr": -10 * mse.log10(), "train/opacity": output.opacity.mean()}
             if self.options.depth_loss:
                 scalars["train/depth_loss"] = losses.depth
+            if self.options.near_far == "auto":
+                scalars["train/auto_bounds"] = bounds.is_auto.float().mean()
         self.log_dict(scalars)
         return loss
 
@@ -201,7 +199,8 @@ def _identity(batch: SceneBatch) -> str:
 
 
 def _marching(options: TrainOptions) -> Marching:
-    return Marching(options.N_samples, options.N_importance, 1.0 if options.white_bkgd else 0.0)
+    background = 1.0 if options.white_bkgd else 0.0
+    return Marching(options.N_samples, options.N_importance, background, options.near_far)
 
 
 def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
@@ -218,6 +217,7 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         num_val=options.num_val,
         seed=options.seed,
         num_workers=options.num_workers,
+        **({"extra_views": options.extra_views} if isinstance(options, GeneralOptions) else {}),
     )
     for scene in data.train_scenes.values():
         if scene.white_background != options.white_bkgd:
@@ -234,17 +234,16 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     """
     start = options.ckpt or options.init_from
     contents = read_checkpoint(Path(start)) if start else None
-    vggt = load_frozen_vggt(options.vggt_ckpt, options.vggt_image_size)
-    record = VGGTRecord(
-        options.vggt_ckpt, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), options.vggt_image_size
-    )
+    wants_depth = options.depth_prior or options.near_far == "auto"
+    vggt, record = load_backbone(options.vggt_ckpt, options.vggt_image_size, wants_depth=wants_depth)
     torch.manual_seed(options.seed)
     config = NerfConfig(
-        token_layers=len(vggt.layers),
-        token_channels=vggt.channels,
+        token_layers=len(record.layers),
+        token_channels=0 if vggt is None else vggt.channels,
         feature_channels=options.feature_channels,
         hidden=options.hidden,
         fused=options.fused,
+        depth_prior=options.depth_prior,
     )
     model = VGGTNeRF(vggt, config, _marching(options))
     if options.init_from:
@@ -262,7 +261,7 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
     """Model and task for one scene, whose training cameras give the residual's box."""
     contents = read_checkpoint(Path(options.ckpt or options.init_from))
     start = record_of(contents)
-    vggt = load_recorded_vggt(start.vggt, options.vggt_ckpt)
+    vggt = load_recorded_backbone(start.vggt, options.vggt_ckpt, wants_depth=options.near_far == "auto")
     torch.manual_seed(options.seed)
     config = NerfConfig(
         **{
@@ -276,12 +275,24 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
         if start.task != "general":
             raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
         load_network_weights(model, contents, may_lack_residual=True)
-    model.network.residual.place(*scene_box(scene.cameras(scene.train_views), *scene.near_far(scene.train_views)))
+    model.network.residual.place(*residual_box(model, scene))
     trained_on = merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
     task = FinetuneTask(options, model, start.vggt, trained_on)
     if options.ckpt:
         task.require_same_run(contents)
     return task
+
+
+def residual_box(model: VGGTNeRF, scene: PosedScene) -> tuple[Tensor, Tensor]:
+    """The box of the per-scene residual, around what the training views see between their near and far."""
+    cameras, (near, far) = scene.cameras(scene.train_views), scene.near_far(scene.train_views)
+    if model.marching.near_far == "auto":
+        several = evenly_spread(scene.train_views, _VIEWS_OF_BOX)
+        maps = model.encode(Views.stack([scene.views(several, wants_depth=False)]), (scene.name,))
+        parts = [slice(view, view + 1) for view in range(len(near))]
+        bounds = [model.depth_range(maps, cameras[part], near[part], far[part]) for part in parts]
+        near, far = (torch.cat([getattr(one, name) for one in bounds]) for name in ("near", "far"))
+    return scene_box(cameras, near, far)
 
 
 def merged_views(one: dict[str, list[int]], other: dict[str, list[int]]) -> dict[str, list[int]]:

@@ -76,7 +76,7 @@ class RunOptions:
         for name in names:
             require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
 
-    def _require_range(self, name: str, least: float, what: str) -> None:
+    def _require_range(self, name: str, least: float | int, what: str) -> None:
         """One number, or a low and a high one."""
         values = getattr(self, name)
         require(
@@ -112,6 +112,9 @@ class TrainOptions(RunOptions):
     N_importance: int = option(
         64, "further samples per ray where the coarse pass found something; 0 = coarse pass only"
     )
+    near_far: str = option(
+        "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
+    )
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
@@ -124,6 +127,7 @@ class TrainOptions(RunOptions):
         self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss")
         self._require_positive("imgScale_train", "imgScale_test")
         self._require_range("n_views", 2, "at least 2 views")
+        require(self.near_far in ("data", "auto"), f"--near_far: expected data or auto, got {self.near_far!r}")
         require(
             self.max_steps == -1 or self.warmup_steps < self.max_steps,
             f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
@@ -140,9 +144,14 @@ class GeneralOptions(TrainOptions):
     """Training across scenes."""
 
     vggt_ckpt: str = option(
-        "facebook/VGGT-1B", "VGGT weights: a .safetensors or .pt file, a folder, a hub id, or random:CONFIG.json[:seed]"
+        "facebook/VGGT-1B",
+        "VGGT weights: a .safetensors or .pt file, a folder, a hub id, random:CONFIG.json[:seed], or none",
     )
     vggt_image_size: int = option(518, "longest image side VGGT sees; 0 = the image's own size")
+    depth_prior: bool = option(
+        False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
+    )
+    extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
     fused: int = option(64, "width of the layers behind the fusion of views")
@@ -153,7 +162,7 @@ class GeneralOptions(TrainOptions):
         for name in ("feature_channels", "hidden", "fused"):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
-        require(self.vggt_image_size >= 0, f"--vggt_image_size: expected 0 or more, got {self.vggt_image_size}")
+        self._require_at_least(0, "vggt_image_size", "extra_views")
 
 
 @dataclass(frozen=True, kw_only=True)

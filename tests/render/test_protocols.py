@@ -1,11 +1,13 @@
 """Which views and which pixels each protocol uses."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from data.base import Frame
 from data.sampling import pool_targets
 from geometry import InputError, Views
 from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, require_one_mask, targets_of
@@ -110,3 +112,28 @@ def test_masks_of_different_kinds_are_not_averaged() -> None:
 def test_missing_targets_are_named() -> None:
     scene = scene_on_a_line([21, 23, 24, 25, 33], (21, 25, 33), (23, 24))
     assert missing_targets(PROTOCOLS["dtu-fixed3"], scene) == [f"{scene.scan}/32", f"{scene.scan}/44"]
+
+
+def test_wide_sources_stand_around_the_target():
+    """On a ring of cameras about the origin: three views 30 degrees away, 120 degrees apart as seen from the target."""
+    frames = {32: _looking_at_origin(0.0, 0.0)}
+    for number, view in enumerate(POOL):
+        angle, side = (30.0, 40.0) if number % 2 else (10.0, 80.0)
+        frames[view] = _looking_at_origin(angle, side * (number // 2 if number % 2 else number))
+    scene = replace(dtu_scene([]), frames=frames)
+    (target,) = targets_of(PROTOCOLS["dtu-wide3"], scene, 3)
+    positions = [POOL.index(view) for view in target.candidates]
+    assert all(position % 2 for position in positions)
+    sides = sorted(40.0 * (position // 2) for position in positions)
+    assert [sides[1] - sides[0], sides[2] - sides[1]] == [120.0, 120.0]
+
+
+def _looking_at_origin(angle: float, side: float) -> Frame:
+    """A camera at distance 3, `angle` degrees off the -z axis towards `side` (degrees in the x-y plane)."""
+    tilt, turn = math.radians(angle), math.radians(side)
+    forward = torch.tensor([-math.sin(tilt) * math.cos(turn), -math.sin(tilt) * math.sin(turn), math.cos(tilt)])
+    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0.0, 1.0, 0.0]), forward), dim=0)
+    w2c = torch.eye(4)
+    w2c[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward])
+    w2c[2, 3] = 3.0
+    return Frame(0, Path("none"), w2c, torch.eye(3), 8, 8, 1.0, 2.0)

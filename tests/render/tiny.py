@@ -12,6 +12,7 @@ from data.base import Frame, PosedScene
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 from geometry import Cameras
+from models.nerf.depth_range import DepthRange
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from models.vggt.cache import FeatureCache
 from training.nerf_task import build_general_task
@@ -89,6 +90,9 @@ class TruthModel(VGGTNeRF):
 
     def encode(self, source: Any, names: Any = None) -> None:
         self.encoded.append((tuple(source.ids[0].tolist()), names))
+
+    def depth_range(self, maps: Any, cameras: Any, near: Any, far: Any) -> DepthRange:
+        return DepthRange(near, far, torch.zeros_like(near, dtype=torch.bool))
 
     def render_image(self, maps: Any, camera: Any, near: Any, far: Any, chunk: int, on_chunk: Any = None) -> Any:
         which = int((self.views.cameras.w2c - camera.w2c).abs().sum((-1, -2)).argmin())

@@ -13,7 +13,7 @@ setup(
             f"{name}{suffix}" for name in ("geometry", "data", "models", "training", "render") for suffix in ("", ".*")
         ]
     ),
-    py_modules=["train_general", "train_finetune"],
+    py_modules=["train_general", "train_finetune", "train_vggt"],
     package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"]},
     install_requires=[
         "torch>=2.5,<3",

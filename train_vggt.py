@@ -2,8 +2,9 @@
 
 from geometry import one_line_errors
 from training.cli import parse_options
+from training.vggt_evaluation import evaluate
 from training.vggt_options import VGGTOptions
-from training.vggt_runs import evaluate_run, export_run, train_run
+from training.vggt_runs import export_run, train_run
 
 
 @one_line_errors
@@ -13,7 +14,7 @@ def main() -> None:
     if options.export:
         export_run(options)
     elif options.eval_only:
-        evaluate_run(options)
+        evaluate(options)
     else:
         train_run(options)
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -18,8 +18,9 @@ from training.options import RunOptions
 from training.progress import StepProgress
 
 
+@runtime_checkable
 class RunTask(Protocol):
-    """What a Lightning module must have besides; `isinstance` is never asked."""
+    """What a Lightning module must have besides."""
 
     monitor: tuple[str, str]
     """Validation metric that chooses best.ckpt, and whether the "min" or the "max" of it is best."""
@@ -27,6 +28,7 @@ class RunTask(Protocol):
     """Metrics beside the progress bar."""
 
 
+@runtime_checkable
 class RunData(Protocol):
     """What a Lightning data module must have besides."""
 
@@ -125,6 +127,7 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*module\\(s\\) in eval mode.*",  # frozen modules are meant to be
         ".*LeafSpec.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our samplers go on at the exact step
         ".*ModelCheckpoint with manual optimization.*",  # checkpoints are meant to be from after the step
         ".*number of training batches.*smaller than the logging interval.*",
     ):

@@ -1,2 +1,133 @@
-def evaluate(options):
-    raise NotImplementedError
+"""train_vggt.py --eval_only: metrics of given weights on groups of views, as a table, a JSON file and pictures."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.frame_datamodule import FrameDataModule
+from data.image_io import write_image
+from data.sampling import evenly_spread
+from geometry import FrameBatch, require
+from models.vggt import VGGT, WeightIdentity
+from training.pictures import as_bytes
+from training.vggt_build import build_vggt_evaluation
+from training.vggt_checkpoint import load_weights
+from training.vggt_metrics import METRICS, MeanScores, group_scores
+from training.vggt_options import VGGTOptions
+from training.vggt_pictures import group_picture
+
+PICTURES = 16
+POINT_UNIT = "mean distance of the true points from the first camera"
+NO_DEPTH = "depth and point metrics are null: the data have no depth maps"
+_COLUMNS = (
+    ("depth_absrel", "AbsRel"),
+    ("depth_delta125", "d<1.25"),
+    ("mean_depth_absrel", "(const.)"),
+    ("point_error", "points"),
+    ("auc5", "AUC@5"),
+    ("auc15", "AUC@15"),
+    ("auc30", "AUC@30"),
+    ("identity_auc30", "(ident.)"),
+    ("rotation_error", "R deg"),
+    ("translation_error", "t deg"),
+)
+
+
+def evaluate(options: VGGTOptions) -> dict[str, Any]:
+    """Evaluate, print the table, write `--out` and pictures into `<stem of --out>_pictures` beside it.
+
+    The weights are those of `--ckpt`, else `--init_from`, else `--vggt_ckpt`, else `--eval_ckpt`.
+    """
+    source = options.ckpt or options.init_from or options.vggt_ckpt or options.eval_ckpt
+    require(bool(source), "--eval_only: expected weights by --ckpt, --init_from, --vggt_ckpt or --eval_ckpt, got none")
+    model, identity = load_weights(source)
+    data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
+    out = Path(options.out)
+    scores = _score_all(options, model, data, out.with_name(f"{out.stem}_pictures"))
+    metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    partial.replace(out)
+    lines = [scores_table(scores)]
+    if metrics["baselines"]["mean_depth_absrel"] is None:
+        lines.append(NO_DEPTH)
+    sys.stdout.write("\n".join(lines) + f"\nwritten to {out}, pictures beside it\n")
+    return metrics
+
+
+@torch.no_grad()
+def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder: Path) -> dict[str, MeanScores]:
+    """Scores by scene, and over all groups under "mean"."""
+    device = torch.device("cpu")
+    if options.accelerator != "cpu" and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    model = model.to(device).eval()
+    loader = DataLoader(
+        data.val_frames(),
+        sampler=data.val_keys,
+        batch_size=1,
+        collate_fn=FrameBatch.stack,
+        num_workers=options.num_workers,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = set(evenly_spread(range(len(data.val_keys)), PICTURES))
+    scores: dict[str, MeanScores] = {}
+    for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="group")):
+        views = batch.views.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+            output = model(views.images)
+        values = group_scores(output, views)
+        for name in (batch.names[0], "mean"):
+            scores.setdefault(name, MeanScores(METRICS)).add(values)
+        if number in drawn:
+            name = f"{batch.names[0].replace('/', '_')}_view{int(views.ids[0, 0]):03d}.png"
+            write_image(folder / name, as_bytes(group_picture(output, batch.views)))
+    return scores
+
+
+def _metrics(
+    options: VGGTOptions, scores: dict[str, MeanScores], identity: WeightIdentity, num_groups: int, *, has_points: bool
+) -> dict[str, Any]:
+    """What goes into the file; what is not known is null."""
+    means = {scene: _known(one.means()) for scene, one in scores.items()}
+    overall = means.pop("mean")
+    wanted = ("depth_absrel", "depth_delta125", "auc5", "auc15", "auc30", "point_error")
+    return {
+        **{name: overall[name] for name in wanted},
+        "baselines": {name: overall[name] for name in ("mean_depth_absrel", "identity_auc30")},
+        "rotation_error": overall["rotation_error"],
+        "translation_error": overall["translation_error"],
+        "point_error_unit": POINT_UNIT,
+        "point_source": "point head" if has_points else "depth and cameras",
+        "num_groups": num_groups,
+        "views_per_group": options.eval_views,
+        "image_size": options.image_size,
+        "dataset_name": list(options.dataset_name),
+        "datadir": list(options.datadir),
+        "weights": identity.name,
+        "weights_sha256": identity.sha256,
+        "scenes": means,
+    }
+
+
+def scores_table(scores: dict[str, MeanScores]) -> str:
+    """One line per scene, the mean over all groups last."""
+    order = [*sorted(name for name in scores if name != "mean"), "mean"]
+    width = max(len(name) for name in order) + 2
+    lines = [" " * width + "".join(f"{title:>10}" for _, title in _COLUMNS)]
+    for name in order:
+        means = scores[name].means()
+        cells = ("-" if math.isnan(means[key]) else f"{means[key]:.3f}" for key, _ in _COLUMNS)
+        lines.append(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _known(means: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in means.items()}

@@ -106,9 +106,9 @@ def _camera_scores(predicted: Float[Tensor, "view 4 4"], true: Float[Tensor, "vi
         raise InputError("expected finite predicted cameras, got others")
     errors = relative_pose_errors(predicted, true)
     identity = relative_pose_errors(torch.eye(4).to(true).expand_as(true), true)
-    scores = {f"auc{threshold}": pose_auc(errors.larger, threshold) for threshold in AUC_THRESHOLDS}
+    scores = {f"auc{threshold}": pose_auc(errors.larger, float(threshold)) for threshold in AUC_THRESHOLDS}
     scores |= {"rotation_error": errors.rotation.mean().item(), "translation_error": errors.translation.mean().item()}
-    return scores | {"identity_auc30": pose_auc(identity.larger, 30)}
+    return scores | {"identity_auc30": pose_auc(identity.larger, 30.0)}
 
 
 class MeanScores:

@@ -1,16 +1,17 @@
-"""What train_vggt.py does: train and export, export only, or evaluate."""
+"""What train_vggt.py does: train and export, or export only."""
 
 from pathlib import Path
+
+import pytorch_lightning as pl
 
 from models.vggt import VGGTConfig
 from training.trainer import fit
 from training.vggt_build import build_vggt_data, build_vggt_task
 from training.vggt_checkpoint import export_weights, load_weights
-from training.vggt_evaluation import evaluate
 from training.vggt_options import VGGTOptions
 
 
-def train_run(options: VGGTOptions) -> None:
+def train_run(options: VGGTOptions) -> pl.Trainer:
     """Train to the end; the finished weights lie in the run's folder under its name."""
     task = build_vggt_task(options)
     data = build_vggt_data(options, task.model.config.aggregator.patch_size)
@@ -18,17 +19,13 @@ def train_run(options: VGGTOptions) -> None:
     if trainer.is_global_zero and trainer.state.finished:
         path = options.run_dir / f"{options.expname}.safetensors"
         _export(options, task.plain_state(), task.model.config, path, task.commit)
+    return trainer
 
 
 def export_run(options: VGGTOptions) -> None:
     """Weights of `--init_from` as a file for `load_vggt`."""
     model, identity = load_weights(options.init_from)
     _export(options, model.state_dict(), model.config, Path(options.export), identity.sha256)
-
-
-def evaluate_run(options: VGGTOptions) -> None:
-    """Metrics of given weights."""
-    evaluate(options)
 
 
 def _export(options: VGGTOptions, state: dict, config: VGGTConfig, path: Path, origin: str) -> None:

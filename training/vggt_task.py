@@ -24,8 +24,8 @@ from models.vggt.lora import merged_state
 from models.vggt.losses import LossWeights, vggt_objective
 from models.vggt.track_targets import TrackTargets, tracks_of_batch
 from training.checkpoint import VGGT_KEY, current_commit
+from training.errors import NonFiniteError
 from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator
-from training.nerf_task import NonFiniteError
 from training.pictures import as_bytes
 from training.schedules import LinearCosine
 from training.vggt_checkpoint import EMA_KEY, VGGTTrainingRecord, plain_config, plain_options

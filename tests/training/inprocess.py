@@ -8,6 +8,7 @@ from unittest import mock
 
 import train_finetune
 import train_general
+import train_vggt
 
 
 def _outcome(main: Callable[[], None], command: list[str]) -> tuple[int, str]:
@@ -29,3 +30,8 @@ def outcome_of_general(command: list[str]) -> tuple[int, str]:
 def outcome_of_finetune(command: list[str]) -> tuple[int, str]:
     """Run train_finetune.py's main."""
     return _outcome(train_finetune.main, command)
+
+
+def outcome_of_vggt(command: list[str]) -> tuple[int, str]:
+    """Run train_vggt.py's main."""
+    return _outcome(train_vggt.main, command)

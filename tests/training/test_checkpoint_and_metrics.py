@@ -17,8 +17,9 @@ from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO, load_model, read_checkpoint
 from training.cli import parse_options
+from training.errors import NonFiniteError
 from training.metrics import depth_errors, lpips_distance, psnr, ssim
-from training.nerf_task import NonFiniteError, build_general_task
+from training.nerf_task import build_general_task
 from training.options import GeneralOptions
 
 

@@ -8,22 +8,25 @@ import torch
 
 from geometry import InputError
 from training.cli import parse_options, write_config
-from training.options import FinetuneOptions, GeneralOptions, TrainOptions
+from training.options import FinetuneOptions, GeneralOptions, RunOptions
 from training.schedules import WarmupCosine
+from training.vggt_options import VGGTOptions
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.txt"))
 
 
-def options_class(config: Path) -> type[TrainOptions]:
-    return FinetuneOptions if "finetune" in config.name else GeneralOptions
+def options_class(config: Path) -> type[RunOptions]:
+    if "finetune" in config.name:
+        return FinetuneOptions
+    return GeneralOptions if config.stem == "demo" or "general" in config.name else VGGTOptions
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_understood_completely(config: Path) -> None:
     options = parse_options(options_class(config), "test", ["--config", str(config)])
     written = [line.split("=")[0].strip() for line in config.read_text().splitlines() if "=" in line and line[0] != "#"]
-    changed = {name for name in written if getattr(options, name) != getattr(TrainOptions, name, None)}
+    changed = {name for name in written if getattr(options, name) != getattr(options_class(config), name, None)}
     assert len(written) == len(set(written)) > 5
     assert changed
 

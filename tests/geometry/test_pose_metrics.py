@@ -1,0 +1,81 @@
+"""Camera errors and similarities against values known by construction."""
+
+import math
+
+import pytest
+import torch
+
+from geometry import InputError
+from geometry.pose_metrics import best_similarity, pose_auc, relative_pose_errors
+from tests.scenes import rigid_motion, ring_cameras
+
+
+def turned(degrees: float) -> torch.Tensor:
+    """Rotation about y."""
+    motion, angle = torch.eye(4), math.radians(degrees)
+    motion[0, 0] = motion[2, 2] = math.cos(angle)
+    motion[0, 2], motion[2, 0] = math.sin(angle), -math.sin(angle)
+    return motion
+
+
+def test_frame_and_unit_do_not_matter() -> None:
+    true = ring_cameras(4).w2c
+    predicted = true @ rigid_motion(3)
+    predicted[:, :3, 3] *= 7.0
+    # the scale of a relative pose is that of its translation; the world's origin moved, relative poses did not
+    errors = relative_pose_errors(true @ rigid_motion(3), true)
+    assert errors.larger.max() < 1e-2
+    scaled = true.clone()
+    scaled[:, :3, 3] *= 7.0
+    assert relative_pose_errors(scaled, true).larger.max() < 1e-2
+    assert len(errors.rotation) == 6
+
+
+@pytest.mark.parametrize("degrees", [1e-3, 5.0, 90.0, 180.0])
+def test_a_camera_turned_in_place(degrees: float) -> None:
+    true = ring_cameras(2).w2c
+    predicted = true.clone()
+    predicted[1] = turned(degrees) @ true[1]  # camera from world: the camera turns about its own centre
+    errors = relative_pose_errors(predicted, true)
+    assert errors.rotation.item() == pytest.approx(degrees, rel=1e-2)
+
+
+def test_direction_of_translation() -> None:
+    true = torch.eye(4).repeat(2, 1, 1)
+    true[1, 0, 3] = 2.0
+    predicted = true.clone()
+    for direction, expected in (([0.0, 5.0, 0.0], 90.0), ([-1.0, 0.0, 0.0], 180.0), ([3.0, 3.0, 0.0], 45.0)):
+        predicted[1, :3, 3] = torch.tensor(direction)
+        assert relative_pose_errors(predicted, true).translation.item() == pytest.approx(expected)
+    assert relative_pose_errors(torch.eye(4).repeat(2, 1, 1), true).translation.item() == 180.0
+    assert relative_pose_errors(predicted, torch.eye(4).repeat(2, 1, 1)).translation.item() == 0.0
+
+
+def test_area_under_the_recall_curve() -> None:
+    """One error of 10 degrees: recall is 0 below and 1 from 10 on, so 20 of 30 degrees count."""
+    assert pose_auc(torch.tensor([10.0]), 30.0) == pytest.approx(2 / 3)
+    assert pose_auc(torch.tensor([10.0, 45.0]), 30.0) == pytest.approx(1 / 3)
+    assert pose_auc(torch.tensor([0.0, 0.0]), 5.0) == 1.0
+    assert pose_auc(torch.tensor([0.5]), 5.0) == pytest.approx(0.9)  # a histogram of whole degrees says 1.0
+    errors = torch.rand(200, dtype=torch.float64) * 40
+    steps = torch.arange(0, 30, 1e-3, dtype=torch.float64) + 5e-4
+    numeric = (errors[:, None] <= steps).double().mean().item()
+    assert pose_auc(errors, 30.0) == pytest.approx(numeric, abs=1e-4)
+
+
+def test_similarity_is_recovered() -> None:
+    source = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) + 40.0
+    motion = rigid_motion(1)
+    target = 2.5 * source @ motion[:3, :3].T + motion[:3, 3]
+    found = best_similarity(source, target)
+    assert found.scale.item() == pytest.approx(2.5, rel=1e-4)
+    torch.testing.assert_close(found.rotation.float(), motion[:3, :3], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found(source.double()).float(), target, atol=1e-3, rtol=1e-4)
+
+
+def test_a_mirrored_cloud_gets_a_rotation() -> None:
+    source = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    found = best_similarity(source, source * torch.tensor([-1.0, 1.0, 1.0]))
+    assert torch.det(found.rotation).item() == pytest.approx(1.0)
+    with pytest.raises(InputError, match="at least 3 points"):
+        best_similarity(source[:2], source[:2])

@@ -1,0 +1,176 @@
+"""One training step of VGGT: parts of a batch, what learns, gradients, numbers that are none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from geometry import InputError
+from models.vggt import VGGT
+from models.vggt.lora import LoRALinear, add_lora, merged_state
+from models.vggt.losses import LossWeights
+from tests.training.tiny_vggt import SIZES, frame_batch, tiny_options
+from training.errors import NonFiniteError
+from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator
+from training.vggt_build import build_vggt_task
+from training.vggt_task import VGGTTask, group_losses, parts_of
+
+EVERYTHING = {"point_weight": 1.0, "track_weight": 0.05}
+
+
+def tiny_model(seed: int = 0) -> VGGT:
+    torch.manual_seed(seed)
+    return VGGT.from_config(SIZES | {"track_head": None})
+
+
+def task_of(tmp_path: Path, **changes: object) -> VGGTTask:
+    return build_vggt_task(tiny_options(tmp_path, tmp_path, **changes)).train()
+
+
+def gradients(task: VGGTTask, count: int, groups: int = 5) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients after working through a batch in parts, and the logged sums."""
+    batch, sums = frame_batch(groups), {}
+    task.zero_grad()
+    for part in parts_of(batch, count):
+        output, tracks = task._run(part)
+        losses = group_losses(output, part, task.loss_weights, tracks)
+        (losses["objective"] / groups).backward()
+        sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
+    return {name: one.grad for name, one in task.model.named_parameters() if one.grad is not None}, sums
+
+
+@pytest.mark.parametrize(("groups", "count", "sizes"), [(5, 2, [2, 3]), (2, 4, [1, 1]), (3, 1, [3]), (1, 3, [1])])
+def test_no_group_is_dropped_and_no_part_is_empty(groups: int, count: int, sizes: list[int]) -> None:
+    """The reference drops the remainder of batch / parts, and has empty parts of small batches."""
+    parts = parts_of(frame_batch(groups), count)
+    assert [len(part.names) for part in parts] == sizes
+    assert [name for part in parts for name in part.names] == [f"scene{index}" for index in range(groups)]
+
+
+def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
+    """Also with groups whose numbers of valid pixels differ; and what is logged is not divided by the parts."""
+    task = task_of(tmp_path, **EVERYTHING)
+    whole, logged = gradients(task, 1)
+    for count in (2, 5):
+        parts, again = gradients(task, count)
+        assert whole.keys() == parts.keys()
+        for name, expected in whole.items():
+            torch.testing.assert_close(parts[name], expected, atol=2e-6, rtol=1e-4, msg=name)
+        assert logged.keys() == again.keys() > {"objective", "T", "R", "FL", "conf_depth", "reg_point", "vis"}
+        assert again["objective"] == pytest.approx(logged["objective"].item(), rel=1e-5)
+
+
+def test_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
+    without, _ = gradients(task_of(tmp_path, checkpointing=False), 1, groups=1)
+    task = task_of(tmp_path, checkpointing=True)
+    assert task.model.aggregator.frame_blocks[0].recompute_in_training
+    recomputed, _ = gradients(task, 1, groups=1)
+    for name, expected in without.items():
+        torch.testing.assert_close(recomputed[name], expected, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_every_learning_parameter_is_in_one_group_and_its_norm_is_bounded(tmp_path: Path) -> None:
+    task = task_of(tmp_path, **EVERYTHING)
+    assert set(task.groups) == {"aggregator", "camera_head", "depth_head", "point_head", "track_head"}
+    grouped = [id(one) for group in task.groups.values() for one in group]
+    assert sorted(grouped) == sorted(id(one) for one in task.model.parameters() if one.requires_grad)
+    gradients(task, 1, groups=1)
+    task.model.camera_head.pose_branch.fc2.bias.grad.fill_(100.0)
+    before = {name: one.grad.clone() for name, one in task.model.named_parameters() if one.grad is not None}
+    norms = clip_by_group(task.groups, 1.0)
+    assert norms["camera_head"] > 299
+    for part, group in task.groups.items():
+        own = [one.grad for one in group if one.grad is not None]
+        assert torch.cat([one.flatten() for one in own]).norm() <= 1.0001
+        if norms[part] < 1:  # a small gradient is not touched by a large one elsewhere
+            named = [name for name, _ in task.model.named_parameters() if name.startswith(part) and name in before]
+            assert all(torch.equal(before[name], task.model.get_parameter(name).grad) for name in named)
+
+
+def test_frozen_modules_do_not_learn_and_stay_in_evaluation_mode(tmp_path: Path) -> None:
+    task = task_of(tmp_path, freeze=("*aggregator*", "camera_head.trunk.*"))
+    assert not task.model.aggregator.training
+    assert not task.model.camera_head.trunk[0].attn.training
+    assert task.model.camera_head.pose_branch.training
+    found, _ = gradients(task, 1, groups=1)
+    assert not [name for name in found if name.startswith(("aggregator.", "camera_head.trunk."))]
+    assert [name for name in found if name.startswith("depth_head")]
+
+
+def test_a_pattern_without_a_match_names_the_parts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--freeze \*agregator\*.*aggregator, camera_head, .*depth_head"):
+        task_of(tmp_path, freeze=("*agregator*",))
+
+
+def test_contradictory_freezing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--freeze aggregator and --lora_rank"):
+        task_of(tmp_path, freeze=("aggregator",), lora_rank=2)
+    with pytest.raises(InputError, match="every parameter frozen"):
+        task_of(tmp_path, freeze=("*",))
+    with pytest.raises(InputError, match=r"--lora_rank and --bias_only"):
+        tiny_options(tmp_path, tmp_path, lora_rank=2, bias_only=True)
+
+
+def test_low_rank_changes_start_at_nothing_and_merge_into_plain_weights() -> None:
+    images = torch.rand(1, 2, 3, 32, 40)
+    plain, adapted = tiny_model().aggregator.eval(), tiny_model().aggregator.eval()
+    expected = plain(images).layers[1]
+    assert add_lora(adapted, rank=2, alpha=3.0) == 2 * 2 * 4  # frame and global, two layers, qkv proj fc1 fc2
+    torch.testing.assert_close(adapted(images).layers[1], expected, atol=0, rtol=0)
+    for module in adapted.modules():
+        if isinstance(module, LoRALinear):
+            torch.nn.init.normal_(module.lora_b, std=5.0)
+    changed = adapted(images).layers[1]
+    assert (changed - expected).abs().max() > 0.01
+    state = merged_state(adapted.state_dict(), alpha=3.0)
+    assert state.keys() == plain.state_dict().keys()
+    plain.load_state_dict(state)
+    torch.testing.assert_close(plain(images).layers[1], changed, atol=1e-4, rtol=1e-4)
+
+
+def test_of_the_aggregator_only_low_rank_changes_or_biases_learn() -> None:
+    for options, suffixes in (({"lora_rank": 2}, (".lora_a", ".lora_b")), ({"bias_only": True}, ("bias",))):
+        model = tiny_model()
+        restrict_aggregator(model, **options)
+        learning = [name for name, one in model.named_parameters() if one.requires_grad]
+        inside = [name for name in learning if name.startswith("aggregator")]
+        assert inside
+        assert all(name.endswith(suffixes) for name in inside)
+        heads = [name for name, _ in model.named_parameters() if not name.startswith("aggregator")]
+        assert set(learning) - set(inside) == set(heads)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path) -> None:
+    task = task_of(tmp_path)
+    batch = frame_batch(2)
+    with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss, got nan.*scene0.*views.*seeds \[5, 6\]"):
+        task._require_finite(torch.tensor(float("nan")), "loss", batch)
+    task._require_finite(torch.tensor(1.0), "loss", batch)
+
+
+def test_unknown_depth_gives_a_finite_objective(tmp_path: Path) -> None:
+    task, batch = task_of(tmp_path), frame_batch(1)
+    batch = replace(batch, views=replace(batch.views, depth=torch.zeros_like(batch.views.depth)))
+    losses = group_losses(task._run(batch)[0], batch, LossWeights(), None)
+    assert losses["objective"].item() == 0
+    losses["objective"].backward()
+
+
+def test_patterns_match_whole_names() -> None:
+    model = tiny_model()
+    assert frozen_modules(model, ["depth_head"]) == [model.depth_head]
+    assert len(frozen_modules(model, ["aggregator.frame_blocks.?"])) == 2
+    assert set(module_groups(model)) == {"aggregator", "camera_head", "point_head"}
+
+
+def test_average_of_weights() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(model, 0.5)
+    torch.nn.init.constant_(model.weight, 2.0)
+    average.update(model, 1)  # (1 + 1) / (10 + 1) of the old, as that is below 0.5
+    assert average.weights["weight"].item() == pytest.approx(2 - 2 / 11)
+    average.update(model, 1000)
+    assert average.weights["weight"].item() == pytest.approx(2 - 1 / 11)

@@ -26,6 +26,8 @@ from geometry import FrameBatch, InputError, require
 PROCEDURAL = "procedural"
 """The data set name of the stream of rendered scenes; it has no folder."""
 _VALIDATION_STREAM = 31
+_MOST_MADE_GROUPS = 64
+"""Validated of a source that makes its images and so has no end."""
 _EVALUATION_LIGHTS = (3,)
 """DTU's lighting that everybody evaluates with; means nothing elsewhere."""
 
@@ -103,16 +105,23 @@ class FrameDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: ComposedFrames, **sampling: Any) -> DataLoader[FrameBatch]:
         return DataLoader(
-            dataset, collate_fn=FrameBatch.stack, **loader_settings(self.trainer, self.num_workers), **sampling
+            dataset,
+            collate_fn=FrameBatch.stack,
+            **loader_settings(self.trainer.accelerator, self.num_workers),
+            **sampling,
         )
 
     def _spread_val_keys(self, num_val: int) -> list[GroupKey]:
         keys = [
             self._val_key(number, item)
             for number, source in enumerate(self.val_sources)
-            for item in evenly_spread(range(len(source)), num_val)
+            for item in evenly_spread(range(len(source)), self._most_val_groups(source, num_val))
         ]
         return evenly_spread(keys, num_val)
+
+    @staticmethod
+    def _most_val_groups(source: FrameSource, num_val: int) -> int:
+        return num_val if isinstance(source, FixedGroups) else min(num_val, _MOST_MADE_GROUPS)
 
     def _val_key(self, number: int, item: int) -> GroupKey:
         source = self.val_sources[number]
@@ -162,7 +171,7 @@ def build_frame_data(
             continue
         train, val = _read_both(name, datadir, scans)
         train_sources.append(SceneFrames(name, train, expand_ratio=expand_ratio, is_augmented=is_geometry_augmented))
-        groups = evaluation_groups(val, val_views, trained_scans={scene.scan for scene in train})
+        groups = evaluation_groups(val, val_views, num_val, trained_scans={scene.scan for scene in train})
         val_sources.append(FixedGroups(name, groups))
     return FrameDataModule(
         train_sources=train_sources,
@@ -200,7 +209,7 @@ def build_evaluation_data(
             sources.append(_held_out_stream(render_device))
             continue
         scenes = read_scenes(name, datadir, split="test", scans=scans or None, lights=_EVALUATION_LIGHTS)
-        sources.append(FixedGroups(name, evaluation_groups(scenes, val_views)))
+        sources.append(FixedGroups(name, evaluation_groups(scenes, val_views, num_val)))
     return FrameDataModule(
         train_sources=(),
         len_train=(),

@@ -178,8 +178,9 @@ def choose_frames(
     Near: in a video the frames at most int(num_frames * expand_ratio) before or after (spec 6.5), else the
     int(num_frames * expand_ratio) best neighbours. Frames repeat only where there are too few.
     """
-    views = [view for view in scene.frames if scene.has_depth(view)] or list(scene.frames)
-    anchor = views[_below(len(views), generator)]
+    views = list(scene.frames)
+    shuffled = (views[i] for i in torch.randperm(len(views), generator=generator).tolist())
+    anchor = next((view for view in shuffled if scene.read_depth is None or scene.has_depth(view)), views[0])
     reach = int(num_frames * expand_ratio)
     if scene.is_video:
         ordered = sorted(scene.frames)
@@ -208,15 +209,16 @@ def evaluation_groups(
     Raises:
         InputError: naming a scene with too few views.
     """
-    groups = []
+    starts = []
     for scene in scenes:
         require(
             len(scene.frames) >= num_views,
             f"scene {scene.name}: expected at least {num_views} views to evaluate together, got {len(scene.frames)}",
         )
-        starts = scene.held_out_views if scene.scan in trained_scans else tuple(scene.frames)
-        groups += [FrameGroup(scene, (view, *scene.neighbors[view][: num_views - 1])) for view in starts]
-    return groups if max_groups is None else evenly_spread(groups, max_groups)
+        views = scene.held_out_views if scene.scan in trained_scans else tuple(scene.frames)
+        starts += [(scene, view) for view in views]
+    chosen = starts if max_groups is None else evenly_spread(starts, max_groups)
+    return [FrameGroup(scene, (view, *scene.neighbors[view][: num_views - 1])) for scene, view in chosen]
 
 
 def training_part(scenes: Sequence[PosedScene], evaluated_scans: Collection[str]) -> list[PosedScene]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 from geometry import InputError
@@ -76,6 +76,35 @@ def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -
     _write_atomic(path, lambda temporary: Image.fromarray(image).save(temporary, format=image_format, **options))
 
 
+def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
+    """All bits of a 16-bit grey PNG.
+
+    Raises:
+        InputError: for a missing or undecodable file, or one that is no 16-bit grey image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected an image file, got none") from None
+    except _DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+    if not mode.startswith("I"):
+        raise InputError(f"{path}: expected a 16-bit grey image, got one of mode {mode}")
+    return values.astype(np.uint16)
+
+
+def write_uint16(path: Path, values: UInt16[np.ndarray, "height width"]) -> None:
+    """Write a 16-bit grey PNG; folders are made."""
+    _write_atomic(path, lambda temporary: Image.fromarray(values).save(temporary, format="PNG"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; folders are made."""
+    _write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
 def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     """One-channel PFM (rows bottom-up, a negative scale means little-endian) as float32, top row first.
 
@@ -108,8 +137,7 @@ def write_pfm(path: Path, array: Float[np.ndarray, "height width"], *, big_endia
     """Write a one-channel PFM as float32; folders are made."""
     height, width = array.shape
     values = array[::-1].astype(">f4" if big_endian else "<f4")
-    content = f"Pf\n{width} {height}\n{1.0 if big_endian else -1.0}\n".encode() + values.tobytes()
-    _write_atomic(path, lambda temporary: temporary.write_bytes(content))
+    write_bytes(path, f"Pf\n{width} {height}\n{1.0 if big_endian else -1.0}\n".encode() + values.tobytes())
 
 
 def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:

@@ -1,7 +1,7 @@
 """Which scans and which views are for training: lists in `data/lists`, lists of a data set's own, and rules."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -71,7 +71,7 @@ def choose_scans(
     present: Sequence[str],
     split: Split,
     scans: Sequence[str] | None,
-    lists: Mapping[str, Sequence[str]],
+    lists: Mapping[str, Collection[str]],
 ) -> tuple[str, ...]:
     """Scans of a split among those `present`.
 
@@ -96,6 +96,14 @@ def choose_scans(
     if split == "test" and listed["test"]:
         return listed["test"]
     return _by_rule(found, split)
+
+
+def scans_below(present: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Scans with names like paths: a name stands for itself and for all scans below it; unknown names are kept."""
+    chosen: list[str] = []
+    for name in names:
+        chosen += [scan for scan in present if scan == name or scan.startswith(f"{name}/")] or [name]
+    return tuple(chosen)
 
 
 def split_views(

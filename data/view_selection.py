@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geometry import InputError
+from geometry import InputError, rigid_inverse
 
 
 def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
@@ -71,6 +71,20 @@ def complete_neighbors(
         listed = [other for other in (pairs or {}).get(view, ()) if other in centers]
         neighbors[view] = tuple(dict.fromkeys([*listed, *nearest_by_center(centers, view, others)]))
     return neighbors
+
+
+def most_similar(w2c: Float[Tensor, "view 4 4"], view: int) -> list[int]:
+    """The other rows of `w2c`, most similar view first: for images that come in no order and without a pair list.
+
+    Dissimilarity: the angle between the optical axes in radians plus the distance of the centres in units of the rig's
+    radius (their root mean square distance from the middle), so that both count alike for cameras around an object.
+    """
+    axes, centers = w2c[:, 2, :3].double(), rigid_inverse(w2c)[:, :3, 3].double()
+    angles = torch.atan2(torch.linalg.cross(axes, axes[view].expand_as(axes)).norm(dim=-1), axes @ axes[view])
+    radius = (centers - centers.mean(0)).square().sum(-1).mean().sqrt()
+    distances = (centers - centers[view]).norm(dim=-1) / radius.clamp_min(torch.finfo(radius.dtype).tiny)
+    order = (angles + distances).argsort(stable=True).tolist()
+    return [other for other in order if other != view]
 
 
 def select_sources(

@@ -1,7 +1,7 @@
 """Ray-traced scenes with exact depth, written in the layouts of real data sets: `python -m data.procedural --help`.
 
-`make_scene` draws a scene from a seed, `rigs` holds cameras, `render_view` photographs, `writers` knows the layouts,
-`generate` fills a folder in parallel. A scene depends on (seed, index) only.
+`make_scene` draws a scene from a seed, `rigs` holds cameras, `render_view` photographs, `writers` and
+`sequence_writers` know the layouts, `generate` fills a folder in parallel. A scene depends on (seed, index) only.
 """
 
 from data.procedural.rigs import dtu_rig, orbit_rig

@@ -1,4 +1,4 @@
-"""Write ray-traced scenes with exact depth in DTU's or BlendedMVS's layout, for training and for tests."""
+"""Write ray-traced scenes with exact depth in the layout of a real data set, for training and for tests."""
 
 import argparse
 from collections.abc import Sequence
@@ -32,13 +32,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--layout", required=True, help=f"{' or '.join(LAYOUTS)}")
+    parser.add_argument("--layout", required=True, help=f"one of {', '.join(LAYOUTS)}")
     parser.add_argument("--out", required=True, type=Path, help="new folder, or one to resume or extend")
     parser.add_argument("--scenes", required=True, type=int, help="number of scenes")
     parser.add_argument("--width", type=int, default=640, help="pixels")
     parser.add_argument("--height", type=int, default=512, help="pixels")
     parser.add_argument(
-        "--views", type=int, default=49, help="per scene; dtu: 20 to 49, the fine-tuning split's 20 views come first"
+        "--views",
+        type=int,
+        default=49,
+        help="per scene; dtu: 20 to 49, the fine-tuning split's 20 views come first; co3d: from 24 on",
     )
     parser.add_argument("--seed", type=int, default=0, help="scene i depends on the seed and on i only")
     parser.add_argument("--lights", type=int, default=1, help="dtu: lightings 0..lights-1; a single one is number 3")

@@ -1,0 +1,104 @@
+"""What the writers of all layouts share: settings, scenes and rigs, numbers as files hold them, whole files."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data.image_io import write_bytes
+from data.procedural.rigs import DTU_HELD_OUT_VIEWS, DTU_NUM_VIEWS, DTU_TRAIN_VIEWS, orbit_rig
+from data.procedural.scene import NUM_LIGHTS, Scene, make_scene
+from data.procedural.tracer import RenderedView
+from geometry import Cameras, InputError
+from geometry.conversions import intrinsics_to_integer_centers
+
+SMALLEST_SIDE = 32
+EVALUATION_LIGHT = 3
+
+
+class Limits(NamedTuple):
+    """What a layout can hold."""
+
+    least_views: int
+    most_views: int
+    most_lights: int
+
+
+LIMITS = {
+    "dtu": Limits(len(DTU_TRAIN_VIEWS + DTU_HELD_OUT_VIEWS), DTU_NUM_VIEWS, NUM_LIGHTS),
+    "blendedmvs": Limits(3, 1000, 1),
+    "co3d": Limits(24, 1000, 1),  # readers leave out shorter sequences
+    "vkitti": Limits(3, 1000, 1),
+}
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Everything that decides the bytes of a scene, besides its index."""
+
+    layout: str
+    """One of `LIMITS`."""
+    width: int
+    height: int
+    views: int
+    seed: int
+    lights: int
+    first_scan: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no layout can hold.
+
+        Raises:
+            InputError: naming the option.
+        """
+        _check("--layout", self.layout, self.layout in LIMITS, f"one of {', '.join(LIMITS)}")
+        for name, side in (("--width", self.width), ("--height", self.height)):
+            _check(name, side, side >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE}")
+        least, most, most_lights = LIMITS[self.layout]
+        _check("--views", self.views, least <= self.views <= most, f"{least} to {most} for {self.layout}")
+        _check("--lights", self.lights, 1 <= self.lights <= most_lights, f"1 to {most_lights} for {self.layout}")
+        _check("--seed", self.seed, self.seed >= 0, "0 or more")
+        _check("--first_scan", self.first_scan, self.first_scan >= 0, "0 or more")
+
+
+def _check(option: str, value: object, is_good: bool, expected: str) -> None:
+    if not is_good:
+        raise InputError(f"{option}: expected {expected}, got {value}")
+
+
+@lru_cache(maxsize=2)
+def cached_scene(seed: int, index: int, has_backdrop: bool) -> Scene:
+    """Scene `index`; consecutive views share it."""
+    return make_scene((seed, index), has_backdrop=has_backdrop)
+
+
+@lru_cache(maxsize=2)
+def orbit(settings: GeneratorSettings, index: int) -> tuple[Cameras, float]:
+    """Rig in millimetres, and how many of the scene's units one millimetre is."""
+    rng = np.random.default_rng((settings.seed, index, 1))
+    unit = float(rng.uniform(0.003, 0.02))
+    return orbit_rig(rng, settings.views, settings.height, settings.width), unit
+
+
+def to_bytes(view: RenderedView) -> UInt8[np.ndarray, "height width 3"]:
+    """Its colours as files hold them."""
+    return np.rint(view.rgb * 255).astype(np.uint8)
+
+
+def depth_range_of(depth: Float[np.ndarray, "height width"]) -> tuple[float, float]:
+    """Least and greatest known depth (infinity, 0 when nothing is seen)."""
+    seen = depth[depth > 0]
+    return (float(seen.min()), float(seen.max())) if seen.size else (float("inf"), 0.0)
+
+
+def intrinsics_in_files(camera: Cameras) -> Float[np.ndarray, "3 3"]:
+    """K for integer pixel centres."""
+    return intrinsics_to_integer_centers(camera.intrinsics.double()).numpy()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically; folders are made."""
+    write_bytes(path, text.encode())

@@ -1,0 +1,202 @@
+"""Virtual KITTI 2 -> `PosedScene`: one scene per drive, variant and camera. Scene unit: metre.
+
+    Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg
+    Scene01/clone/frames/depth/Camera_0/depth_00000.png    16 bits, centimetres; the folder is optional
+    Scene01/clone/extrinsic.txt       header, then: frame, camera, 4x4 camera from world (OpenCV axes) row by row
+    Scene01/clone/intrinsic.txt       header, then: frame, camera, fx, fy, cx, cy for integer pixel centres
+
+Scans are named `Scene01/clone/Camera_0`; `--scans Scene01` takes all below. Drives, not variants, are divided into
+training and validation. Depth beyond 80 m counts as unknown (spec/vggt_training.md 6.5).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.base import Frame, PosedScene
+from data.image_io import first_image_size, read_uint16
+from data.lazy import LazyMapping
+from data.splits import (
+    Report,
+    Split,
+    choose_scans,
+    own_or_shipped_lists,
+    raise_problem,
+    scans_below,
+    split_views,
+)
+from data.view_selection import most_similar
+from geometry import InputError, check_camera
+from geometry.conversions import intrinsics_from_integer_centers
+
+MAX_DEPTH = 80.0
+NEAR = 1.0
+CENTIMETRES = 100.0
+_IMAGE_NAME = re.compile(r"rgb_(\d{5})\.jpg")
+
+
+@dataclass(frozen=True)
+class _Drive:
+    """What one camera saw, in arrays."""
+
+    scan: str
+    view_ids: tuple[int, ...]
+    """Frame numbers."""
+    images: tuple[Path, ...]
+    depths: tuple[Path | None, ...]
+    w2c: Float[Tensor, "view 4 4"]
+    intrinsics: Float[Tensor, "view 3 3"]
+    """Pixel centres at +0.5."""
+
+    def frame(self, view_id: int) -> Frame:
+        row = self.view_ids.index(view_id)
+        height, width = self._image_size
+        return Frame(
+            view_id=view_id,
+            image_path=self.images[row],
+            w2c=self.w2c[row],
+            intrinsics=self.intrinsics[row],
+            height=height,
+            width=width,
+            near=NEAR,
+            far=MAX_DEPTH,
+            depth_path=self.depths[row],
+        )
+
+    def neighbors(self, view_id: int) -> tuple[int, ...]:
+        """All other views, most similar first."""
+        row = self.view_ids.index(view_id)
+        return tuple(self.view_ids[other] for other in most_similar(self.w2c, row))
+
+    def scene(self) -> PosedScene:
+        """Frames are made when they are looked at."""
+        train, held_out = split_views(self.view_ids)
+        return PosedScene(
+            name=self.scan,
+            scan=self.scan,
+            frames=LazyMapping(self.view_ids, self.frame),
+            neighbors=LazyMapping(self.view_ids, self.neighbors),
+            train_views=train,
+            held_out_views=held_out,
+            read_depth=read_vkitti_depth if any(self.depths) else None,
+            is_video=True,
+        )
+
+    @cached_property
+    def _image_size(self) -> tuple[int, int]:
+        return first_image_size(self.images)
+
+
+def read_vkitti(
+    datadir: Path,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None = None,
+    lights: tuple[int, ...] | None = None,
+    report: Report = raise_problem,
+) -> list[PosedScene]:
+    """One scene per camera folder. `lights` means nothing here.
+
+    Raises:
+        InputError: for an unknown scan, a missing or broken camera file, and (unless `report` collects) for a view
+            without an image or a camera, or an impossible camera.
+    """
+    folders = find_vkitti_scans(datadir)
+    if not folders:
+        raise InputError(f"{datadir}: expected Scene*/*/frames/rgb/Camera_*/rgb_00000.jpg, got none")
+    present = list(folders)
+    if scans is None:
+        drives = list(dict.fromkeys(scan.partition("/")[0] for scan in present))
+        chosen_drives = choose_scans(datadir, drives, split, None, own_or_shipped_lists(datadir, "vkitti"))
+        chosen = scans_below(present, chosen_drives)
+    else:
+        chosen = choose_scans(datadir, present, split, scans_below(present, scans), {})
+    drives_read = (_read_drive(scan, folders[scan], report) for scan in chosen)
+    return [drive.scene() for drive in drives_read if drive.view_ids]
+
+
+def find_vkitti_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> its folder of images."""
+    folders = sorted(datadir.glob("*/*/frames/rgb/Camera_*"))
+    return {f"{path.parents[3].name}/{path.parents[2].name}/{path.name}": path for path in folders}
+
+
+def read_vkitti_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
+    """Metres; beyond 80 m unknown.
+
+    Raises:
+        InputError: for a missing or broken file.
+    """
+    depth = read_uint16(frame.depth_path).astype(np.float32) / CENTIMETRES
+    depth[depth > MAX_DEPTH] = 0
+    return depth
+
+
+def _read_drive(scan: str, folder: Path, report: Report) -> _Drive:
+    variant, camera = folder.parents[2], int(folder.name.removeprefix("Camera_"))
+    extrinsics = _read_table(variant / "extrinsic.txt", camera, 16)
+    lenses = _read_table(variant / "intrinsic.txt", camera, 4)
+    images = {int(match[1]): path for path in folder.iterdir() if (match := _IMAGE_NAME.fullmatch(path.name))}
+    depth_folder = folder.parents[1] / "depth" / folder.name
+    rows = []
+    for view in sorted({*images, *extrinsics}):
+        try:
+            rows.append((view, *_camera(view, images, extrinsics, lenses, folder, variant)))
+        except InputError as error:
+            report(error)
+    views = tuple(view for view, _, _ in rows)
+    has_depth = depth_folder.is_dir()
+    return _Drive(
+        scan=scan,
+        view_ids=views,
+        images=tuple(images[view] for view in views),
+        depths=tuple(depth_folder / f"depth_{view:05d}.png" if has_depth else None for view in views),
+        w2c=torch.stack([w2c for _, w2c, _ in rows]).float() if rows else torch.zeros(0, 4, 4),
+        intrinsics=torch.stack([intrinsics for _, _, intrinsics in rows]).float() if rows else torch.zeros(0, 3, 3),
+    )
+
+
+def _camera(
+    view: int,
+    images: dict[int, Path],
+    extrinsics: dict[int, Sequence[float]],
+    lenses: dict[int, Sequence[float]],
+    folder: Path,
+    variant: Path,
+) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
+    if view not in images:
+        raise InputError(f"{folder / f'rgb_{view:05d}.jpg'}: expected an image, as extrinsic.txt lists it, got none")
+    for name, table in (("extrinsic.txt", extrinsics), ("intrinsic.txt", lenses)):
+        if view not in table:
+            raise InputError(f"{variant / name}: expected a line for frame {view} of {folder.name}, got none")
+    w2c = torch.tensor(extrinsics[view], dtype=torch.float64).reshape(4, 4)
+    focal_x, focal_y, center_x, center_y = lenses[view]
+    intrinsics = torch.tensor([[focal_x, 0, center_x], [0, focal_y, center_y], [0, 0, 1]], dtype=torch.float64)
+    check_camera(w2c, intrinsics, f"{variant} frame {view} of {folder.name}")
+    return w2c, intrinsics_from_integer_centers(intrinsics)
+
+
+def _read_table(path: Path, camera: int, num_values: int) -> dict[int, list[float]]:
+    """Frame number -> values, of the lines of one camera."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()[1:] if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: expected a camera file, got none") from None
+    table = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            frame, of_camera, *values = int(line[0]), int(line[1]), *map(float, line[2:])
+        except (ValueError, IndexError):
+            raise InputError(f"{path} line {number}: expected numbers, got {' '.join(line)[:60]!r}") from None
+        if len(values) != num_values:
+            raise InputError(f"{path} line {number}: expected {num_values + 2} numbers, got {len(line)}")
+        if of_camera == camera:
+            table[frame] = values
+    return table

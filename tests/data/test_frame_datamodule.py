@@ -1,0 +1,126 @@
+"""The data module of VGGT's training, on a tiny folder: batches, validation groups, several processes, refusals."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data.frame_datamodule import FrameDataModule, build_evaluation_data, build_frame_data
+from data.frame_sampling import BatchShape
+from geometry import InputError
+from tests.data import tiny_scenes as tiny
+
+SHAPE = BatchShape(image_size=40, aspect=(0.6, 0.8), patch_size=8, n_views=(2, 3), max_img_per_gpu=6)
+
+
+def build(*folders: tuple[str, object], **changes: object) -> FrameDataModule:
+    settings = {
+        "dataset_names": [name for name, _ in folders],
+        "datadirs": [str(folder) for _, folder in folders],
+        "len_train": [12] * len(folders),
+        "scans": None,
+        "shape": SHAPE,
+        "expand_ratio": 2.0,
+        "num_val": 6,
+        "val_views": 3,
+        "seed": 1,
+        "num_workers": 0,
+        "is_augmented": True,
+        "is_geometry_augmented": True,
+    }
+    return build_frame_data(**settings | changes)
+
+
+def attach(data: FrameDataModule, rank: int = 0, world_size: int = 1, step: int = 0) -> FrameDataModule:
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, global_step=step, accelerator=SimpleNamespace()
+    )
+    return data
+
+
+def test_batches_of_a_mixture_with_the_procedural_stream(small_dtu: Path) -> None:
+    data = attach(build(("dtu", small_dtu), ("procedural", "-")))
+    assert data.steps_per_epoch(1) == len(data.train_dataloader()) == 10  # 24 groups, 3 or 2 per batch
+    assert data.steps_per_epoch(2) == 5
+    names = set()
+    for batch in [one for one, _ in zip(data.train_dataloader(), range(3), strict=False)]:
+        groups, frames, _, height, width = batch.views.images.shape
+        assert groups * frames <= 6
+        assert (height, width) in ((24, 40), (32, 40))
+        assert batch.views.depth.shape == (groups, frames, height, width)
+        assert batch.views.cameras.w2c.shape == (groups, frames, 4, 4)
+        assert len(batch.names) == len(batch.seeds) == groups
+        names |= {name.split("/")[0] for name in batch.names}
+    assert names == {"dtu", "procedural"}
+
+
+def test_a_resumed_run_sees_the_batches_it_would_have_seen(small_dtu: Path) -> None:
+    whole = list(attach(build(("dtu", small_dtu))).train_dataloader())
+    rest = list(attach(build(("dtu", small_dtu)), step=3).train_dataloader())
+    assert len(whole) == 5
+    assert [batch.seeds.tolist() for batch in rest] == [batch.seeds.tolist() for batch in whole[3:]]
+    assert torch.equal(rest[0].views.images, whole[3].views.images)
+
+
+def test_validation_groups_are_the_same_for_every_run_and_dealt_evenly(small_dtu: Path) -> None:
+    data = build(("dtu", small_dtu))
+    everything = list(attach(data).val_dataloader())
+    assert len(everything) == 6
+    assert data.val_keys == build(("dtu", small_dtu), seed=9).val_keys
+    scene = data.val_sources[0].groups[0].scene
+    for batch in everything:
+        assert batch.views.images.shape == (1, 3, 3, 32, 40)
+        first, *others = batch.views.ids[0].tolist()
+        assert tuple(others) == scene.neighbors[first][:2]
+    parts = [list(attach(data, rank, 4).val_dataloader()) for rank in range(4)]
+    assert {len(part) for part in parts} == {2}
+    assert {int(b.seeds) for part in parts for b in part} == {int(b.seeds) for b in everything}
+
+
+def test_held_out_views_of_a_scan_in_both_are_only_validated(small_dtu: Path) -> None:
+    data = build(("dtu", small_dtu), scans=("scan2",))
+    (train,) = data.train_sources[0].scenes
+    assert set(train.frames) == set(train.train_views)
+    starts = {group.view_ids[0] for group in data.val_sources[0].groups}
+    assert starts == set(train.held_out_views)
+
+
+def test_evaluation_takes_every_view_of_the_scans(small_dtu: Path) -> None:
+    data = build_evaluation_data(
+        dataset_names=("dtu", "procedural"),
+        datadirs=(str(small_dtu), "-"),
+        scans=("scan3",),
+        shape=SHAPE,
+        num_val=10,
+        val_views=3,
+        num_workers=0,
+    )
+    assert sum(key.source == 0 for key in data.val_keys) == 5
+    only = build_evaluation_data(
+        dataset_names=("dtu",),
+        datadirs=(str(small_dtu),),
+        scans=("scan3",),
+        shape=SHAPE,
+        num_val=1000,
+        val_views=3,
+        num_workers=0,
+    )
+    assert len(only.val_keys) == 20
+    assert {group.scene.scan for group in only.val_sources[0].groups} == {"scan3"}
+
+
+def test_what_cannot_work_is_refused(small_dtu: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--datadir: expected one folder per data set \(1; - for procedural\), got 2$"
+    ):
+        build(("dtu", small_dtu), datadirs=("a", "b"))
+    with pytest.raises(InputError, match=r"^--len_train: expected one number per data set \(1\), got 2$"):
+        build(("dtu", small_dtu), len_train=(1, 2))
+    with pytest.raises(InputError, match=r"^--scans: expected exactly one data set on disk beside it, got 2$"):
+        build(("dtu", small_dtu), ("dtu", small_dtu), scans=("scan2",))
+    with pytest.raises(InputError, match=r"^--num_workers 2: expected 0 with procedural scenes rendered on mps$"):
+        build(("procedural", "-"), num_workers=2, render_device="mps")
+    tiny.write_llff(tmp_path / "fern")
+    with pytest.raises(InputError, match=r"^--dataset_name llff: expected depth maps to train on in .*, got none$"):
+        build(("llff", tmp_path))

@@ -128,22 +128,25 @@ def evaluate_targets(
     *,
     device: torch.device,
     scale: float = 1.0,
+    target_scale: float | None = None,
     chunk: int = 4096,
     is_millimetre: bool = False,
     pictures: Path | None = None,
 ) -> list[EvaluatedView]:
     """Render and score every target from its candidates; `pictures` is a folder for the comparison pictures.
 
+    Images are resized by `scale`; those of targets by `target_scale` if given, for fewer rays from the same sources.
     VGGT tokens are kept between targets with the same sources, under the scenes' names.
     """
     model.cache.clear()
-    counts = [_num_pixels(target, scale) for target in targets]
+    target_scale = target_scale or scale
+    counts = [_num_pixels(target, target_scale) for target in targets]
     views = []
     with tqdm(total=sum(counts), unit="ray", unit_scale=True, desc="evaluate") as bar:
         for target in targets:
             bar.set_description(f"{target.scene.scan} view {target.view_id}")
             source = target.scene.views(target.candidates, scale)
-            truth = target.scene.views([target.view_id], scale)
+            truth = target.scene.views([target.view_id], target_scale)
             rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
             reference = reference_of(protocol, truth)
             views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimetre))

@@ -11,8 +11,8 @@ from models.nerf.depth_prior import DepthPrior
 from models.vggt.alignment import weighted_quantile
 
 _QUANTILE = 0.005
-_MARGIN_OF_EXTENT = 0.1
-_MARGIN_IN_RESIDUALS = 3.0
+_MARGIN_OF_EXTENT = 0.15
+_MARGIN_IN_RESIDUALS = 1.5
 _LARGEST_RESIDUAL = 0.15
 _LEAST_SHARE = 0.02
 _MOST_POINTS_PER_VIEW = 2000
@@ -33,7 +33,7 @@ class DepthRange(TensorStruct):
 def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: DepthRange) -> DepthRange:
     """Quantiles of the depth that the source views' surfaces have in the target view, widened.
 
-    Each end moves outwards by a tenth of the extent and by three times the prior's residual (relative to the depth).
+    Each end moves outwards by 15 % of the extent and by 1.5 times the prior's residual (relative to the depth).
     The bounds of the data set stay where the residual is above 0.15, that is where VGGT's views contradict each
     other, and where the target sees next to nothing of what the sources saw. `target` has one camera per scene.
     """

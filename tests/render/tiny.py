@@ -35,6 +35,7 @@ _BACKBONE = {
     "point_head": None,
     "track_head": None,
 }
+_CAMERA_HEAD = {"trunk_depth": 1, "num_heads": 2}
 _DEPTH_HEAD = {"intermediate_layer_idx": [0, 0, 1, 1], "features": 8, "out_channels": [8, 8, 8, 8]}
 
 
@@ -48,16 +49,17 @@ def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = 
 
 
 def write_backbone(path: Path, *, with_depth: bool = False) -> Path:
-    """The architecture of a VGGT of a few thousand weights."""
+    """The architecture of a VGGT of a few thousand weights; `with_depth`: with camera and depth heads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_BACKBONE | ({"depth_head": _DEPTH_HEAD} if with_depth else {})))
+    heads = {"camera_head": _CAMERA_HEAD, "depth_head": _DEPTH_HEAD} if with_depth else {}
+    path.write_text(json.dumps(_BACKBONE | heads))
     return path
 
 
 def write_checkpoint(path: Path, *, with_depth: bool = False, **record: Any) -> Path:
     """An untrained general checkpoint; entries of `record` replace those of its record.
 
-    `with_depth`: its VGGT has a depth head.
+    `with_depth`: its VGGT has camera and depth heads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     backbone = write_backbone(path.with_suffix(".json"), with_depth=with_depth)

@@ -1,0 +1,217 @@
+"""What a VGGT is worth to the radiance field: python -m benchmarks.features --datadir D --real_datadir R --out DIR.
+
+The same field is trained under the same budget (steps, rays, seeds, order of the data) behind
+(a)  a VGGT's features and its depth,
+(a') its features alone,
+(b)  the same VGGT with random weights, features and depth,
+(c)  no VGGT, the image stem alone,
+and evaluated on scans it has never seen: the procedural test scans below --datadir and, if given, a real scan, each
+from near sources (`dtu-nearest3`) and from wide baselines (`dtu-wide3`). Targets are rendered at half size.
+
+Every finished run leaves <out>/<arm>_seed<n>.json and is not repeated.
+"""
+
+import json
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.datamodule import read_scenes
+from data.sampling import evenly_spread
+from geometry import InputError, one_line_errors, require
+from models.nerf.vggt_nerf import VGGTNeRF
+from render.evaluate import evaluate_targets, summary
+from render.files import write_json
+from render.protocols import PROTOCOLS, targets_of
+from training.backbone import NO_VGGT
+from training.cli import parse_options
+from training.nerf_task import build_data, build_general_task
+from training.options import GeneralOptions, option
+from training.trainer import fit
+
+ARMS = {
+    "vggt_depth": ("(a)", "VGGT features and depth"),
+    "vggt": ("(a')", "VGGT features"),
+    "random": ("(b)", "random weights, features and depth"),
+    "stem": ("(c)", "image stem alone"),
+}
+SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
+_SCORES = ("psnr", "ssim", "depth_abs")
+_SHOWN = {"psnr": "PSNR", "depth_abs": "depth error"}
+_SMALLER = 2
+_NUM_VIEWS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """The comparison; the defaults take about 45 minutes on one core."""
+
+    vggt: str = option("ckpts/vggt_nano.safetensors", "VGGT weights, with their sizes in a .json file beside them")
+    datadir: str = option("runs/demo/data", "procedural scenes in DTU's layout")
+    scale: float = option(1.0, "resize factor of the procedural images; 160x128 pixels are meant")
+    real_datadir: str = option("", "root folder of real scans in DTU's layout; none: procedural scenes only")
+    real_scan: str = option("scan24", "the real scan that is evaluated on; nothing is trained on it")
+    real_scale: float = option(0.25, "resize factor of the real images")
+    out: str = option("runs/features", "folder of all runs and results")
+    arms: tuple[str, ...] = option(tuple(ARMS), f"what to compare, out of {', '.join(ARMS)}", nargs="+")
+    seeds: tuple[int, ...] = option((0, 1, 2), "one run each", nargs="+")
+    steps: int = option(300, "optimizer steps per run")
+    rays: int = option(512, "rays per step")
+    N_samples: int = option(32, "samples per ray of the coarse pass")
+    N_importance: int = option(16, "further samples per ray of the fine pass")
+    extra_views: int = option(7, "training sources are drawn from so many more than 3 of the nearest")
+    views_per_scan: int = option(2, "targets per procedural test scan, at most 4")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name.
+
+        Raises:
+            InputError: naming the option.
+        """
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        require(not unknown, f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
+        require(self.steps >= 2, f"--steps: expected at least 2, got {self.steps}")
+        require(self.views_per_scan >= 1, f"--views_per_scan: expected at least 1, got {self.views_per_scan}")
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """What all runs below one folder must share."""
+        return {name: value for name, value in asdict(self).items() if name not in ("out", "arms", "seeds")}
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and evaluate what is missing, print the table."""
+    options = parse_options(FeatureOptions, __doc__, argv)
+    out = Path(options.out)
+    _require_same_budget(options, out / "budget.json")
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        for arm in options.arms:
+            results.setdefault(arm, []).append(result_of(options, arm, seed))
+    print(table(results))
+
+
+def result_of(options: FeatureOptions, arm: str, seed: int) -> dict[str, Any]:
+    """Scores of one run, `{set: {score: mean}}`, trained and evaluated now unless that was done before."""
+    path = Path(options.out) / f"{arm}_seed{seed}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    run = train_options(options, arm, seed)
+    shutil.rmtree(run.run_dir, ignore_errors=True)  # of a run that was interrupted
+    data = build_data(run, is_per_scene=False)
+    task = build_general_task(run, data.trained_on)
+    fit(run, task, data)
+    model = task.model.eval().to("cpu")
+    scores = {}
+    for name, (datadir, scans, scale, count) in _test_sets(options).items():
+        for sources, protocol in SOURCES.items():
+            scores[f"{name}, {sources}"] = evaluate_set(model, datadir, scans, scale, count, protocol)
+    write_json(path, scores)
+    return scores
+
+
+def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOptions:
+    """The run of an arm; arms differ in the VGGT and in nothing else."""
+    architecture = Path(options.vggt).with_suffix(".json")
+    if arm == "random" and not architecture.is_file():
+        raise InputError(f"--vggt {options.vggt}: expected its sizes in {architecture}, got no such file")
+    source = {"random": f"random:{architecture}", "stem": NO_VGGT}.get(arm, options.vggt)
+    return GeneralOptions(
+        expname=f"{arm}_seed{seed}",
+        basedir=str(Path(options.out) / "runs"),
+        dataset_name="dtu",
+        datadir=options.datadir,
+        imgScale_train=options.scale,
+        imgScale_test=options.scale,
+        vggt_ckpt=source,
+        vggt_image_size=0,
+        depth_prior=arm in ("vggt_depth", "random"),
+        n_views=(_NUM_VIEWS,),
+        extra_views=options.extra_views,
+        rays_per_step=options.rays,
+        N_samples=options.N_samples,
+        N_importance=options.N_importance,
+        max_steps=options.steps,
+        warmup_steps=options.steps // 15,
+        lrate=4e-3,
+        lrate_final=3e-4,
+        depth_loss=0.1,
+        save_every=options.steps,
+        val_every=options.steps,
+        num_val=1,
+        num_workers=0,
+        seed=seed,
+        accelerator="cpu",
+    )
+
+
+def _test_sets(options: FeatureOptions) -> dict[str, tuple[str, tuple[str, ...], float, int]]:
+    """Name -> folder, scans (none: the test scans), scale of the sources, targets per scan."""
+    sets = {"unseen": (options.datadir, (), options.scale, options.views_per_scan)}
+    if options.real_datadir:
+        sets[options.real_scan] = (options.real_datadir, (options.real_scan,), options.real_scale, 4)
+    return sets
+
+
+def evaluate_set(
+    model: VGGTNeRF, datadir: str, scans: tuple[str, ...], scale: float, count: int, name: str
+) -> dict[str, float]:
+    """Mean scores over up to `count` targets of every scan, under the protocol of that name."""
+    protocol = PROTOCOLS[name]
+    scenes = read_scenes("dtu", datadir, split="test", scans=scans or None, lights=(3,))
+    targets = [one for scene in scenes for one in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), count)]
+    views = evaluate_targets(
+        model, targets, protocol, device=torch.device("cpu"), scale=scale, target_scale=scale / _SMALLER
+    )
+    mean = summary(views, 0.0)["mean"]
+    return {score: mean[score] for score in _SCORES if isinstance(mean[score], float)}
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: a row per arm, a column per test set and score; mean and spread (standard deviation) over seeds.
+
+    The last rows are differences between the first arm and the others, seed by seed.
+    """
+    example = next(iter(results.values()))[0]
+    columns = [(name, score) for name, scores in example.items() for score in _SHOWN if score in scores]
+    lines = ["| | " + " | ".join(f"{name}: {_SHOWN[score]}" for name, score in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for arm, runs in results.items():
+        cells = [_mean_and_spread([run[name][score] for run in runs], score) for name, score in columns]
+        lines.append(f"| {' '.join(ARMS[arm])} | " + " | ".join(cells) + " |")
+    first, *others = results
+    for other in others:
+        pairs = list(zip(results[first], results[other], strict=True))
+        cells = [
+            _mean_and_spread([one[name][score] - two[name][score] for one, two in pairs], score, sign="+")
+            for name, score in columns
+        ]
+        lines.append(f"| {ARMS[first][0]} - {ARMS[other][0]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float], score: str, sign: str = "") -> str:
+    digits = {"psnr": 2, "depth_abs": 1}[score]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.{digits}f}{spread}"
+
+
+def _require_same_budget(options: FeatureOptions, path: Path) -> None:
+    """Results of different budgets do not belong into one table."""
+    before = json.loads(path.read_text()) if path.is_file() else options.budget
+    for name, value in options.budget.items():
+        require(
+            before.get(name) == value, f"--{name}: --out {options.out} holds runs with {before.get(name)}, got {value}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, options.budget)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,8 +35,10 @@ setup(
         "huggingface-hub>=0.25,<3",
         "tensorboard>=2.16,<3",
         "tqdm>=4.66,<5",
+        "trimesh>=4,<6",
     ],
     extras_require={
+        "viewer": ["viser>=0.2,<2"],
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

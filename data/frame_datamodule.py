@@ -150,6 +150,7 @@ def build_frame_data(
     num_workers: int,
     is_augmented: bool,
     is_geometry_augmented: bool,
+    procedural_scenes: int = 0,
     render_device: str = "cpu",
 ) -> FrameDataModule:
     """Training and validation data of a mixture of data sets by name; `procedural` is the stream of rendered scenes.
@@ -166,7 +167,7 @@ def build_frame_data(
     val_sources: list[FrameSource] = []
     for name, datadir in zip(dataset_names, datadirs, strict=True):
         if name == PROCEDURAL:
-            train_sources.append(ProceduralFrames(seed=seed, device=render_device))
+            train_sources.append(ProceduralFrames(seed=seed, num_scenes=procedural_scenes, device=render_device))
             val_sources.append(_held_out_stream(render_device))
             continue
         train, val = _read_both(name, datadir, scans)

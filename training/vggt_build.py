@@ -59,6 +59,7 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
         num_workers=options.num_workers,
         is_augmented=options.augment,
         is_geometry_augmented=options.augment_geometry,
+        procedural_scenes=options.procedural_scenes,
         render_device=render_device(options),
     )
     data.train_frames()[data.sampler().keys_of(0)[0]]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data.procedural.writers import LAYOUTS, GeneratorSettings, write_text
 from geometry import InputError
 
-GENERATOR = "data.procedural 1"
+GENERATOR = "data.procedural 2"
 SETTINGS_FILE = "procedural.json"
 MARKER_FOLDER = ".procedural"
 

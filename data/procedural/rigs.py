@@ -46,7 +46,7 @@ DTU_ROWS = (
 )
 
 
-def _look_at(center: np.ndarray, aim: np.ndarray, roll: float) -> np.ndarray:
+def look_at(center: np.ndarray, aim: np.ndarray, roll: float) -> np.ndarray:
     """World-to-camera (4, 4): +z toward `aim`, +x horizontal, then turned by `roll` degrees about the optical axis."""
     forward = (aim - center) / np.linalg.norm(aim - center)
     right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -59,7 +59,7 @@ def _look_at(center: np.ndarray, aim: np.ndarray, roll: float) -> np.ndarray:
     return w2c
 
 
-def _on_sphere(radius: float, elevation: float, azimuth: float) -> np.ndarray:
+def on_sphere(radius: float, elevation: float, azimuth: float) -> np.ndarray:
     """Azimuth 0 is +y, 90 degrees is -x."""
     up, around = np.radians(elevation), np.radians(azimuth)
     return radius * np.array([-np.cos(up) * np.sin(around), np.cos(up) * np.cos(around), np.sin(up)])
@@ -78,7 +78,7 @@ def dtu_rig(height: int, width: int) -> Cameras:
     """DTU's 49 cameras in the table frame, in DTU's order, for images of height x width."""
     aim = np.array([0.0, 0.0, AIM_HEIGHT])
     w2c = [
-        _look_at(aim + _on_sphere(DTU_RADIUS, row.elevation, row.first_azimuth + k * row.step), aim, row.roll)
+        look_at(aim + on_sphere(DTU_RADIUS, row.elevation, row.first_azimuth + k * row.step), aim, row.roll)
         for row in DTU_ROWS
         for k in range(row.count)
     ]
@@ -116,7 +116,7 @@ def orbit_rig(rng: np.random.Generator, num_views: int, height: int, width: int)
         elevation = base + 14 * np.sin(2 * np.pi * 1.7 * k / num_views + phase) + rng.normal(0, 2)
         aim = np.array([0.0, 0.0, AIM_HEIGHT - 10]) + rng.normal(0, 10, 3)
         distance = radius * (1 + 0.12 * np.sin(0.9 * k) + rng.normal(0, 0.02))
-        w2c.append(_look_at(aim + _on_sphere(distance, elevation, azimuth), aim, rng.normal(0, 4)))
+        w2c.append(look_at(aim + on_sphere(distance, elevation, azimuth), aim, rng.normal(0, 4)))
     focal = width * rng.uniform(1.05, 1.35)
     center_x, center_y = width / 2 + rng.normal(0, 0.01 * width), height / 2 + rng.normal(0, 0.01 * height)
     intrinsics = np.array([[focal, 0.0, center_x], [0.0, focal * 1.001, center_y], [0.0, 0.0, 1.0]])

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 
 NOISE_GRID = 64
 NOISE_OCTAVES = (4, 8, 16, 32, 64)
+NOISE_LEVELS = 4
+PATTERN_CELL = 1.5
 PHOTO_SIDE = 512
 PHOTOS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
@@ -35,9 +37,16 @@ class Texture(Protocol):
         """Albedo about [0, 1] at local points (mm) whose local normals are given; `footprint` = mm per pixel."""
 
 
-@lru_cache(maxsize=1)
-def _noise_volume() -> Float[np.ndarray, "cell 3"]:
-    """Periodic fractal noise, octaves of equal power per octave of frequency, mean 0, deviation 1, 3 channels."""
+@cache
+def noise_volume(level: int = 0) -> Float[np.ndarray, "cell 3"]:
+    """Periodic fractal noise, octaves of equal power per octave of frequency, mean 0, deviation 1, 3 channels.
+
+    Each `level` averages 2 x 2 x 2 cells of the one before: the same pattern with less detail.
+    """
+    if level:
+        side = NOISE_GRID >> level
+        fine = noise_volume(level - 1).reshape(side, 2, side, 2, side, 2, 3)
+        return fine.mean(axis=(1, 3, 5)).reshape(-1, 3)
     rng = np.random.default_rng(20240)
     total = np.zeros((NOISE_GRID,) * 3 + (3,), dtype=np.float32)
     for octave, count in enumerate(NOISE_OCTAVES):
@@ -57,16 +66,26 @@ def _upsample_periodic(grid: np.ndarray, factor: int, axis: int) -> np.ndarray:
     return np.stack(steps, axis=axis + 1).reshape(shape)
 
 
-def fractal_noise(points: Float[np.ndarray, "3 point"], cell: float) -> Float[np.ndarray, "3 point"]:
-    """Three channels of noise whose finest detail is `cell` wide (about deviation 1), trilinear."""
-    scaled = points / np.float32(cell)
+def noise_level(cell: float, footprint: float) -> int:
+    """Level of the noise whose detail is not finer than a pixel."""
+    return int(np.clip(np.round(np.log2(max(footprint / cell, 1e-6))), 0, NOISE_LEVELS - 1))
+
+
+def fractal_noise(points: Float[np.ndarray, "3 point"], cell: float, footprint: float) -> Float[np.ndarray, "3 point"]:
+    """Three channels of noise whose finest detail is `cell` wide (about deviation 1), trilinear.
+
+    Detail finer than `footprint` is averaged away; what is left stays where it is, from whatever distance.
+    """
+    level = noise_level(cell, footprint)
+    side, factor = NOISE_GRID >> level, 1 << level
+    scaled = (points / np.float32(cell) - np.float32((factor - 1) / 2)) / np.float32(factor)
     lower = np.floor(scaled)
     fraction = scaled - lower
-    low = lower.astype(np.int32) & (NOISE_GRID - 1)
-    high = (low + 1) & (NOISE_GRID - 1)
-    pick = ((low[0] * NOISE_GRID**2, high[0] * NOISE_GRID**2), (low[1] * NOISE_GRID, high[1] * NOISE_GRID))
+    low = lower.astype(np.int32) & (side - 1)
+    high = (low + 1) & (side - 1)
+    pick = ((low[0] * side**2, high[0] * side**2), (low[1] * side, high[1] * side))
     weights = [(1 - one, one) for one in fraction]
-    volume, total = _noise_volume(), np.zeros((points.shape[1], 3), dtype=np.float32)
+    volume, total = noise_volume(level), np.zeros((points.shape[1], 3), dtype=np.float32)
     for corner in range(8):
         i, j, k = corner >> 2, corner >> 1 & 1, corner & 1
         cells = pick[0][i] + pick[1][j] + (high[2] if k else low[2])
@@ -87,7 +106,7 @@ class NoiseTexture:
     def color(
         self, points: Float[np.ndarray, "3 point"], normals: Float[np.ndarray, "3 point"], footprint: float
     ) -> Float[np.ndarray, "3 point"]:
-        noise = fractal_noise(points + self.offset[:, None].astype(np.float32), max(self.cell, footprint))
+        noise = fractal_noise(points + self.offset[:, None].astype(np.float32), self.cell, footprint)
         level = np.sin(self.veins * noise[0]) if self.veins else noise[0] * np.float32(0.7)
         mix, palette = np.clip(level, -1, 1), self.palette.astype(np.float32)
         toward = np.where(mix < 0, palette[0][:, None], palette[2][:, None])
@@ -112,7 +131,7 @@ class PatternTexture:
             bands += np.floor(axis[0] * shifted[0] + axis[1] * shifted[1] + axis[2] * shifted[2]).astype(np.int32)
         colors = self.colors.astype(np.float32)
         base = np.where(bands & 1, colors[0][:, None], colors[1][:, None])
-        return base + np.float32(0.07) * fractal_noise(shifted, max(1.5, footprint))
+        return base + np.float32(0.07) * fractal_noise(shifted, PATTERN_CELL, footprint)
 
 
 @lru_cache(maxsize=1)

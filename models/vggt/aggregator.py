@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from geometry.errors import InputError
 from models.vggt.attention import patch_positions, rotary_angles
-from models.vggt.config import AggregatorConfig
+from models.vggt.config import MATCH_STEM, AggregatorConfig
 from models.vggt.layers import Block, PatchEmbed, normal_parameter
+from models.vggt.match_stem import MatchStem
 from models.vggt.vit import VisionTransformer, ViTTokens
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -36,13 +37,21 @@ class Aggregator(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        vit = config.vit_config
-        self.patch_embed = PatchEmbed(config.patch_size, dim) if vit is None else VisionTransformer(vit)
+        self.patch_embed = self._patch_embed(config)
+        self.sees_views_together = config.patch_embed == MATCH_STEM
         self.camera_token = normal_parameter(1, 2, 1, dim, std=1e-6)
         self.register_token = normal_parameter(1, 2, config.num_register_tokens, dim, std=1e-6)
         self.patch_start = 1 + config.num_register_tokens
         self.frame_blocks = self._blocks()
         self.global_blocks = self._blocks()
+
+    @staticmethod
+    def _patch_embed(config: AggregatorConfig) -> nn.Module:
+        vit = config.vit_config
+        if vit is not None:
+            return VisionTransformer(vit)
+        stem = MatchStem if config.patch_embed == MATCH_STEM else PatchEmbed
+        return stem(config.patch_size, config.embed_dim)
 
     def _blocks(self) -> nn.ModuleList:
         config = self.config
@@ -68,7 +77,8 @@ class Aggregator(nn.Module):
             raise InputError(f"images must have 3 channels (axis 2), got shape {tuple(images.shape)}")
         mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
         std = images.new_tensor(IMAGE_STD)[:, None, None]
-        return self.patch_embed(((images - mean) / std).flatten(0, 1))
+        normalised = (images - mean) / std
+        return self.patch_embed(normalised if self.sees_views_together else normalised.flatten(0, 1))
 
     def forward(
         self,

@@ -22,6 +22,7 @@ from models.vggt.config_checks import (
     section,
 )
 
+MATCH_STEM = "match"
 HEADS = ("camera", "depth", "point", "track")
 
 _NAMED_VITS = {  # name -> embed_dim, depth, num_heads
@@ -84,7 +85,7 @@ class AggregatorConfig:
     proj_bias: bool = True
     ffn_bias: bool = True
     patch_embed: str = "dinov2_vitl14_reg"
-    """A name with "conv", a named DINOv2 size, or "vit" with the sizes in `vit`."""
+    """A name with "conv", a named DINOv2 size, "vit" with the sizes in `vit`, or "match", ours for small images."""
     aa_order: tuple[str, ...] = ("frame", "global")
     aa_block_size: int = 1
     qk_norm: bool = True
@@ -108,6 +109,11 @@ class AggregatorConfig:
                 "aggregator.vit must be given exactly when aggregator.patch_embed is 'vit', "
                 f"got patch_embed {self.patch_embed!r} and vit {self.vit}"
             )
+        if self.patch_embed == MATCH_STEM and (self.patch_size < 4 or self.patch_size & (self.patch_size - 1)):
+            raise InputError(
+                f"aggregator.patch_size must be a power of two from 4 on for patch_embed {MATCH_STEM!r}, "
+                f"got {self.patch_size}"
+            )
         vit = self.vit_config
         if vit is not None and (vit.embed_dim, vit.patch_size) != (self.embed_dim, self.patch_size):
             raise InputError(
@@ -117,12 +123,12 @@ class AggregatorConfig:
 
     @property
     def vit_config(self) -> ViTConfig | None:
-        """Sizes of the vision transformer, or None for the single convolution."""
-        if "conv" in self.patch_embed:
+        """Sizes of the vision transformer, or None for convolutions."""
+        if "conv" in self.patch_embed or self.patch_embed == MATCH_STEM:
             return None
         if self.patch_embed == "vit":
             return self.vit
-        require_choice("aggregator.patch_embed", self.patch_embed, ("conv", "vit", *_NAMED_VITS))
+        require_choice("aggregator.patch_embed", self.patch_embed, ("conv", MATCH_STEM, "vit", *_NAMED_VITS))
         embed_dim, depth, num_heads = _NAMED_VITS[self.patch_embed]
         return ViTConfig(
             self.img_size, self.patch_size, embed_dim, depth, num_heads, num_register_tokens=self.num_register_tokens

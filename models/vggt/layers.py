@@ -120,7 +120,12 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
         """One token per patch, row-major; sides that are no multiples of the patch are an `InputError`."""
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise InputError(f"image sides must be multiples of {self.patch_size}, got {height}x{width}")
+        require_whole_patches(images, self.patch_size)
         return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def require_whole_patches(images: Float[Tensor, "batch 3 height width"], patch_size: int) -> None:
+    """Refuse images whose sides are no multiples of the patch."""
+    height, width = images.shape[-2:]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise InputError(f"image sides must be multiples of {patch_size}, got {height}x{width}")

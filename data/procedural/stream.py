@@ -1,0 +1,215 @@
+"""Endless procedural scenes for training VGGT, rendered when they are asked for and never stored.
+
+Cameras look at the table from DTU's rig, from denser rows of the same kind, or from anywhere above it; frames of a
+group are neighbours. Distances, lenses, ground, background and light vary from group to group.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from data.frame_groups import GroupKey
+from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
+from data.procedural.scene import NUM_LIGHTS, Scene, make_scene
+from data.procedural.shapes import Box
+from data.procedural.torch_tracer import render_views
+from geometry import Cameras, FrameBatch, InputError, Views
+
+ENDLESS = 1_000_000
+"""Scenes of a stream without an end, as far as anyone will get."""
+FRAMES_PER_SCENE = 8
+"""Of a scene that comes back: groups take different ones of them, in different order."""
+_CACHE_BYTES = 6 << 30
+_STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
+_WIDE_GROUND = (260.0, 700.0)
+
+
+class ProceduralFrames:
+    """A `FrameSource` that renders its groups: as many scenes as anyone could ask for, or a given number again."""
+
+    name = "procedural"
+
+    def __init__(
+        self, *, seed: int, num_scenes: int = 0, device: torch.device | str = "cpu", pixel_samples: int = 2
+    ) -> None:
+        """Scenes are drawn from `seed` and their number, traced on `device`, returned on the CPU.
+
+        `num_scenes` 0: every group is rendered afresh. Otherwise so many scenes come back, each with
+        `FRAMES_PER_SCENE` frames that are rendered once and kept in memory (of each loading process).
+        """
+        self.seed = seed
+        self.num_scenes = num_scenes
+        self.device = torch.device(device)
+        self.pixel_samples = pixel_samples
+        self._kept: OrderedDict[tuple[int, int, int], _KeptScene] = OrderedDict()
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return self.num_scenes or ENDLESS
+
+    def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """One rendered group per key: what `FrameSource` demands."""
+        return [self._sample(key) for key in keys]
+
+    def _sample(self, key: GroupKey) -> FrameBatch:
+        name = f"{self.name}/{key.item}"
+        if not self.num_scenes:
+            rng = np.random.default_rng((_STREAM, self.seed, key.item, key.seed))
+            return FrameBatch(self._render(rng, key, key.num_frames), (name,), torch.tensor(key.seed))
+        if key.num_frames > FRAMES_PER_SCENE:
+            raise InputError(
+                f"--n_views: expected at most {FRAMES_PER_SCENE} frames of a procedural scene that comes back "
+                f"(--procedural_scenes {self.num_scenes}), got {key.num_frames}"
+            )
+        scene = self._scene(key)
+        rng = np.random.default_rng((_STREAM, key.seed))
+        chosen = torch.from_numpy(_neighbours(scene.cameras, key.num_frames, rng))
+        views = _as_views(scene.images[chosen].float() / 255, scene.cameras[chosen], scene.depth[chosen])
+        return FrameBatch(views, (name,), torch.tensor(key.seed))
+
+    def _scene(self, key: GroupKey) -> "_KeptScene":
+        """All frames of a scene that comes back."""
+        place = (key.item, key.height, key.width)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        rng = np.random.default_rng((_STREAM, self.seed, key.item))
+        views = self._render(rng, key, FRAMES_PER_SCENE)
+        scene = _KeptScene((views.images * 255).round().to(torch.uint8), views.cameras, views.depth)
+        self._kept[place] = scene
+        self._kept_bytes += scene.num_bytes
+        while self._kept_bytes > _CACHE_BYTES:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        return scene
+
+    def _render(self, rng: np.random.Generator, key: GroupKey, count: int) -> Views:
+        scene = _varied(make_scene((_STREAM, self.seed, key.item), has_backdrop=rng.random() < 0.7), rng)
+        cameras = _neighbouring_cameras(rng, count, key.height, key.width)
+        light = int(rng.integers(NUM_LIGHTS))
+        rendered = render_views(scene, cameras.to(self.device), light, samples=self.pixel_samples)
+        images, depth = rendered.images.cpu(), rendered.depth.cpu()
+        images = torch.where(depth[:, None] > 0, images, _background(rng, key.height, key.width))
+        return _as_views(images, cameras.to(torch.float32), depth)
+
+
+class _KeptScene(NamedTuple):
+    """All frames of a scene that comes back."""
+
+    images: UInt8[Tensor, "frame 3 height width"]
+    cameras: Cameras
+    depth: Float[Tensor, "frame height width"]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.images.nbytes + self.depth.nbytes
+
+
+def _as_views(images: Tensor, cameras: Cameras, depth: Tensor) -> Views:
+    """With the bounds of what each frame shows."""
+    flat = depth.flatten(1)
+    nearest = torch.where(flat > 0, flat, torch.inf).amin(1)
+    return Views(
+        images=images,
+        cameras=cameras,
+        near=torch.where(nearest.isfinite(), nearest, 1.0),
+        far=flat.amax(1).clamp_min(2.0),
+        ids=torch.arange(len(images)),
+        depth=depth,
+    )
+
+
+def _neighbours(cameras: Cameras, count: int, rng: np.random.Generator) -> Int[np.ndarray, " frame"]:
+    """A random camera, then others out of those nearest to it."""
+    centers = cameras.centers.numpy()
+    anchor = int(rng.integers(len(centers)))
+    order = np.argsort(np.linalg.norm(centers - centers[anchor], axis=1), kind="stable")[1:]
+    reach = min(len(order), max(count - 1, int(rng.uniform(1, 2.5) * count)))
+    return np.array([anchor, *rng.permutation(order[:reach])[: count - 1]])
+
+
+def _varied(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Now and then on ground that reaches to the horizon, and under- or overexposed."""
+    items = scene.items
+    if rng.random() < 0.35:
+        table = items[0]
+        half = np.array([*rng.uniform(*_WIDE_GROUND, 2), 8.0])
+        items = (replace(table, shape=Box(half), rotation=np.eye(3), center=np.array([0.0, 0.0, -8.0])), *items[1:])
+    return replace(scene, items=items, exposure=scene.exposure * float(rng.uniform(0.8, 1.1)))
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> Float[Tensor, "3 height width"]:
+    """What is behind everything: mostly black, sometimes a soft gradient."""
+    if rng.random() < 0.6:
+        return torch.zeros(3, height, width)
+    top, bottom = torch.from_numpy(rng.uniform(0, 1, (2, 3, 1, 1))).float()
+    return top + (bottom - top) * torch.linspace(0, 1, height)[:, None].expand(3, height, width)
+
+
+def _neighbouring_cameras(rng: np.random.Generator, count: int, height: int, width: int) -> Cameras:
+    kind = rng.random()
+    if kind < 0.5:
+        w2c = _from_dtu_rig(rng, count)
+    elif kind < 0.7:
+        w2c = _around(rng, count, spacing=rng.uniform(5, 9), radius=rng.uniform(580, 680), elevation=(30, 76))
+    else:
+        w2c = _around(rng, count, spacing=rng.uniform(6, 22), radius=rng.uniform(440, 720), elevation=(8, 80))
+    return _camera_batch(rng, w2c, height, width)
+
+
+def _from_dtu_rig(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Neighbours in DTU's rig, which as a whole is a little off its nominal place."""
+    rig = dtu_rig(512, 640)
+    shift = np.eye(4)
+    shift[:3, :3] = _turn_about_z(rng.normal(0, 6))
+    shift[:3, 3] = rng.normal(0, 6, 3)
+    w2c = [rig.w2c[view].double().numpy() @ shift for view in _neighbours(rig, count, rng)]
+    zoom = rng.normal(1, 0.02)
+    for one in w2c:
+        one[:3, 3] *= zoom
+    return w2c
+
+
+def _around(
+    rng: np.random.Generator, count: int, *, spacing: float, radius: float, elevation: tuple[float, float]
+) -> list[np.ndarray]:
+    """Cameras scattered about a direction, neighbours about `spacing` degrees apart, all looking at the table."""
+    middle_elevation, middle_azimuth = rng.uniform(*elevation), rng.uniform(-180, 180)
+    aim_wobble, distance_wobble, roll = rng.uniform(0, 10), rng.uniform(0, 0.05), rng.uniform(0, 5)
+    spread = spacing * max(1.0, count**0.5)
+    w2c = []
+    for _ in range(count):
+        up = float(np.clip(middle_elevation + rng.normal(0, 0.6) * spread, 4, 84))
+        around = middle_azimuth + rng.normal(0, 0.6) * spread / max(0.3, np.cos(np.radians(up)))
+        aim = np.array([0.0, 0.0, AIM_HEIGHT * rng.uniform(0.5, 1)]) + rng.normal(0, aim_wobble, 3)
+        center = aim + on_sphere(radius * (1 + rng.normal(0, distance_wobble)), up, around)
+        w2c.append(look_at(center, aim, rng.normal(0, roll)))
+    return w2c
+
+
+def _camera_batch(rng: np.random.Generator, w2c: list[np.ndarray], height: int, width: int) -> Cameras:
+    """DTU's lens on a sensor of the given shape, in half of the groups a somewhat different one."""
+    focal_x, focal_y, center_x, center_y = DTU_INTRINSICS
+    zoom = 1.0 if rng.random() < 0.5 else rng.uniform(0.75, 1.15)
+    scale = max(width / 160, height / 128)
+    x, y = (center_x + 0.125) / 160 * width, (center_y + 0.125) / 128 * height
+    if rng.random() < 0.5:
+        x, y = width / 2, height / 2
+    intrinsics = np.array([[zoom * scale * focal_x, 0, x], [0, zoom * scale * focal_y, y], [0, 0, 1.0]])
+    return Cameras(
+        w2c=torch.from_numpy(np.stack(w2c)),
+        intrinsics=torch.from_numpy(intrinsics).expand(len(w2c), 3, 3).clone(),
+        height=height,
+        width=width,
+    )
+
+
+def _turn_about_z(degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

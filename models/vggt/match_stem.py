@@ -1,0 +1,97 @@
+"""Patch embedding of VGGT-nano: a convolutional stem that also says where each patch is found in the first view.
+
+VGGT finds correspondences by attention alone, which takes millions of images to emerge. A small network on a small
+budget gets them from a soft global match instead (after Xu et al., GMFlow, 2022: softmax of feature correlations,
+expected position), from every view to the first and from the first to all others; the rest of VGGT is unchanged, and
+so is its symmetry: the views behind the first may be permuted.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.vggt.layers import require_whole_patches
+
+_CELLS = 2
+"""Match cells along each side of a patch."""
+_MATCH_CHANNELS = 48
+_CUES = 7
+"""Per cell: own position (2), displacement (2), spread (2), certainty (1)."""
+_DISPLACEMENT_GAIN = 4.0
+
+
+class MatchStem(nn.Module):
+    """Strided 3x3 convolutions, one per halving (Xiao et al. 2021), plus the cues of the soft match."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        """`patch_size` is a power of two, at least 4; channels double up to `dim`."""
+        super().__init__()
+        self.patch_size = patch_size
+        halvings = patch_size.bit_length() - 1
+        widths = [3, *(max(8, dim >> (halvings - 1 - step)) for step in range(halvings))]
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU())
+            for before, after in itertools.pairwise(widths)
+        )
+        self.proj = nn.Conv2d(dim, dim, kernel_size=1)
+        self.fine_match = nn.Conv2d(widths[-2], _MATCH_CHANNELS, 3, padding=1)
+        self.coarse_match = nn.Conv2d(dim, _MATCH_CHANNELS, 3, padding=1)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(12.0)))
+        self.cues = nn.Sequential(nn.Linear(_CUES * _CELLS**2, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch_view token channel"]:
+        """One token per patch, row-major, views flattened into the batch axis.
+
+        Sides that are no multiples of the patch are an `InputError`.
+        """
+        batch, views = images.shape[:2]
+        maps = images.flatten(0, 1)
+        require_whole_patches(maps, self.patch_size)
+        finer = maps
+        for level in self.levels:
+            finer, maps = maps, level(maps)
+        match = self.fine_match(finer) + F.interpolate(self.coarse_match(maps), scale_factor=_CELLS)
+        cues = self._cues(F.normalize(match, dim=1).unflatten(0, (batch, views)))
+        tokens = self.proj(maps).flatten(2).transpose(1, 2)
+        return tokens + self.cues(F.pixel_unshuffle(cues, _CELLS).flatten(2).transpose(1, 2))
+
+    def _cues(self, features: Float[Tensor, "batch view channel row col"]) -> Float[Tensor, "batch_view cue row col"]:
+        """What the match says about every cell."""
+        batch, views, _, rows, cols = features.shape
+        own = cell_positions(rows, cols, features)
+        flat = features.flatten(3)
+        matched = flat.new_zeros(batch, views, rows * cols, _CUES - 2)
+        if views > 1:
+            correlation = torch.einsum("bcn,bvcm->bvnm", flat[:, 0], flat[:, 1:]) * self.sharpness.exp()
+            matched = torch.cat(
+                [
+                    _expected(correlation, own).mean(1, keepdim=True),
+                    _expected(correlation.transpose(2, 3), own),
+                ],
+                dim=1,
+            )
+        cues = torch.cat([own.expand(batch, views, -1, -1), matched], dim=-1)
+        return cues.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, cols))
+
+
+def cell_positions(rows: int, cols: int, like: Tensor) -> Float[Tensor, "cell 2"]:
+    """(x, y) of cell centres from the middle of the image, in half image widths."""
+    x = (torch.arange(cols, device=like.device, dtype=like.dtype) + 0.5) * (2 / cols) - 1
+    y = ((torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * 2 - rows) / cols
+    return torch.stack([x.expand(rows, -1), y[:, None].expand(-1, cols)], dim=-1).flatten(0, 1)
+
+
+def _expected(
+    logits: Float[Tensor, "batch view cell other"], positions: Float[Tensor, "other 2"]
+) -> Float[Tensor, "batch view cell 5"]:
+    """Displacement to the expected position of the match, its spread, and the certainty (sum of squares)."""
+    weights = logits.softmax(dim=-1)
+    moments = weights @ torch.cat([positions, positions.square()], dim=-1)
+    mean, square = moments.split(2, dim=-1)
+    spread = (square - mean.square()).clamp_min(1e-6).sqrt()
+    certainty = weights.square().sum(-1, keepdim=True)
+    return torch.cat([_DISPLACEMENT_GAIN * (mean - positions), spread, certainty], dim=-1)

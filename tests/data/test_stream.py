@@ -1,0 +1,103 @@
+"""The fast tracer against the exact one, and the endless stream of groups."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.frame_groups import GroupKey
+from data.procedural import dtu_rig, make_scene, render_view
+from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
+from data.procedural.stream import ProceduralFrames
+from data.procedural.textures import fractal_noise
+from data.procedural.torch_shapes import intersect, normal
+from data.procedural.torch_textures import fractal_noise as fast_noise
+from data.procedural.torch_tracer import render_views
+from geometry import FrameBatch, sample_at_pixels
+
+SHAPES = (
+    Ellipsoid(np.array([20.0, 30.0, 12.0])),
+    Box(np.array([10.0, 24.0, 16.0])),
+    Frustum(bottom=18.0, top=18.0, half_height=20.0),
+    Frustum(bottom=25.0, top=0.0, half_height=20.0),
+    Frustum(bottom=12.0, top=22.0, half_height=9.0),
+    Torus(major=20.0, minor=7.0),
+)
+
+
+def _key(item: int, *, frames: int = 3, seed: int = 5) -> GroupKey:
+    return GroupKey(source=0, item=item, num_frames=frames, height=48, width=64, seed=seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
+def test_fast_shapes_equal_the_exact_ones(shape: Shape):
+    rng = np.random.default_rng(0)
+    origin = 600 * np.array([[0.48], [-0.6], [0.64]])
+    direction = (rng.uniform(-35, 35, (3, 4000)) - origin) / 500
+    exact = shape.intersect(origin, direction)
+    fast = intersect(shape, torch.tensor(origin.T, dtype=torch.float32), torch.tensor(direction.T, dtype=torch.float32))
+    both = np.isfinite(exact) & np.isfinite(fast.numpy())
+    assert both.sum() > 400
+    assert (np.isfinite(exact) != np.isfinite(fast.numpy())).mean() < 0.005  # grazing rays
+    errors = np.abs(exact[both] - fast.numpy()[both]) * np.linalg.norm(direction[:, both], axis=0)
+    assert np.quantile(errors, 0.99) < 0.1  # mm
+    points = (origin + exact * direction)[:, both]
+    angles = (shape.normal(points) * normal(shape, torch.tensor(points.T, dtype=torch.float32)).numpy().T).sum(0)
+    assert np.quantile(angles, 0.01) > 0.999
+
+
+def test_fast_noise_equals_the_exact_one_at_every_level():
+    points = np.random.default_rng(1).uniform(-300, 300, (3, 500)).astype(np.float32)
+    for footprint in (0.5, 2.0, 9.0):
+        expected = fractal_noise(points, 1.3, footprint)
+        np.testing.assert_allclose(fast_noise(torch.from_numpy(points.T), 1.3, footprint).T, expected, atol=2e-3)
+
+
+def test_coarser_noise_is_the_same_pattern():
+    points = np.random.default_rng(2).uniform(-300, 300, (3, 4000)).astype(np.float32)
+    fine, coarse = fractal_noise(points, 1.0, 0.5), fractal_noise(points, 1.0, 2.0)
+    assert np.corrcoef(fine[0], coarse[0])[0, 1] > 0.8
+    assert coarse.std() < fine.std()
+
+
+def test_fast_pictures_equal_the_exact_ones():
+    scene, cameras = make_scene((3, 1)), dtu_rig(64, 80)
+    views = torch.tensor([7, 40])
+    fast = render_views(scene, cameras[views], samples=4)
+    for number, view in enumerate(views.tolist()):
+        exact = render_view(scene, cameras[view])
+        depth, known = fast.depth[number].numpy(), exact.depth > 0
+        assert ((depth > 0) != known).mean() < 0.005
+        assert np.quantile(np.abs(depth - exact.depth)[known], 0.98) < 0.1
+        assert np.abs(fast.images[number].permute(1, 2, 0).numpy() - exact.rgb).mean() < 0.03
+
+
+def test_groups_are_consistent_between_their_views():
+    """Unproject the first view's depth, project into the others: the depth found there is the same or nearer."""
+    group = ProceduralFrames(seed=1).sample_many([_key(4)])[0].views
+    first = group.cameras[0]
+    ys, xs = (group.depth[0] > 0).nonzero().T
+    pixels = torch.stack([xs, ys], dim=-1) + 0.5
+    points = first[None].unproject(pixels[None], group.depth[0][ys, xs][None])[0]
+    agreeing = []
+    for other in range(1, 3):
+        projected = group.cameras[other][None].project(points[None])
+        inside = (projected.pixels[0] > 1).all(-1) & (projected.pixels[0] < torch.tensor([63.0, 47.0])).all(-1)
+        found = sample_at_pixels(group.depth[other][None, None], projected.pixels)[0, 0]
+        relative = (found / projected.depth[0] - 1)[inside & (found > 0)]
+        agreeing.append((relative.abs() < 0.01).float().mean().item())
+    assert min(agreeing) > 0.6
+
+
+def test_stream_is_a_function_of_its_keys():
+    source = ProceduralFrames(seed=2)
+    together = source.sample_many([_key(1), _key(2, seed=6)])
+    again = ProceduralFrames(seed=2).sample_many([_key(2, seed=6)])[0]
+    assert torch.equal(together[1].views.images, again.views.images)
+    assert torch.equal(together[1].views.cameras.w2c, again.views.cameras.w2c)
+    assert not torch.equal(together[0].views.images, again.views.images)
+    stacked = FrameBatch.stack(together)
+    assert stacked.views.images.shape == (2, 3, 3, 48, 64)
+    assert stacked.names == ("procedural/1", "procedural/2")
+    assert (stacked.views.near < stacked.views.far).all()
+    other_seed = ProceduralFrames(seed=3).sample_many([_key(2, seed=6)])[0]
+    assert not torch.equal(other_seed.views.images, again.views.images)

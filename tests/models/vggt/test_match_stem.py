@@ -1,0 +1,73 @@
+"""The stem of VGGT-nano: what the soft match says about shifted images, and its symmetries."""
+
+import pytest
+import torch
+
+from geometry import InputError
+from models.vggt.config import AggregatorConfig
+from models.vggt.match_stem import MatchStem, _expected, cell_positions
+from models.vggt.vggt import VGGT
+
+SIZES = {
+    "aggregator": {
+        "img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "patch_embed": "match",
+    },
+    "camera_head": {"trunk_depth": 1, "num_heads": 2},
+    "depth_head": {"intermediate_layer_idx": [0, 0, 1, 1], "features": 8, "out_channels": [8, 8, 8, 8]},
+    "point_head": None,
+    "track_head": None,
+}  # fmt: skip
+
+
+def test_positions_are_cell_centres_in_half_widths():
+    positions = cell_positions(2, 4, torch.zeros(()))
+    torch.testing.assert_close(positions[0], torch.tensor([-0.75, -0.25]))
+    torch.testing.assert_close(positions[-1], torch.tensor([0.75, 0.25]))
+
+
+def test_a_certain_match_gives_its_displacement():
+    positions = cell_positions(3, 5, torch.zeros(()))
+    logits = torch.full((1, 1, 15, 15), -1e4)
+    for cell in range(15):
+        logits[0, 0, cell, (cell + 1) % 15] = 0.0
+    cues = _expected(logits, positions)
+    torch.testing.assert_close(cues[0, 0, 0, :2], torch.tensor([4 * 2 / 5, 0.0]))
+    torch.testing.assert_close(cues[..., 4], torch.ones(1, 1, 15))
+    assert cues[..., 2:4].max() < 2e-3
+
+
+def test_displacement_follows_a_shifted_image():
+    torch.manual_seed(0)
+    stem = MatchStem(8, 16)
+    stem.sharpness.data.fill_(6.0)  # exp(6): all but a hard match
+    wide = torch.rand(1, 3, 64, 96 + 16)
+    views = torch.stack([wide[..., :96], wide[..., 16:]], dim=1)
+    seen = {}
+    stem.cues.register_forward_pre_hook(lambda _module, inputs: seen.update(cues=inputs[0]))
+    stem(views)
+    cells = seen["cues"].unflatten(-1, (7, 4))  # view patch cue cell
+    across = cells[1].unflatten(0, (8, 12))[2:-2, 2:-4, 2].flatten()
+    torch.testing.assert_close(across.median(), torch.tensor(4 * 16 * 2 / 96), atol=0.02, rtol=0)
+
+
+def test_views_behind_the_first_may_be_permuted():
+    torch.manual_seed(1)
+    model, images = VGGT.from_config(SIZES).eval(), torch.rand(2, 4, 3, 16, 32)
+    order = [0, 3, 1, 2]
+    one, other = model(images), model(images[:, order])
+    torch.testing.assert_close(other.depth, one.depth[:, order], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other.pose_enc, one.pose_enc[:, order], atol=1e-5, rtol=1e-4)
+
+
+def test_batch_of_two_equals_two_batches_and_one_view_is_enough():
+    torch.manual_seed(2)
+    model, images = VGGT.from_config(SIZES).eval(), torch.rand(2, 2, 3, 16, 32)
+    torch.testing.assert_close(model(images).depth[1:], model(images[1:]).depth, atol=1e-5, rtol=1e-4)
+    assert model(images[:, :1]).depth.isfinite().all()
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="power of two"):
+        AggregatorConfig(patch_size=6, embed_dim=16, num_heads=2, patch_embed="match")
+    with pytest.raises(InputError, match="multiples of 8, got 20x32"):
+        MatchStem(8, 16)(torch.rand(1, 2, 3, 20, 32))

@@ -22,12 +22,17 @@ class OracleVGGT(FrozenVGGT):
         noise: float = 0.0,
         camera_noise: float = 0.0,
         seed: int = 0,
+        token_shape: tuple[int, int] = (1, 1),
     ) -> None:
-        """`noise`: relative error of depth, half of it smooth, half per pixel; `unit`: of all lengths."""
+        """`noise`: relative error of depth, half of it smooth, half per pixel; `unit`: of all lengths.
+
+        `token_shape`: layers and channels of its tokens, which are all zero.
+        """
         nn.Module.__init__(self)
         self.identity = WeightIdentity("oracle", "0")
         self.layers, self.image_size, self.training = (), None, False
         self.unit, self.noise, self.camera_noise, self.seed = unit, noise, camera_noise, seed
+        self.token_shape = token_shape
         self.known: dict[bytes, tuple[Tensor, Tensor]] = {}
         for group in views:
             for image, depth, w2c in zip(group.images, group.depth, group.cameras.w2c, strict=True):
@@ -35,8 +40,8 @@ class OracleVGGT(FrozenVGGT):
 
     @property
     def channels(self) -> int:
-        """No tokens, no channels."""
-        return 0
+        """Of the tokens, which say nothing."""
+        return self.token_shape[1]
 
     @property
     def has_depth(self) -> bool:
@@ -65,7 +70,7 @@ class OracleVGGT(FrozenVGGT):
         smooth = F.interpolate(smooth, depth.shape[-2:], mode="bicubic")
         white = torch.randn(depth.shape, generator=generator)
         depth = unit * depth * (1 + self.noise * 0.7 * (smooth + white))
-        tokens = torch.zeros(*images.shape[:2], 1, 1, 1, 1)
+        tokens = torch.zeros(*images.shape[:2], *self.token_shape, 1, 1)
         return FrozenFeatures(tokens, depth, 1 + 4 * known.float(), w2c, torch.eye(3).expand(*images.shape[:2], 3, 3))
 
 

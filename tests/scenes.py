@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from geometry import Cameras, SceneBatch, Views
+from geometry import Cameras, SceneBatch, Views, pixel_centers
 
 
 def ring_cameras(num_views: int, height: int = 24, width: int = 32, radius: float = 3.0) -> Cameras:
@@ -48,3 +48,13 @@ def rigid_motion(seed: int = 0) -> Tensor:
     motion = torch.eye(4)
     motion[:3, :3], motion[:3, 3] = rotation, torch.randn(3, generator=generator)
     return motion
+
+
+def slanted_plane_depth(cameras: Cameras) -> Tensor:
+    """Camera z of a slanted plane through the origin; all of `ring_cameras` see it."""
+    normal = torch.nn.functional.normalize(torch.tensor([0.2, 0.3, 1.0]), dim=0)
+    pixels = pixel_centers(cameras.height, cameras.width, cameras.w2c).expand(len(cameras.w2c), -1, 2)
+    ones = torch.ones(pixels.shape[:2])
+    rays = cameras.rays(pixels, ones[:, 0], ones[:, 0])
+    t = -(rays.origins @ normal) / (rays.directions @ normal)
+    return (t * rays.cos_optical).unflatten(-1, (cameras.height, cameras.width))

@@ -24,7 +24,8 @@ def weights(tmp_path: Path) -> Path:
 def test_every_arm_once(small_dtu: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     command = ["--vggt", str(weights), "--datadir", str(small_dtu), "--out", str(out), "--seeds", "0", *TOY]
-    features.main([*command, "--real_datadir", str(small_dtu), "--real_scan", "scan3", "--real_scale", "1"])
+    command += ["--real_datadir", str(small_dtu), "--real_scan", "scan3", "--real_scale", "1"]
+    features.main(command)
     printed = capsys.readouterr().out
     rows = _rows(printed)
     assert [row.split("|")[1].strip() for row in rows] == [
@@ -35,7 +36,7 @@ def test_every_arm_once(small_dtu: Path, weights: Path, tmp_path: Path, capsys: 
     assert "scan3, near: PSNR" in printed
     result = out / "vggt_depth_seed0.json"
     before = result.stat().st_mtime_ns
-    features.main([*command, "--real_datadir", str(small_dtu), "--real_scan", "scan3", "--real_scale", "1"])
+    features.main(command)
     assert _rows(capsys.readouterr().out) == rows
     assert result.stat().st_mtime_ns == before
     with pytest.raises(SystemExit):

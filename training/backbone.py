@@ -59,7 +59,9 @@ def load_recorded_backbone(record: VGGTRecord, vggt_ckpt: str = "", *, wants_dep
     """
     source = vggt_ckpt or record.source
     has_depth = bool(record.heads)
-    vggt, found = load_backbone(source, record.image_size, wants_depth=wants_depth or has_depth, layers=record.layers)
+    vggt, found = load_backbone(
+        source, record.image_size, wants_depth=wants_depth or has_depth, layers=record.layers or None
+    )
     require_same_backbone(record, found, f"--vggt_ckpt {source}")
     return vggt
 

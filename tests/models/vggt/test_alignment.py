@@ -8,7 +8,7 @@ from torch import Tensor
 
 from geometry import Cameras, pixel_centers, rigid_inverse
 from models.vggt.alignment import DepthAlignment, align_depth, weighted_quantile
-from tests.scenes import rigid_motion, ring_cameras
+from tests.scenes import rigid_motion, ring_cameras, slanted_plane_depth
 
 HEIGHT, WIDTH = 24, 32
 UNIT = 0.037
@@ -22,16 +22,6 @@ def sphere_depth(cameras: Cameras, radius: float = 1.2) -> Tensor:
     along = -(rays.origins * rays.directions).sum(-1)
     inside = radius**2 - (rays.origins.square().sum(-1) - along.square())
     t = torch.where(inside > 0, along - inside.clamp_min(0).sqrt(), torch.zeros(()))
-    return (t * rays.cos_optical).unflatten(-1, (cameras.height, cameras.width))
-
-
-def plane_depth(cameras: Cameras) -> Tensor:
-    """Camera z of a slanted plane through the origin; visible to all."""
-    normal = torch.nn.functional.normalize(torch.tensor([0.2, 0.3, 1.0]), dim=0)
-    pixels = pixel_centers(cameras.height, cameras.width, cameras.w2c).expand(len(cameras.w2c), -1, 2)
-    ones = torch.ones(pixels.shape[:2])
-    rays = cameras.rays(pixels, ones[:, 0], ones[:, 0])
-    t = -(rays.origins @ normal) / (rays.directions @ normal)
     return (t * rays.cos_optical).unflatten(-1, (cameras.height, cameras.width))
 
 
@@ -49,7 +39,7 @@ def align(cameras: Cameras, depth: Tensor, w2c: Tensor) -> DepthAlignment:
 @pytest.mark.parametrize("views", [2, 3, 7, 16])
 def test_exact_under_a_similarity(views: int) -> None:
     cameras = ring_cameras(views, HEIGHT, WIDTH)
-    found = align(cameras, plane_depth(cameras) * UNIT, predicted(cameras))
+    found = align(cameras, slanted_plane_depth(cameras) * UNIT, predicted(cameras))
     assert found.scale.item() == pytest.approx(1 / UNIT, rel=1e-3)
     assert found.residual.item() < 1e-3
 

@@ -1,0 +1,180 @@
+"""VGGT's depth as an input of the field and as near and far: neutral without it, and what must not change it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geometry import InputError, SceneBatch, Views
+from models.nerf.compositing import RenderOutput
+from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior, depth_prior, encoded_offsets
+from models.nerf.depth_range import DepthRange, automatic_range
+from models.nerf.network import GeneralizableNeRF, Marching, NerfConfig
+from models.nerf.vggt_nerf import VGGTNeRF
+from tests.models.nerf.test_network import assert_same_picture, scaled, some_rays
+from tests.oracle_vggt import OracleVGGT
+from tests.scenes import random_views, slanted_plane_depth
+
+
+def plane_views(num_views: int = 4) -> Views:
+    """Noise images on a slanted plane."""
+    views = random_views(num_views)
+    return replace(views, depth=slanted_plane_depth(views.cameras))
+
+
+def plane_batch(num_sources: int = 3) -> SceneBatch:
+    """The target stands between its sources."""
+    views = plane_views(num_sources + 1)
+    sources = [view for view in range(num_sources + 1) if view != 1]
+    return SceneBatch.stack([SceneBatch(views[sources], views[1:2], ("plane",), torch.tensor(0))])
+
+
+def prior_of(source: Views, **errors: float) -> DepthPrior:
+    oracle = OracleVGGT([source[0]], **errors)
+    return depth_prior(oracle(source.images), source.cameras, 12, 16)
+
+
+@pytest.fixture
+def network() -> GeneralizableNeRF:
+    torch.manual_seed(0)
+    config = NerfConfig(0, 0, feature_channels=8, hidden=12, fused=16, depth_prior=True)
+    return GeneralizableNeRF(config).eval()
+
+
+def render(network: GeneralizableNeRF, batch: SceneBatch, prior: DepthPrior | None) -> RenderOutput:
+    with torch.no_grad():
+        maps = network.encode(batch.source, None, prior)
+        return network.render_rays(maps, some_rays(batch.target), Marching(12, 12))
+
+
+def test_prior_is_the_true_depth_in_scene_units() -> None:
+    source = plane_batch().source
+    prior = prior_of(source)
+    coarse = slanted_plane_depth(source.cameras[0].resized(12, 16))
+    torch.testing.assert_close(prior.depth[0], coarse, rtol=1e-2, atol=0)
+    assert prior.residual.item() < 1e-3
+    assert (prior.confidence > 0.7).all()
+
+
+def test_offsets_by_hand() -> None:
+    """Prior depth 2 with confidence 0.8: at it, 1 % behind, far before; then unknown."""
+    looked_up = torch.tensor([0.4, 0.8]).expand(1, 1, 4, 2).clone()
+    looked_up[..., 3, :] = 0
+    encoded = encoded_offsets(looked_up, torch.tensor([[[2.0, 2.02, 0.2, 2.0]]]))[0, 0]
+    assert encoded.shape == (4, OFFSET_CHANNELS)
+    at, behind, before, unknown = encoded
+    torch.testing.assert_close(at, 0.8 * torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]), atol=1e-5, rtol=0)
+    assert behind[0].item() == pytest.approx(0.8 * 0.7616, abs=1e-3)
+    assert behind[4].item() == pytest.approx(0.8 * 0.6065, abs=1e-3)
+    torch.testing.assert_close(before[:3], torch.full((3,), -0.8))
+    assert before[4:7].abs().max() < 1e-6
+    assert (unknown == 0).all()
+
+
+def test_no_prior_is_a_prior_that_knows_nothing(network: GeneralizableNeRF) -> None:
+    batch = plane_batch()
+    known = prior_of(batch.source)
+    unknown = replace(known, confidence=torch.zeros_like(known.confidence))
+    without = render(network, batch, None)
+    torch.testing.assert_close(render(network, batch, unknown).rgb, without.rgb, atol=1e-6, rtol=0)
+    assert (render(network, batch, known).rgb - without.rgb).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("factor", [200.0, 0.005])
+def test_unit_of_the_scene_changes_only_depth(network: GeneralizableNeRF, factor: float) -> None:
+    batch = plane_batch()
+    other = replace(batch, source=scaled(batch.source, factor), target=scaled(batch.target, factor))
+    prior, far_larger = prior_of(batch.source), prior_of(replace(other.source, depth=batch.source.depth * factor))
+    torch.testing.assert_close(far_larger.depth, prior.depth * factor, rtol=2e-3, atol=0)
+    same = replace(prior, depth=prior.depth * factor)
+    assert_same_picture(render(network, batch, prior), render(network, other, same), depth_scale=factor)
+
+
+def test_order_of_source_views_does_not_matter(network: GeneralizableNeRF) -> None:
+    batch, order = plane_batch(4), [2, 0, 3, 1]
+    prior = prior_of(batch.source)
+    shuffled = replace(batch, source=batch.source[:, order])
+    turned = replace(prior, depth=prior.depth[:, order], confidence=prior.confidence[:, order])
+    assert_same_picture(render(network, batch, prior), render(network, shuffled, turned))
+
+
+def test_depth_whose_scale_cannot_be_known_is_neutral(network: GeneralizableNeRF) -> None:
+    """All sources at one place."""
+    batch = plane_batch()
+    cameras = batch.source.cameras
+    still = replace(batch.source, cameras=replace(cameras, w2c=cameras.w2c[:, :1].expand(1, 3, 4, 4)))
+    prior = prior_of(still)
+    assert torch.isinf(prior.residual).all()
+    assert (prior.confidence == 0).all()
+    batch = replace(batch, source=still)
+    torch.testing.assert_close(render(network, batch, prior).rgb, render(network, batch, None).rgb)
+
+
+def test_views_that_contradict_each_other_are_trusted_less() -> None:
+    source = plane_batch().source
+    good, bad = prior_of(source), prior_of(source, noise=0.4)
+    assert bad.residual.item() > 0.1
+    assert bad.confidence.mean() < 0.5 * good.confidence.mean()
+
+
+def data_range(batch: SceneBatch) -> DepthRange:
+    target = batch.target[:, 0]
+    return DepthRange(target.near / 10, target.far * 10, torch.zeros(1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
+def test_automatic_range_holds_the_true_depth(noise: float) -> None:
+    batch = plane_batch()
+    target = batch.target[:, 0]
+    found = automatic_range(
+        prior_of(batch.source, noise=noise), batch.source.cameras, target.cameras, data_range(batch)
+    )
+    assert found.is_auto.all()
+    truth = target.depth
+    inside = (truth > found.near) & (truth < found.far)
+    assert inside.float().mean() > 0.995
+    assert found.far - found.near < 3 * (truth.max() - truth.min())
+
+
+def test_bounds_of_the_data_stay_where_depth_is_of_no_use() -> None:
+    batch = plane_batch()
+    target, data, cameras = batch.target[:, 0], data_range(batch), batch.source.cameras
+    good = prior_of(batch.source)
+    turned_away = replace(target.cameras, w2c=torch.diag(torch.tensor([-1.0, 1, -1, 1])) @ target.cameras.w2c)
+    useless = [
+        (replace(good, residual=torch.tensor([0.2])), target.cameras),
+        (replace(good, residual=torch.tensor([torch.inf])), target.cameras),
+        (replace(good, confidence=torch.zeros_like(good.confidence)), target.cameras),
+        (good, turned_away),
+    ]
+    for prior, camera in useless:
+        found = automatic_range(prior, cameras, camera, data)
+        assert not found.is_auto.any()
+        assert (found.near, found.far) == (data.near, data.far)
+
+
+def oracle_model(batch: SceneBatch, near_far: str) -> VGGTNeRF:
+    config = NerfConfig(1, 1, feature_channels=8, hidden=8, fused=8, depth_prior=True)
+    return VGGTNeRF(OracleVGGT([batch.source[0]]), config, Marching(4, 2, near_far=near_far))
+
+
+def test_model_finds_its_bounds_and_remembers_depth() -> None:
+    batch = plane_batch()
+    target = batch.target[:, 0]
+    model = oracle_model(batch, "auto")
+    first, second = (model.encode(batch.source, batch.names) for _ in range(2))
+    assert (model.cache.misses, model.cache.hits) == (1, 1)
+    assert torch.equal(first.prior.depth, second.prior.depth)
+    bounds = model.depth_range(second, target.cameras, target.near, target.far)
+    assert bounds.is_auto.all()
+    model.marching = replace(model.marching, near_far="data")
+    bounds = model.depth_range(second, target.cameras, target.near, target.far)
+    assert torch.equal(bounds.near, target.near)
+
+
+def test_no_depth_no_automatic_bounds() -> None:
+    batch = plane_batch()
+    model = VGGTNeRF(None, NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8), Marching(4, 2, near_far="auto"))
+    target = batch.target[:, 0]
+    with pytest.raises(InputError, match="--near_far auto: expected a VGGT with camera and depth heads"):
+        model.depth_range(model.encode(batch.source), target.cameras, target.near, target.far)

@@ -1,0 +1,126 @@
+"""Which VGGT stands before the field: none at all, tokens only, or its depth too; what checkpoints say about it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.datamodule import read_scenes
+from geometry import InputError
+from models.nerf.scene_residual import scene_box
+from tests.oracle_vggt import OracleVGGT
+from tests.render.tiny import write_backbone
+from tests.scenes import random_batch
+from training.backbone import VGGTRecord
+from training.checkpoint import CheckpointRecord, load_model
+from training.nerf_task import NerfTask, build_finetune_task, build_general_task, residual_box
+from training.options import FinetuneOptions, GeneralOptions
+
+SIZES = {"feature_channels": 8, "hidden": 8, "fused": 8, "N_samples": 3, "N_importance": 2, "vggt_image_size": 0}
+
+
+def general(**options: Any) -> NerfTask:
+    return build_general_task(GeneralOptions(**SIZES, **options), {})
+
+
+def saved(task: NerfTask, path: Path) -> Path:
+    contents: dict[str, Any] = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(contents)
+    torch.save(contents, path)
+    return path
+
+
+@pytest.fixture
+def with_heads(tmp_path: Path) -> str:
+    return f"random:{write_backbone(tmp_path / 'heads.json', with_depth=True)}"
+
+
+@pytest.fixture
+def without_heads(tmp_path: Path) -> str:
+    return f"random:{write_backbone(tmp_path / 'tokens.json')}"
+
+
+def test_no_vggt_at_all(tmp_path: Path) -> None:
+    path = saved(general(vggt_ckpt="none"), tmp_path / "stem.ckpt")
+    model, record = load_model(path)
+    assert model.vggt is None
+    assert record.vggt == VGGTRecord("none", "none", "none", (), 0)
+    batch = random_batch(1)
+    assert model.encode(batch.source).prior is None
+    with pytest.raises(InputError, match="was trained with VGGT none"):
+        load_model(path, f"random:{write_backbone(tmp_path / 'other.json')}")
+
+
+@pytest.mark.parametrize("needs", [{"depth_prior": True}, {"near_far": "auto"}])
+def test_depth_needs_heads(needs: dict[str, Any], without_heads: str) -> None:
+    with pytest.raises(InputError, match="--vggt_ckpt none: expected a VGGT, whose depth --depth_prior"):
+        general(vggt_ckpt="none", **needs)
+    with pytest.raises(InputError, match="expected camera and depth heads, which --depth_prior and --near_far auto"):
+        general(vggt_ckpt=without_heads, **needs)
+    with pytest.raises(InputError, match="--near_far: expected data or auto, got 'far'"):
+        GeneralOptions(near_far="far")
+
+
+def test_depth_and_bounds_come_back_from_a_checkpoint(tmp_path: Path, with_heads: str) -> None:
+    task = general(vggt_ckpt=with_heads, depth_prior=True, near_far="auto")
+    model, record = load_model(saved(task, tmp_path / "depth.ckpt"))
+    assert record.vggt.heads == ("camera", "depth")
+    assert record.network.depth_prior
+    assert (record.marching.near_far, model.marching.near_far) == ("auto", "auto")
+    batch = random_batch(1)
+    ours, theirs = model.encode(batch.source), task.model.encode(batch.source)
+    assert ours.has_depth
+    torch.testing.assert_close(ours.prior.depth, theirs.prior.depth)
+    assert load_model(tmp_path / "depth.ckpt", near_far="data")[0].marching.near_far == "data"
+
+
+def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
+    plain = general(vggt_ckpt=without_heads).record().to_plain()
+    del plain["vggt"]["heads"], plain["marching"]["near_far"], plain["network"]["depth_prior"]
+    record = CheckpointRecord.from_plain(plain)
+    assert (record.vggt.heads, record.marching.near_far, record.network.depth_prior) == ((), "data", False)
+
+
+def test_training_step_with_depth(with_heads: str) -> None:
+    """One step of general training: finite, and the field's new inputs get a gradient."""
+    task = general(vggt_ckpt=with_heads, depth_prior=True, near_far="auto", rays_per_step=8)
+    task.log_dict = lambda scalars: None
+    loss = task.training_step(random_batch(2), 0)
+    loss.backward()
+    gradient = task.model.network.aggregation.view_in.weight.grad
+    assert torch.isfinite(gradient).all()
+    assert gradient[:, 8:16].abs().max() > 0
+
+
+def test_finetuning_inherits_depth(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:
+    path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "general.ckpt")
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    options = FinetuneOptions(init_from=str(path), near_far="auto", residual_channels=2, residual_resolution=8)
+    task = build_finetune_task(options, scene)
+    assert task.model.network.config.depth_prior
+    assert task.model.vggt.has_depth
+    assert task.model.marching.near_far == "auto"
+
+
+def test_box_of_the_residual_follows_the_bounds(small_dtu: Path, with_heads: str) -> None:
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    model = general(vggt_ckpt=with_heads, near_far="auto").model
+    cameras = scene.cameras(scene.train_views)
+    by_data = scene_box(cameras, *scene.near_far(scene.train_views))
+    config = model.network.config
+    model.vggt = OracleVGGT([scene.views(list(scene.frames))], token_shape=(config.token_layers, config.token_channels))
+    low, high = residual_box(model, scene)
+    assert ((high - low) < 1.2 * (by_data[1] - by_data[0])).all()
+    points = cameras[:1].unproject(
+        torch.tensor([[[20.0, 16.0]]]), scene.views(scene.train_views[:1]).depth[:, 16:17, 20]
+    )
+    assert ((points > low) & (points < high)).all()
+
+
+def test_encoding_in_the_order_of_a_batch(with_heads: str) -> None:
+    """Depth that is remembered for named scenes is the same as depth computed anew."""
+    model = general(vggt_ckpt=with_heads, depth_prior=True).model
+    batch = random_batch(2)
+    named, anew = model.encode(batch.source, batch.names), model.encode(batch.source)
+    torch.testing.assert_close(named.prior.depth, anew.prior.depth, rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.image_io import write_bytes
-from geometry import InputError, Views, pixel_centers
+from geometry import InputError, Views, pixel_centers, sample_at_pixels
 
 
 class ColoredPoints(NamedTuple):
@@ -56,20 +56,22 @@ def write_ply(path: Path, cloud: ColoredPoints) -> None:
 
 
 def depth_agreement_of(views: Views, first: int, second: int, tolerance: float = 0.01) -> Agreement:
-    """Do the depth maps and cameras of two views agree? Depth is looked up at the nearest pixel."""
+    """Do the depth maps and cameras of two views agree? Between pixels depth is interpolated."""
     cameras, height, width = views.cameras, views.cameras.height, views.cameras.width
     known = (views.depth[first] > 0).flatten()
+    if not bool(known.any()):
+        return Agreement(0.0, 0.0, float("nan"))
     pixels = pixel_centers(height, width, views.images)[known]
     there = cameras[second].project(cameras[first].unproject(pixels, views.depth[first].flatten()[known]))
-    columns = there.pixels[:, 0].nan_to_num().long().clamp(0, width - 1)
-    rows = there.pixels[:, 1].nan_to_num().long().clamp(0, height - 1)
-    found = views.depth[second][rows, columns]
-    overlaps = there.visible & (found > 0)
+    in_second = there.pixels.nan_to_num().clamp(-1, max(height, width) + 1)
+    found = sample_at_pixels(views.depth[second][None], in_second, height, width)[:, 0]
+    is_known = sample_at_pixels((views.depth[second] > 0).float()[None], in_second, height, width)[:, 0] == 1
+    overlaps = there.visible & is_known
     confirmed = overlaps & ((found - there.depth).abs() < tolerance * there.depth)
     back = cameras[first].project(cameras[second].unproject(there.pixels[confirmed], found[confirmed])).pixels
     distances = (back - pixels[confirmed]).norm(dim=-1)
     return Agreement(
-        overlap=overlaps.sum().item() / max(1, len(pixels)),
+        overlap=overlaps.sum().item() / len(pixels),
         confirmed=confirmed.sum().item() / max(1, overlaps.sum().item()),
         pixels=distances.median().item() if len(distances) else float("nan"),
     )

@@ -5,8 +5,12 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from geometry import InputError
+from models.vggt.layers import Block
 from models.vggt.lora import LoRALinear, add_lora
 from models.vggt.vggt import VGGT
 
@@ -65,8 +69,17 @@ def clip_by_group(groups: dict[str, list[nn.Parameter]], max_norm: float) -> dic
     """
     norms = {}
     for name, parameters in groups.items():
-        norms[name] = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
     return norms
+
+
+def shard(model: VGGT, mesh: DeviceMesh) -> None:
+    """Share the weights out over the processes of a mesh; each block and each head is gathered when it is needed."""
+    units = [module for module in model.aggregator.modules() if isinstance(module, Block)]
+    units += [head for name, head in model.named_children() if name != "aggregator"]
+    for module in [*units, model]:
+        fully_shard(module, mesh=mesh)
 
 
 class WeightAverage:

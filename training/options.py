@@ -85,6 +85,11 @@ class RunOptions:
         )
 
     @property
+    def lightning_strategy(self) -> Any:
+        """What Lightning is told."""
+        return self.strategy
+
+    @property
     def run_dir(self) -> Path:
         """Everything the run writes is below it."""
         return Path(self.basedir) / self.expname

@@ -94,7 +94,7 @@ def _lightning_trainer(options: RunOptions, callbacks: list[pl.Callback], total_
         plugins=[AtomicCheckpointIO()],
         devices=options.devices,
         accelerator=options.accelerator,
-        strategy=options.strategy,
+        strategy=options.lightning_strategy,
         precision=options.precision,
         use_distributed_sampler=False,
         enable_model_summary=False,

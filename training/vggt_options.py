@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from geometry import InputError, require
 from training.options import RunOptions, option
@@ -24,6 +27,9 @@ class VGGTOptions(RunOptions):
     len_train: tuple[int, ...] = option(
         (10_000,), "groups of frames per epoch from each data set (one number: from each); their ratio mixes", nargs="+"
     )
+    procedural_scenes: int = option(
+        0, "so many procedural scenes of 8 frames, rendered once and met again; 0: every group is rendered afresh"
+    )
     scans: tuple[str, ...] = option((), "scans to use; none given: the data sets' own lists", nargs="+")
     image_size: int = option(518, "width of the images in pixels, a multiple of the patch size")
     aspect: tuple[float, ...] = option(
@@ -45,6 +51,7 @@ class VGGTOptions(RunOptions):
     depth_weight: float = option(1.0, "weight of the depth loss; 0: without that head")
     point_weight: float = option(0.0, "weight of the point loss; 0: without that head")
     track_weight: float = option(0.0, "weight of the track loss; 0: without that head")
+    match_weight: float = option(0.2, "weight of the match loss, of networks that have a match stem (VGGT-nano)")
     freeze: tuple[str, ...] = option((), "patterns of modules that do not learn, such as *aggregator*", nargs="+")
     lora_rank: int = option(0, "learn low-rank changes of this rank to the aggregator instead of its weights; 0: off")
     lora_alpha: float = option(16.0, "the low-rank change is scaled by this over its rank")
@@ -67,8 +74,8 @@ class VGGTOptions(RunOptions):
         """
         super().__post_init__()
         self._require_at_least(1, "image_size", "max_img_per_gpu", "accumulate")
-        self._require_at_least(0, "weight_decay", "lora_rank", "max_groups")
-        self._require_at_least(0, "camera_weight", "depth_weight", "point_weight", "track_weight")
+        self._require_at_least(0, "weight_decay", "lora_rank", "max_groups", "procedural_scenes")
+        self._require_at_least(0, "camera_weight", "depth_weight", "point_weight", "track_weight", "match_weight")
         self._require_at_least(2, "eval_views")
         self._require_positive("expand_ratio", "lora_alpha")
         self._require_range("n_views", 1, "at least 1 frame")
@@ -105,8 +112,9 @@ class VGGTOptions(RunOptions):
             bool(self.trained_heads),
             "--camera_weight, --depth_weight, --point_weight, --track_weight: expected one above 0",
         )
+        require(not (self.ema and self.is_sharded), "--ema and --strategy fsdp: the average needs whole weights")
         require(
-            not (self.vggt_config and self.vggt_ckpt),
+            not (self.vggt_config and self.vggt_ckpt) or self.eval_only,
             "--vggt_config starts from random weights and --vggt_ckpt from given ones: give only one of them",
         )
 
@@ -115,6 +123,18 @@ class VGGTOptions(RunOptions):
         require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
         if self.export and Path(self.export).suffix != ".safetensors":
             raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes share the weights out among them."""
+        return self.strategy == "fsdp"
+
+    @property
+    def lightning_strategy(self) -> Any:
+        """`fsdp` is torch's second version of it, which also runs on CPUs and with several backward passes a step."""
+        if not self.is_sharded:
+            return self.strategy
+        return ModelParallelStrategy(self.devices, 1, save_distributed_checkpoint=False)
 
     @property
     def trained_heads(self) -> tuple[str, ...]:

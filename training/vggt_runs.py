@@ -1,10 +1,10 @@
 """What train_vggt.py does: train and export, or export only."""
 
+import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
 
-from models.vggt import VGGTConfig
 from training.trainer import fit
 from training.vggt_build import build_vggt_data, build_vggt_task
 from training.vggt_checkpoint import export_weights, load_weights
@@ -17,18 +17,19 @@ def train_run(options: VGGTOptions) -> pl.Trainer:
     data = build_vggt_data(options, task.model.config.aggregator.patch_size)
     trainer = fit(options, task, data)
     if trainer.is_global_zero and trainer.state.finished:
-        path = options.run_dir / f"{options.expname}.safetensors"
-        _export(options, task.plain_state(), task.model.config, path, task.commit)
+        last = options.run_dir / "checkpoints" / "last.ckpt"
+        _export(options, str(last), options.run_dir / f"{options.expname}.safetensors")
     return trainer
 
 
 def export_run(options: VGGTOptions) -> None:
     """Weights of `--init_from` as a file for `load_vggt`."""
-    model, identity = load_weights(options.init_from)
-    _export(options, model.state_dict(), model.config, Path(options.export), identity.sha256)
+    _export(options, options.init_from, Path(options.export))
 
 
-def _export(options: VGGTOptions, state: dict, config: VGGTConfig, path: Path, origin: str) -> None:
-    export_weights(state, config, path, dtype=options.export_dtype, metadata={"origin": origin})
+def _export(options: VGGTOptions, source: str, path: Path) -> None:
+    model, identity = load_weights(source)
+    metadata = {"exported_from": identity.sha256}
+    export_weights(model.state_dict(), model.config, path, dtype=options.export_dtype, metadata=metadata)
     size = path.stat().st_size / 1e6
-    print(f"wrote {path} ({size:.1f} MB, {options.export_dtype}) and {path.with_suffix('.json').name}")  # noqa: T201
+    sys.stdout.write(f"wrote {path} ({size:.1f} MB, {options.export_dtype}) and {path.with_suffix('.json').name}\n")

@@ -20,12 +20,12 @@ from data.image_io import write_image
 from geometry import FrameBatch, InputError
 from models.vggt import VGGT, VGGTOutput, WeightIdentity
 from models.vggt.ground_truth import ground_truth
-from models.vggt.lora import merged_state
 from models.vggt.losses import LossWeights, vggt_objective
+from models.vggt.match_loss import match_loss
 from models.vggt.track_targets import TrackTargets, tracks_of_batch
 from training.checkpoint import VGGT_KEY, current_commit
 from training.errors import NonFiniteError
-from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator
+from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator, shard
 from training.pictures import as_bytes
 from training.schedules import LinearCosine
 from training.vggt_checkpoint import EMA_KEY, VGGTTrainingRecord, plain_config, plain_options
@@ -71,6 +71,7 @@ class VGGTTask(pl.LightningModule):
             depth=options.depth_weight,
             point=options.point_weight,
             track=options.track_weight,
+            match=options.match_weight,
         )
         self.scores = MeanScores(_VALIDATED)
 
@@ -164,7 +165,7 @@ class VGGTTask(pl.LightningModule):
         """Means over all groups of all processes."""
         sums = self.scores.sums.to(self.device, torch.float32)
         self.scores.sums = self.trainer.strategy.reduce(sums, reduce_op="sum").cpu().double()
-        self.log_dict({f"val/{name}": value for name, value in self.scores.means().items()})
+        self.log_dict({f"val/{name}": value for name, value in self.scores.means().items()}, sync_dist=True)
         self.scores = MeanScores(_VALIDATED)
 
     def _save_picture(self, picture: Tensor, index: int) -> None:
@@ -174,21 +175,20 @@ class VGGTTask(pl.LightningModule):
         if self.logger is not None:
             self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
 
+    def configure_model(self) -> None:
+        """Share the weights out where the strategy asks for it."""
+        if self.options.is_sharded:
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over everything that learns, biases and norms included; the rate is counted in optimizer steps."""
         options = self.options
+        self.groups = module_groups(self.model)  # sharding has made other parameters of them
         learning = [parameter for group in self.groups.values() for parameter in group]
         optimizer = torch.optim.AdamW(learning, lr=options.lrate, weight_decay=options.weight_decay)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = LinearCosine(optimizer, total_steps, options.warmup_fraction, options.lrate_final)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """Weights of a plain `VGGT` that does what this one does: averaged if wanted, low-rank changes merged."""
-        state = dict(self.model.state_dict())
-        if self.average is not None:
-            state |= self.average.weights
-        return merged_state(state, self.options.lora_alpha)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record sizes, options, start and commit; keep the average."""
@@ -238,6 +238,9 @@ def group_losses(
             output_of_group(output, index), truth[one], weights, None if tracks is None else tracks[one]
         )
         values = losses.named() | {"objective": losses.objective}
+        if weights.match and output.match_logits is not None:
+            values["match"] = match_loss(output.match_logits[one], batch[one].views)
+            values["objective"] = values["objective"] + weights.match * values["match"]
         sums = {name: sums.get(name, 0) + value for name, value in values.items()}
     return sums
 

@@ -49,7 +49,7 @@ _NUM_VIEWS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """The comparison; the defaults take about 45 minutes on one core."""
+    """The comparison; the defaults take about 45 minutes on one idle core."""
 
     vggt: str = option("ckpts/vggt_nano.safetensors", "VGGT weights, with their sizes in a .json file beside them")
     datadir: str = option("runs/demo/data", "procedural scenes in DTU's layout")
@@ -60,7 +60,7 @@ class FeatureOptions:
     out: str = option("runs/features", "folder of all runs and results")
     arms: tuple[str, ...] = option(tuple(ARMS), f"what to compare, out of {', '.join(ARMS)}", nargs="+")
     seeds: tuple[int, ...] = option((0, 1, 2), "one run each", nargs="+")
-    steps: int = option(300, "optimizer steps per run")
+    steps: int = option(250, "optimizer steps per run")
     rays: int = option(512, "rays per step")
     N_samples: int = option(32, "samples per ray of the coarse pass")
     N_importance: int = option(16, "further samples per ray of the fine pass")

@@ -11,7 +11,7 @@ from geometry.errors import InputError
 from models.vggt.attention import patch_positions, rotary_angles
 from models.vggt.config import MATCH_STEM, AggregatorConfig
 from models.vggt.layers import Block, PatchEmbed, normal_parameter
-from models.vggt.match_stem import MatchStem
+from models.vggt.match_stem import MatchStem, StemTokens
 from models.vggt.vit import VisionTransformer, ViTTokens
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -27,6 +27,8 @@ class AggregatedTokens(NamedTuple):
     """Layer index -> [frame block output, global block output] along the channels, of the layers kept."""
     patch_start: int
     """Index of a view's first patch token; before it come the camera token and the registers."""
+    match_logits: Float[Tensor, "batch other cell cell"] | None = None
+    """Of a network with a match stem."""
 
 
 class Aggregator(nn.Module):
@@ -71,8 +73,8 @@ class Aggregator(nn.Module):
 
     def embed_patches(
         self, images: Float[Tensor, "batch view channel height width"]
-    ) -> ViTTokens | Float[Tensor, "batch_view patch dim"]:
-        """Normalise images in [0, 1] and embed them; a ViT also gives its class and register tokens."""
+    ) -> ViTTokens | StemTokens | Float[Tensor, "batch_view patch dim"]:
+        """Normalise images in [0, 1] and embed them; a ViT also gives its other tokens, a match stem its matches."""
         if images.shape[2] != 3:
             raise InputError(f"images must have 3 channels (axis 2), got shape {tuple(images.shape)}")
         mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
@@ -96,8 +98,11 @@ class Aggregator(nn.Module):
             raise InputError(f"layers must lie in 0..{config.depth - 1}, got {sorted(wanted)}")
         batch, views, _, height, width = images.shape
         patches = self.embed_patches(images)
+        match_logits = None
         if isinstance(patches, ViTTokens):
             patches = patches.patch_tokens
+        elif isinstance(patches, StemTokens):
+            patches, match_logits = patches
         tokens = torch.cat([self._special_tokens(batch, views), patches], dim=1)
         frame_angles, global_angles = self._angles(height, width, views, images.device)
 
@@ -116,7 +121,7 @@ class Aggregator(nn.Module):
                         outputs[kind, layer] = tokens.view(batch, views, -1, config.embed_dim)
             for layer in kept:
                 layers[layer] = torch.cat([outputs["frame", layer], outputs["global", layer]], dim=-1)
-        return AggregatedTokens(layers, self.patch_start)
+        return AggregatedTokens(layers, self.patch_start, match_logits)
 
     def _special_tokens(self, batch: int, views: int) -> Float[Tensor, "batch_view special dim"]:
         pair = torch.cat([self.camera_token, self.register_token], dim=2)

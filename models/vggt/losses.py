@@ -42,6 +42,8 @@ class LossWeights:
     depth: float = 1.0
     point: float = 1.0
     track: float = 0.05
+    match: float = 0.0
+    """Of the match stem, whose loss (`match_loss`) needs the views and so is added by the caller."""
     translation: float = 1.0
     rotation: float = 1.0
     focal: float = 0.5
@@ -51,7 +53,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         """Refuse weights that cannot be meant."""
-        for name in ("camera", "depth", "point", "track", "translation", "rotation", "focal"):
+        for name in ("camera", "depth", "point", "track", "match", "translation", "rotation", "focal"):
             require(getattr(self, name) >= 0, f"loss weight {name} must not be negative, got {getattr(self, name)}")
 
 

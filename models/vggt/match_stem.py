@@ -8,6 +8,7 @@ so is its symmetry: the views behind the first may be permuted.
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,24 @@ from torch import Tensor, nn
 
 from models.vggt.layers import require_whole_patches
 
-_CELLS = 2
+CELLS = 2
 """Match cells along each side of a patch."""
 _MATCH_CHANNELS = 48
 _CUES = 7
 """Per cell: own position (2), displacement (2), spread (2), certainty (1)."""
 _DISPLACEMENT_GAIN = 4.0
+_SHARPNESS = 16.0
+_REACH = 0.4
+"""In half image widths."""
+
+
+class StemTokens(NamedTuple):
+    """Patch tokens and the matches that went into them."""
+
+    tokens: Float[Tensor, "batch_view token channel"]
+    """Row-major, views flattened into the batch axis."""
+    match_logits: Float[Tensor, "batch other first_cell cell"]
+    """How well each cell of the first view fits each cell of the other views; cells row-major."""
 
 
 class MatchStem(nn.Module):
@@ -40,42 +53,46 @@ class MatchStem(nn.Module):
         self.proj = nn.Conv2d(dim, dim, kernel_size=1)
         self.fine_match = nn.Conv2d(widths[-2], _MATCH_CHANNELS, 3, padding=1)
         self.coarse_match = nn.Conv2d(dim, _MATCH_CHANNELS, 3, padding=1)
-        self.sharpness = nn.Parameter(torch.tensor(math.log(12.0)))
-        self.cues = nn.Sequential(nn.Linear(_CUES * _CELLS**2, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
+        self.reach = nn.Parameter(torch.tensor(math.log(_REACH)))
+        self.cues = nn.Sequential(nn.Linear(_CUES * CELLS**2, dim), nn.GELU(), nn.Linear(dim, dim))
 
-    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch_view token channel"]:
-        """One token per patch, row-major, views flattened into the batch axis.
-
-        Sides that are no multiples of the patch are an `InputError`.
-        """
+    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> StemTokens:
+        """Sides that are no multiples of the patch are an `InputError`."""
         batch, views = images.shape[:2]
         maps = images.flatten(0, 1)
         require_whole_patches(maps, self.patch_size)
         finer = maps
         for level in self.levels:
             finer, maps = maps, level(maps)
-        match = self.fine_match(finer) + F.interpolate(self.coarse_match(maps), scale_factor=_CELLS)
-        cues = self._cues(F.normalize(match, dim=1).unflatten(0, (batch, views)))
-        tokens = self.proj(maps).flatten(2).transpose(1, 2)
-        return tokens + self.cues(F.pixel_unshuffle(cues, _CELLS).flatten(2).transpose(1, 2))
+        match = self.fine_match(finer) + F.interpolate(self.coarse_match(maps), scale_factor=CELLS)
+        # what all cells share says nothing about which is which
+        match = F.normalize(match - match.mean((2, 3), keepdim=True), dim=1)
+        rows, cols = match.shape[-2:]
+        own = cell_positions(rows, cols, match)
+        logits = self._match_logits(match.flatten(2).unflatten(0, (batch, views)), own)
+        cues = _cues(logits, own).flatten(0, 1).transpose(1, 2).unflatten(2, (rows, cols))
+        cues = self.cues(F.pixel_unshuffle(cues, CELLS).flatten(2).transpose(1, 2))
+        return StemTokens(self.proj(maps).flatten(2).transpose(1, 2) + cues, logits)
 
-    def _cues(self, features: Float[Tensor, "batch view channel row col"]) -> Float[Tensor, "batch_view cue row col"]:
-        """What the match says about every cell."""
-        batch, views, _, rows, cols = features.shape
-        own = cell_positions(rows, cols, features)
-        flat = features.flatten(3)
-        matched = flat.new_zeros(batch, views, rows * cols, _CUES - 2)
-        if views > 1:
-            correlation = torch.einsum("bcn,bvcm->bvnm", flat[:, 0], flat[:, 1:]) * self.sharpness.exp()
-            matched = torch.cat(
-                [
-                    _expected(correlation, own).mean(1, keepdim=True),
-                    _expected(correlation.transpose(2, 3), own),
-                ],
-                dim=1,
-            )
-        cues = torch.cat([own.expand(batch, views, -1, -1), matched], dim=-1)
-        return cues.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, cols))
+    def _match_logits(
+        self, features: Float[Tensor, "batch view channel cell"], own: Float[Tensor, "cell 2"]
+    ) -> Float[Tensor, "batch other cell cell"]:
+        """Correlation, and a preference for short ways that fades with `reach`."""
+        correlation = torch.einsum("bcn,bvcm->bvnm", features[:, 0] * self.sharpness.exp(), features[:, 1:])
+        return correlation - torch.cdist(own, own).square() * torch.exp(-2 * self.reach)
+
+
+def _cues(
+    logits: Float[Tensor, "batch other cell cell"], own: Float[Tensor, "cell 2"]
+) -> Float[Tensor, "batch view cell cue"]:
+    """What the match says about every cell: of the first view the mean over all others, of these about the first."""
+    matched = _expected(logits.transpose(2, 3), own)
+    first = own.new_zeros(len(logits), 1, len(own), _CUES - 2)
+    if logits.shape[1]:
+        first = _expected(logits, own).mean(1, keepdim=True)
+    matched = torch.cat([first, matched], dim=1)
+    return torch.cat([own.expand(*matched.shape[:2], -1, -1), matched], dim=-1)
 
 
 def cell_positions(rows: int, cols: int, like: Tensor) -> Float[Tensor, "cell 2"]:

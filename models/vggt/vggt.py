@@ -44,6 +44,8 @@ class VGGTOutput:
     """Probability that a track is visible."""
     conf: Float[Tensor, "batch view point"] | None = None
     """Probability that a track is right."""
+    match_logits: Float[Tensor, "batch other cell cell"] | None = None
+    """See `StemTokens`; of a network with a match stem."""
     vis_logits: Float[Tensor, "batch view point"] | None = None
     """`vis` before the sigmoid, for the loss."""
     conf_logits: Float[Tensor, "batch view point"] | None = None
@@ -103,13 +105,21 @@ class VGGT(nn.Module):
             ):
                 if head is not None:
                     predictions[values], predictions[confidence] = head(
-                        *aggregated, (height, width), frames_chunk_size=frames_chunk_size
+                        aggregated.layers, aggregated.patch_start, (height, width), frames_chunk_size=frames_chunk_size
                     )
         if runs_tracks:
-            tracks = self.track_head(*aggregated, (height, width), query_points, frames_chunk_size=frames_chunk_size)
+            tracks = self.track_head(
+                aggregated.layers,
+                aggregated.patch_start,
+                (height, width),
+                query_points,
+                frames_chunk_size=frames_chunk_size,
+            )
             predictions |= _track_predictions(tracks)
         tokens = {layer: aggregated.layers[layer] for layer in sorted(set(keep_layers))}
-        return VGGTOutput(tokens=tokens, patch_start=aggregated.patch_start, **predictions)
+        return VGGTOutput(
+            tokens=tokens, patch_start=aggregated.patch_start, match_logits=aggregated.match_logits, **predictions
+        )
 
     def _checked(self, images: Tensor, query_points: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Inputs with a batch axis."""

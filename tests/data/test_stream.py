@@ -68,7 +68,9 @@ def test_fast_pictures_equal_the_exact_ones():
         depth, known = fast.depth[number].numpy(), exact.depth > 0
         assert ((depth > 0) != known).mean() < 0.005
         assert np.quantile(np.abs(depth - exact.depth)[known], 0.98) < 0.1
-        assert np.abs(fast.images[number].permute(1, 2, 0).numpy() - exact.rgb).mean() < 0.03
+        assert (
+            np.abs(fast.images[number].permute(1, 2, 0).numpy() - exact.rgb).mean() < 0.04
+        )  # textures are filtered harder
 
 
 def test_groups_are_consistent_between_their_views():
@@ -82,7 +84,7 @@ def test_groups_are_consistent_between_their_views():
     for other in range(1, 3):
         projected = group.cameras[other][None].project(points[None])
         inside = (projected.pixels[0] > 1).all(-1) & (projected.pixels[0] < torch.tensor([63.0, 47.0])).all(-1)
-        found = sample_at_pixels(group.depth[other][None, None], projected.pixels)[0, 0]
+        found = sample_at_pixels(group.depth[other][None, None], projected.pixels, 48, 64)[0, :, 0]
         relative = (found / projected.depth[0] - 1)[inside & (found > 0)]
         agreeing.append((relative.abs() < 0.01).float().mean().item())
     assert min(agreeing) > 0.6

@@ -1,10 +1,14 @@
 """The stem of VGGT-nano: what the soft match says about shifted images, and its symmetries."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
-from geometry import InputError
+from geometry import Cameras, InputError, Views
 from models.vggt.config import AggregatorConfig
+from models.vggt.match_loss import NO_MATCH, match_loss, match_targets
 from models.vggt.match_stem import MatchStem, _expected, cell_positions
 from models.vggt.vggt import VGGT
 
@@ -71,3 +75,46 @@ def test_refusals():
         AggregatorConfig(patch_size=6, embed_dim=16, num_heads=2, patch_embed="match")
     with pytest.raises(InputError, match="multiples of 8, got 20x32"):
         MatchStem(8, 16)(torch.rand(1, 2, 3, 20, 32))
+
+
+def _plane(shift_cells: float) -> Views:
+    """Two cameras before a plane; the second sees everything `shift_cells` cells of 4 pixels further left."""
+    height, width, depth = 16, 32, 5.0
+    intrinsics = torch.tensor([[20.0, 0, width / 2], [0, 20.0, height / 2], [0, 0, 1]])
+    w2c = torch.eye(4).repeat(1, 2, 1, 1)
+    w2c[0, 1, 0, 3] = -shift_cells * 4 * depth / 20.0
+    return Views(
+        images=torch.zeros(1, 2, 3, height, width),
+        cameras=Cameras(w2c, intrinsics.expand(1, 2, 3, 3), height, width),
+        near=torch.ones(1, 2),
+        far=torch.full((1, 2), 9.0),
+        ids=torch.arange(2)[None],
+        depth=torch.full((1, 2, height, width), depth),
+    )
+
+
+def test_match_targets_of_a_shifted_plane():
+    views = _plane(shift_cells=2)
+    targets = match_targets(views[:, :1], views[:, 1:], num_cells=32)[0, 0].unflatten(0, (4, 8))
+    cells = torch.arange(32).unflatten(0, (4, 8))
+    assert torch.equal(targets[:, 2:], cells[:, :-2])
+    assert (targets[:, :2] == NO_MATCH).all()
+
+
+def test_match_targets_leave_out_unknown_and_hidden_points():
+    views = _plane(shift_cells=0)
+    depth = views.depth.clone()
+    depth[0, 0, :4] = 0  # unknown in the first view
+    depth[0, 1, 4:8] = 2.0  # something nearer stands there in the second
+    targets = match_targets(replace(views, depth=depth)[:, :1], views[:, 1:], num_cells=32)
+    assert (targets[0, 0].unflatten(0, (4, 8))[0] == NO_MATCH).all()
+    hidden = match_targets(views[:, :1], replace(views, depth=depth)[:, 1:], num_cells=32)
+    assert (hidden[0, 0].unflatten(0, (4, 8))[1] == NO_MATCH).all()
+
+
+def test_match_loss_is_that_of_a_guess_and_of_the_truth():
+    views = _plane(shift_cells=0)
+    assert match_loss(torch.zeros(1, 1, 32, 32), views).item() == pytest.approx(2 * math.log(32), rel=1e-5)
+    assert match_loss(1e3 * torch.eye(32)[None, None], views).item() == pytest.approx(0, abs=1e-6)
+    nothing = replace(views, depth=torch.zeros_like(views.depth))
+    assert match_loss(torch.zeros(1, 1, 32, 32), nothing).item() == 0

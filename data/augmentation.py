@@ -8,11 +8,11 @@ as long; the ranges are the same.)
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 SHARED_PROBABILITY = 0.7
 """One draw for all frames of a group; otherwise one per frame."""
@@ -92,7 +92,8 @@ def augmented(
     result = torch.baddbmm(maps[..., 3:], maps[..., :3], images.flatten(2)).clamp_(0, 1).view_as(images)
     for view, jitter in enumerate(jitters):
         if jitter.blur > 0:
-            result[view] = functional.gaussian_blur(result[view], [BLUR_KERNEL] * 2, [jitter.blur] * 2)
+            channels = [cv2.GaussianBlur(one.numpy(), (BLUR_KERNEL, BLUR_KERNEL), jitter.blur) for one in result[view]]
+            result[view] = torch.from_numpy(np.stack(channels))
     return result
 
 

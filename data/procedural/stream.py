@@ -157,9 +157,9 @@ def _neighbouring_cameras(rng: np.random.Generator, count: int, height: int, wid
     if kind < 0.5:
         w2c = _from_dtu_rig(rng, count)
     elif kind < 0.7:
-        w2c = _around(rng, count, spacing=rng.uniform(5, 9), radius=rng.uniform(580, 680), elevation=(30, 76))
+        w2c = _around(rng, count, spacing=rng.uniform(5, 9), radius=rng.uniform(580, 680), elevation=(30.0, 76.0))
     else:
-        w2c = _around(rng, count, spacing=rng.uniform(6, 22), radius=rng.uniform(440, 720), elevation=(8, 80))
+        w2c = _around(rng, count, spacing=rng.uniform(6, 22), radius=rng.uniform(440, 720), elevation=(8.0, 80.0))
     return _camera_batch(rng, w2c, height, width)
 
 

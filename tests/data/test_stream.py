@@ -12,7 +12,7 @@ from data.procedural.textures import fractal_noise
 from data.procedural.torch_shapes import intersect, normal
 from data.procedural.torch_textures import fractal_noise as fast_noise
 from data.procedural.torch_tracer import render_views
-from geometry import FrameBatch, sample_at_pixels
+from geometry import FrameBatch, InputError, sample_at_pixels
 
 SHAPES = (
     Ellipsoid(np.array([20.0, 30.0, 12.0])),
@@ -103,3 +103,28 @@ def test_stream_is_a_function_of_its_keys():
     assert (stacked.views.near < stacked.views.far).all()
     other_seed = ProceduralFrames(seed=3).sample_many([_key(2, seed=6)])[0]
     assert not torch.equal(other_seed.views.images, again.views.images)
+
+
+def test_scenes_that_come_back_are_rendered_once():
+    source = ProceduralFrames(seed=4, num_scenes=3)
+    assert len(source) == 3
+    first, second = (source.sample_many([_key(1, seed=seed)])[0].views for seed in (7, 8))
+    again = ProceduralFrames(seed=4, num_scenes=3).sample_many([_key(1, seed=8)])[0].views
+    assert torch.equal(again.images, second.images)
+    assert torch.equal(again.cameras.w2c, second.cameras.w2c)
+    assert len(source._kept) == 1
+    kept = next(iter(source._kept.values()))
+    for view in (*first.images, *second.images):
+        distance = (kept.images / 255 - view).abs().flatten(1).amax(1)
+        assert distance.min() == 0
+    with pytest.raises(InputError, match="--procedural_scenes 3"):
+        source.sample_many([_key(1, frames=9)])
+
+
+def test_memory_of_scenes_that_come_back_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    source = ProceduralFrames(seed=4, num_scenes=3)
+    one = source.sample_many([_key(0)])[0].views
+    monkeypatch.setattr("data.procedural.stream._CACHE_BYTES", source._kept_bytes)
+    source.sample_many([_key(1)])
+    assert [place[0] for place in source._kept] == [1]
+    assert torch.equal(source.sample_many([_key(0)])[0].views.images, one.images)

@@ -3,7 +3,7 @@
 Table frame: millimetres, z up, table top at z = 0, cameras of the DTU rig on the +y side, a backdrop at -y.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -78,6 +78,11 @@ def make_scene(seed: int | tuple[int, ...], *, has_backdrop: bool = True) -> Sce
         if item is not None and _fits(item) and not _collides(item, objects):
             objects.append(item)
     return Scene(items=(*furniture, *objects), lights=_lights(rng), exposure=float(rng.uniform(1.25, 1.5)))
+
+
+def enlarged(item: Item, factor: float) -> Item:
+    """The item `factor` times as large and as far from the middle of the table; its texture keeps its size."""
+    return replace(item, shape=item.shape.enlarged(factor), center=factor * item.center)
 
 
 def _table(rng: np.random.Generator) -> Item:

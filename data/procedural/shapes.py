@@ -31,6 +31,9 @@ class Shape(Protocol):
     def support(self, direction: Float[np.ndarray, "3"]) -> float:
         """How far the solid reaches along a unit direction."""
 
+    def enlarged(self, factor: float) -> "Shape":
+        """The same solid `factor` times as large."""
+
     @property
     def bounding_radius(self) -> float:
         """Radius of a sphere about the local origin that holds the solid."""
@@ -69,6 +72,9 @@ class Ellipsoid:
     def support(self, direction: Float[np.ndarray, "3"]) -> float:
         return float(np.linalg.norm(self.radii * direction))
 
+    def enlarged(self, factor: float) -> "Ellipsoid":
+        return Ellipsoid(factor * self.radii)
+
     @property
     def bounding_radius(self) -> float:
         return float(self.radii.max())
@@ -98,6 +104,9 @@ class Box:
 
     def support(self, direction: Float[np.ndarray, "3"]) -> float:
         return float(self.half @ np.abs(direction))
+
+    def enlarged(self, factor: float) -> "Box":
+        return Box(factor * self.half)
 
     @property
     def bounding_radius(self) -> float:
@@ -146,6 +155,9 @@ class Frustum:
     def support(self, direction: Float[np.ndarray, "3"]) -> float:
         flat, upright = float(np.hypot(direction[0], direction[1])), float(direction[2]) * self.half_height
         return max(self.bottom * flat - upright, self.top * flat + upright)
+
+    def enlarged(self, factor: float) -> "Frustum":
+        return Frustum(factor * self.bottom, factor * self.top, factor * self.half_height)
 
     @property
     def bounding_radius(self) -> float:
@@ -202,6 +214,9 @@ class Torus:
 
     def support(self, direction: Float[np.ndarray, "3"]) -> float:
         return self.major * float(np.hypot(direction[0], direction[1])) + self.minor
+
+    def enlarged(self, factor: float) -> "Torus":
+        return Torus(factor * self.major, factor * self.minor)
 
     @property
     def bounding_radius(self) -> float:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from data.frame_groups import GroupKey
 from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
-from data.procedural.scene import NUM_LIGHTS, Scene, make_scene
+from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene
 from data.procedural.shapes import Box
+from data.procedural.textures import NoiseTexture
 from data.procedural.torch_tracer import render_views
 from geometry import Cameras, FrameBatch, InputError, Views
 
@@ -28,6 +29,7 @@ FRAMES_PER_SCENE = 8
 _CACHE_BYTES = 6 << 30
 _STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
 _WIDE_GROUND = (260.0, 700.0)
+_ROOM = 230.0
 
 
 class ProceduralFrames:
@@ -135,13 +137,25 @@ def _neighbours(cameras: Cameras, count: int, rng: np.random.Generator) -> Int[n
 
 
 def _varied(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Now and then on ground that reaches to the horizon, and under- or overexposed."""
-    items = scene.items
+    """Ground that reaches to the horizon, a plain white table, things that fill the picture: each now and then."""
+    table, *objects = scene.items
     if rng.random() < 0.35:
-        table = items[0]
         half = np.array([*rng.uniform(*_WIDE_GROUND, 2), 8.0])
-        items = (replace(table, shape=Box(half), rotation=np.eye(3), center=np.array([0.0, 0.0, -8.0])), *items[1:])
-    return replace(scene, items=items, exposure=scene.exposure * float(rng.uniform(0.8, 1.1)))
+        table = replace(table, shape=Box(half), rotation=np.eye(3), center=np.array([0.0, 0.0, -8.0]))
+    if rng.random() < 0.2:
+        shades = rng.uniform(0.75, 1.0) * np.array([[0.85], [0.95], [1.0]]) * np.ones((1, 3))
+        table = replace(table, texture=NoiseTexture(shades, cell=2.0, veins=0.0, offset=rng.uniform(0, 500, 3)))
+    if rng.random() < 0.3:
+        factor = rng.uniform(1.6, 3.2)
+        objects = [enlarged(item, factor) for item in objects if _leaves_room(item, factor)]
+    exposure = scene.exposure * float(rng.uniform(0.8, 1.1))
+    return replace(scene, items=(table, *objects), exposure=exposure)
+
+
+def _leaves_room(item: Item, factor: float) -> bool:
+    """Whether the enlarged item stays clear of the cameras."""
+    reach = np.hypot(*item.center[:2]) + item.shape.bounding_radius
+    return bool(factor * reach < _ROOM and factor * item.top < _ROOM)
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Float[Tensor, "3 height width"]:

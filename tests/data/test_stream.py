@@ -128,3 +128,11 @@ def test_memory_of_scenes_that_come_back_is_bounded(monkeypatch: pytest.MonkeyPa
     source.sample_many([_key(1)])
     assert [place[0] for place in source._kept] == [1]
     assert torch.equal(source.sample_many([_key(0)])[0].views.images, one.images)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
+def test_an_enlarged_solid_is_hit_where_it_ought_to_be(shape: Shape):
+    origin, direction = np.array([[100.0], [-200.0], [300.0]]), np.array([[-0.97], [2.02], [-2.98]])
+    large = shape.enlarged(2.5).intersect(2.5 * origin, 2.5 * direction)
+    np.testing.assert_allclose(large, shape.intersect(origin, direction), rtol=1e-5)
+    assert shape.enlarged(2.5).bounding_radius == pytest.approx(2.5 * shape.bounding_radius)

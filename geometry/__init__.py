@@ -27,11 +27,11 @@ from geometry.views import FrameBatch, SceneBatch, Views
 
 __all__ = [
     "Cameras",
+    "FrameBatch",
     "InputError",
     "Projection",
     "RayBundle",
     "RaySamples",
-    "FrameBatch",
     "SceneBatch",
     "TensorStruct",
     "Views",

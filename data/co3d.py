@@ -13,6 +13,7 @@ all of a category. Sequences have no order that means anything: neighbours are t
 import gzip
 import json
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -255,7 +256,7 @@ def _long_sequences(path: Path, _modified: int) -> dict[str, list[dict[str, Any]
     try:
         with gzip.open(path, "rt") as file:
             content = json.load(file)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: expected gzip-compressed JSON, got an unreadable file ({error})") from None
     if not isinstance(content, dict) or not all(isinstance(frames, list) for frames in content.values()):
         raise InputError(f"{path}: expected sequences with lists of frames, got other JSON")

@@ -1,5 +1,6 @@
 """Images, PFM depth maps and masks on disk -> arrays, and back. Writes are atomic: a file is whole or absent."""
 
+import contextlib
 import functools
 import os
 import re
@@ -183,10 +184,13 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

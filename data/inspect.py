@@ -129,14 +129,20 @@ def show(views: Views, cloud: ColoredPoints) -> None:
 
 
 def _patch_size(options: InspectOptions) -> int:
-    """Of the network that the options name; its weights are not read, and a hub's is VGGT-1B's."""
-    source = Path(options.ckpt or options.init_from or options.vggt_ckpt)
+    """Of the network that the options name; its weights are not read, and a hub's is VGGT-1B's.
+
+    `--eval_ckpt` tells the sizes of what a config trains that starts from weights given on the command line.
+    """
+    source = options.ckpt or options.init_from or options.vggt_ckpt
+    if not source and options.vggt_config:
+        return _aggregator_patch(options.vggt_config)
+    source = Path(source or options.eval_ckpt)
     if source.suffix == ".ckpt":
         return _aggregator_patch(VGGTTrainingRecord.of(read_checkpoint(source, VGGT_KEY)).config)
     beside = source / "config.json" if source.is_dir() else source.with_suffix(".json")
     if source.name and beside.is_file():
         return _aggregator_patch(beside)
-    return _aggregator_patch(options.vggt_config) if options.vggt_config else VGGTConfig().aggregator.patch_size
+    return VGGTConfig().aggregator.patch_size
 
 
 def _aggregator_patch(config: object) -> int:

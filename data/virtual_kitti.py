@@ -39,6 +39,7 @@ from geometry.conversions import intrinsics_from_integer_centers
 MAX_DEPTH = 80.0
 NEAR = 1.0
 CENTIMETRES = 100.0
+_CAMERA_FOLDER = re.compile(r"Camera_(\d+)")
 _IMAGE_NAME = re.compile(r"rgb_(\d{5})\.jpg")
 
 
@@ -124,7 +125,8 @@ def read_vkitti(
 
 def find_vkitti_scans(datadir: Path) -> dict[str, Path]:
     """Scan name -> its folder of images."""
-    folders = sorted(datadir.glob("*/*/frames/rgb/Camera_*"))
+    found = sorted(datadir.glob("*/*/frames/rgb/Camera_*"))
+    folders = [path for path in found if path.is_dir() and _CAMERA_FOLDER.fullmatch(path.name)]
     return {f"{path.parents[3].name}/{path.parents[2].name}/{path.name}": path for path in folders}
 
 
@@ -145,6 +147,9 @@ def _read_drive(scan: str, folder: Path, report: Report) -> _Drive:
     lenses = _read_table(variant / "intrinsic.txt", camera, 4)
     images = {int(match[1]): path for path in folder.iterdir() if (match := _IMAGE_NAME.fullmatch(path.name))}
     depth_folder = folder.parents[1] / "depth" / folder.name
+    if not images:
+        report(InputError(f"{folder}: expected images rgb_00000.jpg, got none"))
+        extrinsics = {}
     rows = []
     for view in sorted({*images, *extrinsics}):
         try:

@@ -219,8 +219,10 @@ def test_co3d_problems_name_the_file(tmp_path: Path, capsys) -> None:
     assert len(reported) == 1
     assert 2 not in scene.frames
     assert scene.frames[3].image_path.name == "frame000003.jpg"
-    annotation.write_bytes(b"no gzip")
-    assert "expected gzip-compressed JSON, got an unreadable file" in message_of(read_co3d, tmp_path, split="all")
+    whole = annotation.read_bytes()
+    for broken in (b"no gzip", whole[:-40], whole[:30] + bytes(40) + whole[70:]):
+        annotation.write_bytes(broken)
+        assert "expected gzip-compressed JSON, got an unreadable file" in message_of(read_co3d, tmp_path, split="all")
 
 
 def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
@@ -248,6 +250,13 @@ def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
     assert message_of(read_vkitti, tmp_path, split="all") == f"{lens}: expected a camera file, got none"
     lens.write_text("\n".join(lines))
     (scene,) = read_vkitti(tmp_path, split="all")
+    (variant / "frames/rgb/Camera_0.zip").write_text("a download that was left behind")
+    (variant / "frames/rgb/Camera_left").mkdir()
+    assert list(find_vkitti_scans(tmp_path)) == ["Scene01/clone/Camera_0"]
+    empty = variant / "frames/rgb/Camera_1"
+    empty.mkdir()
+    assert message_of(read_vkitti, tmp_path, split="all") == f"{empty}: expected images rgb_00000.jpg, got none"
+    empty.rmdir()
     depth = variant / "frames/depth/Camera_0/depth_00003.png"
     depth.unlink()
     assert message_of(scene.views, [3]) == f"{depth}: expected an image file, got none"

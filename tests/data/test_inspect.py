@@ -126,6 +126,19 @@ def _key(height: int, width: int):
     return GroupKey(0, 0, 3, height, width, 1)
 
 
+def test_a_config_that_starts_from_weights_of_the_command_line(config: Path, tmp_path: Path, capsys) -> None:
+    """As configs/vggt_nano.txt: `eval_ckpt` tells the patch size."""
+    sizes = tmp_path / "weights.json"
+    sizes.write_text(Path("models/vggt/configs/nano.json").read_text())
+    text = config.read_text().replace("vggt_config = models/vggt/configs/nano.json", "")
+    config.write_text(text + f"eval_ckpt = {sizes.with_suffix('.safetensors')}\n")
+    assert run(capsys, "--config", config, "--out", tmp_path / "scene.ply")[0] == 0
+    (tmp_path / "taken.ply").mkdir()
+    status, _, errors = run(capsys, "--config", config, "--out", tmp_path / "taken.ply")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "taken.ply: expected a file that can be written, got: Is a directory" in errors
+
+
 def test_clouds_without_points_are_refused(tmp_path: Path) -> None:
     views = random_views(2)
     empty = colored_points(Views(**{**vars(views), "depth": torch.zeros_like(views.depth)}))

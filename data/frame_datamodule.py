@@ -20,14 +20,15 @@ from data.frame_groups import (
 )
 from data.frame_sampling import BatchShape, GroupSampler
 from data.procedural.stream import ProceduralFrames
+from data.readers import READERS
 from data.sampling import derived_seed, evenly_spread, share_of_process
 from geometry import FrameBatch, InputError, require
 
 PROCEDURAL = "procedural"
 """The data set name of the stream of rendered scenes; it has no folder."""
 _VALIDATION_STREAM = 31
-_MOST_MADE_GROUPS = 64
-"""Validated of a source that makes its images and so has no end."""
+_MADE_GROUPS = 64
+"""Evaluated of a source that makes its images and so has no end, unless a number is asked for."""
 _EVALUATION_LIGHTS = (3,)
 """DTU's lighting that everybody evaluates with; means nothing elsewhere."""
 
@@ -42,7 +43,7 @@ class FrameDataModule(pl.LightningDataModule):
         len_train: Sequence[int],
         val_sources: Sequence[FrameSource],
         shape: BatchShape,
-        num_val: int,
+        num_val: int | None,
         val_views: int,
         seed: int,
         num_workers: int,
@@ -50,8 +51,8 @@ class FrameDataModule(pl.LightningDataModule):
     ) -> None:
         """`len_train`: groups per epoch from each of `train_sources`; none of these: for evaluation only.
 
-        `num_val` groups at most are taken to validate with, spread over all of `val_sources`; those of sources that
-        make their images have `val_views` frames.
+        `num_val` groups at most are taken to validate with, spread over all of `val_sources`; None: all, and 64 of
+        sources that make their images. Those of the latter have `val_views` frames.
 
         Raises:
             InputError: for nothing to validate with.
@@ -111,17 +112,19 @@ class FrameDataModule(pl.LightningDataModule):
             **sampling,
         )
 
-    def _spread_val_keys(self, num_val: int) -> list[GroupKey]:
+    def _spread_val_keys(self, num_val: int | None) -> list[GroupKey]:
         keys = [
             self._val_key(number, item)
             for number, source in enumerate(self.val_sources)
             for item in evenly_spread(range(len(source)), self._most_val_groups(source, num_val))
         ]
-        return evenly_spread(keys, num_val)
+        return keys if num_val is None else evenly_spread(keys, num_val)
 
     @staticmethod
-    def _most_val_groups(source: FrameSource, num_val: int) -> int:
-        return num_val if isinstance(source, FixedGroups) else min(num_val, _MOST_MADE_GROUPS)
+    def _most_val_groups(source: FrameSource, num_val: int | None) -> int:
+        if num_val is not None:
+            return num_val
+        return len(source) if isinstance(source, FixedGroups) else _MADE_GROUPS
 
     def _val_key(self, number: int, item: int) -> GroupKey:
         source = self.val_sources[number]
@@ -193,12 +196,14 @@ def build_evaluation_data(
     datadirs: Sequence[str],
     scans: tuple[str, ...] | None,
     shape: BatchShape,
-    num_val: int,
+    num_val: int | None,
     val_views: int,
     num_workers: int,
     render_device: str = "cpu",
 ) -> FrameDataModule:
     """Only groups to evaluate: every view of the asked-for scans (default: the test split) with its neighbours.
+
+    `num_val`: at most so many, spread evenly; None: all.
 
     Raises:
         InputError: naming the option, for lists that do not match or an unreadable data set.
@@ -236,6 +241,10 @@ def _check_lists(
         f"--datadir: expected one folder per data set ({len(dataset_names)}; - for {PROCEDURAL}), got {len(datadirs)}",
     )
     on_disk = [name for name in dataset_names if name != PROCEDURAL]
+    unknown = [name for name in on_disk if name not in READERS]
+    require(
+        not unknown, f"--dataset_name: expected some of {', '.join([*sorted(READERS), PROCEDURAL])}, got {unknown[:1]}"
+    )
     require(
         not scans or len(on_disk) == 1, f"--scans: expected exactly one data set on disk beside it, got {len(on_disk)}"
     )

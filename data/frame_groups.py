@@ -6,8 +6,9 @@
 procedural stream (data/procedural/stream.py) renders its own.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from data.augmentation import augmented
 from data.base import PosedScene
 from data.frame_geometry import ZoomRange, load_frames
+from data.lazy import LazyMapping
 from data.sampling import derived_seed, evenly_spread
 from geometry import FrameBatch, InputError, require
 
@@ -230,9 +232,14 @@ def _restricted(scene: PosedScene, views: Sequence[int]) -> PosedScene:
     kept = frozenset(views)
     return replace(
         scene,
-        frames={view: frame for view, frame in scene.frames.items() if view in kept},
-        neighbors={view: tuple(other for other in scene.neighbors[view] if other in kept) for view in views},
+        # not made now: every frame of Co3D opens a file
+        frames=LazyMapping([view for view in scene.frames if view in kept], scene.frames.__getitem__),
+        neighbors=LazyMapping(views, partial(_neighbors_among, scene.neighbors, kept)),
     )
+
+
+def _neighbors_among(neighbors: Mapping[int, tuple[int, ...]], kept: Collection[int], view: int) -> tuple[int, ...]:
+    return tuple(other for other in neighbors[view] if other in kept)
 
 
 def _below(count: int, generator: torch.Generator) -> int:

@@ -24,6 +24,8 @@ from geometry import Cameras, FrameBatch, InputError, Views
 
 ENDLESS = 1_000_000
 """Scenes of a stream without an end, as far as anyone will get."""
+MOST_FRAMES = 49
+"""Of a group: DTU's rig has no more cameras."""
 FRAMES_PER_SCENE = 8
 """Of a scene that comes back: groups take different ones of them, in different order."""
 _CACHE_BYTES = 6 << 30
@@ -62,6 +64,11 @@ class ProceduralFrames:
 
     def _sample(self, key: GroupKey) -> FrameBatch:
         name = f"{self.name}/{key.item}"
+        if key.num_frames > MOST_FRAMES:
+            raise InputError(
+                f"--n_views, --eval_views: expected at most {MOST_FRAMES} frames of a procedural scene, "
+                f"got {key.num_frames}"
+            )
         if not self.num_scenes:
             rng = np.random.default_rng((_STREAM, self.seed, key.item, key.seed))
             return FrameBatch(self._render(rng, key, key.num_frames), (name,), torch.tensor(key.seed))

@@ -110,6 +110,15 @@ def test_evaluation_takes_every_view_of_the_scans(small_dtu: Path) -> None:
     assert {group.scene.scan for group in only.val_sources[0].groups} == {"scan3"}
 
 
+def test_rendered_groups_are_as_many_as_asked_for_else_64() -> None:
+    def count(num_val: int | None) -> int:
+        settings = {"scans": None, "shape": SHAPE, "val_views": 3, "num_workers": 0}
+        data = build_evaluation_data(dataset_names=("procedural",), datadirs=("-",), num_val=num_val, **settings)
+        return len({key.item for key in data.val_keys})
+
+    assert (count(None), count(3), count(100)) == (64, 3, 100)
+
+
 def test_what_cannot_work_is_refused(small_dtu: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^--datadir: expected one folder per data set \(1; - for procedural\), got 2$"

@@ -1,5 +1,6 @@
 """Groups of frames: which ones, exact cameras after cutting and resizing, augmentation, mixing of sources."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from data.frame_groups import (
     training_part,
 )
 from data.image_io import write_image
+from data.lazy import LazyMapping
 from data.view_selection import complete_neighbors
 from geometry import Cameras, FrameBatch, InputError, Views, pixel_centers, rigid_inverse
 from tests.data.test_sampling import line_scene
@@ -258,6 +260,18 @@ def test_scans_that_are_evaluated_train_without_their_held_out_views() -> None:
     assert set(kept.frames) == set(range(10))
     assert set(reduced.frames) == set(reduced.neighbors) == set(range(10)) - {3, 7}
     assert all(not {3, 7} & set(others) for others in reduced.neighbors.values())
+
+
+def test_restricting_a_scene_opens_nothing() -> None:
+    """Frames of Co3D are made when they are looked at: each one opens a file."""
+    scene, made = line_scene("scan1"), []
+    lazy = LazyMapping(list(scene.frames), lambda view: made.append(view) or scene.frames[view])
+    (reduced,) = training_part([replace(scene, frames=lazy)], {"scan1"})
+    assert made == []
+    assert reduced.frames[4] is scene.frames[4]
+    assert made == [4]
+    (plain,) = training_part([scene], {"scan1"})
+    assert set(pickle.loads(pickle.dumps(plain)).frames) == set(plain.frames)  # loading processes get it
 
 
 def test_portrait_images_turn_all_alike(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_scenes_that_come_back_are_rendered_once():
     for view in (*first.images, *second.images):
         distance = (kept.images / 255 - view).abs().flatten(1).amax(1)
         assert distance.min() == 0
+    with pytest.raises(InputError, match="expected at most 49 frames of a procedural scene, got 50"):
+        ProceduralFrames(seed=4).sample_many([_key(1, frames=50)])
     with pytest.raises(InputError, match="--procedural_scenes 3"):
         source.sample_many([_key(1, frames=9)])
 

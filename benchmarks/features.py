@@ -26,10 +26,10 @@ from data.sampling import evenly_spread
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.evaluate import evaluate_targets, summary
-from render.files import write_json
 from render.protocols import PROTOCOLS, targets_of
 from training.backbone import NO_VGGT
 from training.cli import parse_options
+from training.files import staged_file, write_json
 from training.nerf_task import build_data, build_general_task
 from training.options import GeneralOptions, option
 from training.trainer import fit
@@ -112,7 +112,8 @@ def result_of(options: FeatureOptions, arm: str, seed: int) -> dict[str, Any]:
     for name, (datadir, scans, scale, count) in _test_sets(options).items():
         for sources, protocol in SOURCES.items():
             scores[f"{name}, {sources}"] = evaluate_set(model, datadir, scans, scale, count, protocol)
-    write_json(path, scores)
+    with staged_file(path) as partial:
+        write_json(partial, scores)
     return scores
 
 
@@ -121,7 +122,7 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
     architecture = Path(options.vggt).with_suffix(".json")
     if arm == "random" and not architecture.is_file():
         raise InputError(f"--vggt {options.vggt}: expected its sizes in {architecture}, got no such file")
-    source = {"random": f"random:{architecture}", "stem": NO_VGGT}.get(arm, options.vggt)
+    source = {"random": f"random:{architecture}:{seed}", "stem": NO_VGGT}.get(arm, options.vggt)
     return GeneralOptions(
         expname=f"{arm}_seed{seed}",
         basedir=str(Path(options.out) / "runs"),
@@ -209,8 +210,8 @@ def _require_same_budget(options: FeatureOptions, path: Path) -> None:
         require(
             before.get(name) == value, f"--{name}: --out {options.out} holds runs with {before.get(name)}, got {value}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, options.budget)
+    with staged_file(path) as partial:
+        write_json(partial, options.budget)
 
 
 if __name__ == "__main__":

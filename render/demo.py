@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from geometry import InputError, one_line_errors
-from render.files import write_json
 from training.cli import parse_options
+from training.files import write_json
 from training.options import option
 
 _SCAN = "scan1"

@@ -20,7 +20,6 @@ from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
 from models.nerf.network import NearFar
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
-from render.files import staged_folder, write_json
 from render.loading import (
     load_for,
     peak_memory_mb,
@@ -45,6 +44,7 @@ from render.scoring import (
 from render.table import scores_table
 from training.checkpoint import current_commit
 from training.cli import parse_options
+from training.files import staged_folder, write_json
 from training.pictures import as_bytes, comparison
 
 _MILLIMETRE_DATASET = "dtu"

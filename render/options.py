@@ -17,7 +17,7 @@ class RenderOptions:
 
     ckpt: str = option("", "checkpoint of train_general.py or train_finetune.py")
     vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
-    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
+    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender, co3d, vkitti")
     datadir: str = option("./data/dtu", "root folder of the data set")
     n_views: int = option(3, "number of source views")
     imgScale_test: float = option(1.0, "resize factor of the images")

@@ -20,11 +20,11 @@ from data.view_selection import nearest_by_center
 from geometry import InputError, Views, one_line_errors, rigid_inverse
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
-from render.files import staged_file
 from render.loading import load_for, read_record, scenes_for, usable_device
 from render.options import VideoOptions
 from render.trajectories import CameraPath, camera_path
 from training.cli import parse_options
+from training.files import staged_file
 from training.pictures import as_bytes, colored_depth
 
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -15,6 +15,16 @@ from models.vggt.lora import LoRALinear, add_lora
 from models.vggt.vggt import VGGT
 
 
+def require_learning_biases(model: VGGT) -> None:
+    """Refuse `--bias_only` beside a `--freeze` that leaves no bias of the aggregator to learn.
+
+    Raises:
+        InputError: naming both options.
+    """
+    if not any(parameter.requires_grad for parameter in model.aggregator.parameters()):
+        raise InputError("--freeze and --bias_only contradict each other: no bias of the aggregator is left to learn")
+
+
 def frozen_modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     """Modules whose full name matches a pattern, with their parameters set not to learn.
 

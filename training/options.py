@@ -99,7 +99,7 @@ class RunOptions:
 class TrainOptions(RunOptions):
     """What both scripts for radiance fields understand."""
 
-    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender")
+    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender, co3d, vkitti")
     datadir: str = option("./data/dtu", "root folder of the data set")
     scans: tuple[str, ...] = option(
         (),

@@ -20,12 +20,12 @@ def build_vggt_task(options: VGGTOptions) -> VGGTTask:
     The weights come from `--init_from`, else `--vggt_ckpt`, else they are random in the sizes of `--vggt_config`. A
     run to resume gets the sizes of its record; its weights are loaded by the trainer.
     """
+    torch.manual_seed(options.seed)  # of random weights, and of low-rank changes to given ones
     heads = options.trained_heads
     if options.ckpt:
         record = VGGTTrainingRecord.of(read_checkpoint(Path(options.ckpt), VGGT_KEY))
-        task = VGGTTask(
-            options, _random(options, VGGTConfig.read(record.config)), WeightIdentity(record.start, record.start_sha256)
-        )
+        start = WeightIdentity(record.start, record.start_sha256)
+        task = VGGTTask(options, VGGT(VGGTConfig.read(record.config)), start)
         task.require_same_run(record)
         return task
     source = options.init_from or options.vggt_ckpt
@@ -33,12 +33,7 @@ def build_vggt_task(options: VGGTOptions) -> VGGTTask:
         return VGGTTask(options, *load_weights(source, heads))
     config = VGGTConfig.read(options.vggt_config) if options.vggt_config else VGGTConfig()
     start = WeightIdentity(f"random:{options.vggt_config or 'VGGT-1B'}:{options.seed}", "")
-    return VGGTTask(options, _random(options, config.with_heads(heads)), start)
-
-
-def _random(options: VGGTOptions, config: VGGTConfig) -> VGGT:
-    torch.manual_seed(options.seed)
-    return VGGT(config)
+    return VGGTTask(options, VGGT(config.with_heads(heads)), start)
 
 
 def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
@@ -74,7 +69,7 @@ def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataMod
         datadirs=options.datadir,
         scans=options.scans or None,
         shape=batch_shape(options, patch_size),
-        num_val=options.max_groups or 1 << 30,
+        num_val=options.max_groups or None,
         val_views=options.eval_views,
         num_workers=options.num_workers,
         render_device=render_device(options),
@@ -90,4 +85,5 @@ def render_device(options: VGGTOptions) -> str:
     """Where procedural scenes are rendered: on the accelerator, where loading processes do not stand between."""
     if options.num_workers > 0 or options.accelerator == "cpu" or not torch.accelerator.is_available():
         return "cpu"
-    return f"{torch.accelerator.current_accelerator().type}:{os.environ.get('LOCAL_RANK', '0')}"
+    local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    return f"{torch.accelerator.current_accelerator().type}:{local_rank}"

@@ -15,6 +15,7 @@ from models.vggt import VGGT, VGGTConfig, load_vggt
 from models.vggt.lora import merged_state
 from models.vggt.weights import WeightIdentity, file_sha256
 from training.checkpoint import VGGT_KEY, WEIGHTS_PREFIX, read_checkpoint
+from training.files import staged_file, write_json
 from training.vggt_options import VGGTOptions
 
 EMA_KEY = "weight_average"
@@ -42,8 +43,11 @@ class VGGTTrainingRecord:
         """
         plain = contents[VGGT_KEY]
         expected = {item.name for item in fields(cls)}
-        if not isinstance(plain, dict) or plain.keys() != expected:
-            raise InputError(f"checkpoint: expected a record with {sorted(expected)}, got {sorted(plain)}")
+        got = sorted(plain) if isinstance(plain, dict) else plain
+        if got != sorted(expected):
+            raise InputError(f"checkpoint: expected a record with {sorted(expected)}, got {got}")
+        if "lora_alpha" not in plain["options"]:
+            raise InputError("checkpoint: expected the options of train_vggt.py in its record, got others")
         return cls(**plain)
 
 
@@ -78,7 +82,9 @@ def _load_checkpoint(path: Path, heads: Sequence[str] | None) -> tuple[VGGT, Wei
     weights = merged_state(weights | contents.get(EMA_KEY, {}), record.options["lora_alpha"])
     weights = {key: value for key, value in weights.items() if key.split(".", 1)[0] in parts}
     model = VGGT(config)
-    wrong = sorted(model.state_dict().keys() ^ weights.keys())
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys())
+    wrong += [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
     if wrong:
         raise InputError(f"checkpoint {path}: expected the weights of its record, got {len(wrong)} others: {wrong[:3]}")
     model.load_state_dict(weights)
@@ -97,11 +103,6 @@ def export_weights(
     wrong = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if wrong:
         raise InputError(f"--export_dtype {dtype}: expected finite numbers in {path}, got others in {wrong[:3]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
-    partial.replace(path)
-    description = path.with_suffix(".json")
-    partial = description.with_name(description.name + ".partial")
-    partial.write_text(json.dumps(plain_config(config), indent=2) + "\n")
-    partial.replace(description)
+    with staged_file(path, "--export") as weights, staged_file(path.with_suffix(".json"), "--export") as sizes:
+        save_file(tensors, weights, metadata={"format": "pt", **(metadata or {})})
+        write_json(sizes, plain_config(config))

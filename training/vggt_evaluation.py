@@ -1,6 +1,5 @@
 """train_vggt.py --eval_only: metrics of given weights on groups of views, as a table, a JSON file and pictures."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ from tqdm import tqdm
 from data.frame_datamodule import FrameDataModule
 from data.image_io import write_image
 from data.sampling import evenly_spread
-from geometry import FrameBatch, require
+from geometry import FrameBatch, InputError, require
 from models.vggt import VGGT, WeightIdentity
+from training.files import staged_file, write_json
 from training.pictures import as_bytes
 from training.vggt_build import build_vggt_evaluation
 from training.vggt_checkpoint import load_weights
@@ -25,6 +25,7 @@ from training.vggt_pictures import group_picture
 PICTURES = 16
 POINT_UNIT = "mean distance of the true points from the first camera"
 NO_DEPTH = "depth and point metrics are null: the data have no depth maps"
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _COLUMNS = (
     ("depth_absrel", "AbsRel"),
     ("depth_delta125", "d<1.25"),
@@ -49,12 +50,10 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
     model, identity = load_weights(source)
     data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
     out = Path(options.out)
-    scores = _score_all(options, model, data, out.with_name(f"{out.stem}_pictures"))
-    metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    partial.replace(out)
+    with staged_file(out) as partial:
+        scores = _score_all(options, model, data, out.with_name(f"{out.stem}_pictures"))
+        metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
+        write_json(partial, metrics)
     lines = [scores_table(scores)]
     if metrics["baselines"]["mean_depth_absrel"] is None:
         lines.append(NO_DEPTH)
@@ -65,9 +64,7 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
 @torch.no_grad()
 def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder: Path) -> dict[str, MeanScores]:
     """Scores by scene, and over all groups under "mean"."""
-    device = torch.device("cpu")
-    if options.accelerator != "cpu" and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
+    device = _device(options.accelerator)
     model = model.to(device).eval()
     loader = DataLoader(
         data.val_frames(),
@@ -76,12 +73,12 @@ def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder:
         collate_fn=FrameBatch.stack,
         num_workers=options.num_workers,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    precision = _AUTOCAST.get(options.precision)
     drawn = set(evenly_spread(range(len(data.val_keys)), PICTURES))
     scores: dict[str, MeanScores] = {}
     for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="group")):
         views = batch.views.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+        with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             output = model(views.images)
         values = group_scores(output, views)
         for name in (batch.names[0], "mean"):
@@ -90,6 +87,20 @@ def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder:
             name = f"{batch.names[0].replace('/', '_')}_view{int(views.ids[0, 0]):03d}.png"
             write_image(folder / name, as_bytes(group_picture(output, batch.views)))
     return scores
+
+
+def _device(accelerator: str) -> torch.device:
+    """Where to compute: `auto` takes an accelerator if there is one, a named one has to be there."""
+    available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator == "cpu" or (accelerator == "auto" and available is None):
+        return torch.device("cpu")
+    known = {"auto", "gpu", *(() if available is None else (available.type,))}
+    if available is None or accelerator not in known:
+        found = "none" if available is None else available.type
+        raise InputError(
+            f"--accelerator {accelerator}: not possible here, expected auto or cpu (accelerators: {found})"
+        )
+    return available
 
 
 def _metrics(

@@ -21,6 +21,8 @@ CAMERA_METRICS = (
 DEPTH_METRICS = ("depth_absrel", "depth_delta125", "mean_depth_absrel", "point_error")
 METRICS = (*CAMERA_METRICS, *DEPTH_METRICS)
 _FEWEST_PIXELS = 100
+_LEAST_FIELD = 1e-3
+"""Radians. Untrained networks predict fields of view of 0, that is infinite focal lengths."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
     Depth is compared after one scale, points (the point head's, or depth and cameras unprojected) after one
     similarity. `point_error` is in units of the mean distance of the true points from the first camera. The baselines
     take a constant for the depth, which the scale makes the median, and the identity for all cameras.
+
+    Raises:
+        InputError: for predictions that are not finite, which must not be left out of a mean.
     """
     scores = dict.fromkeys(METRICS, math.nan)
     if output.pose_enc is not None:
@@ -73,11 +78,13 @@ def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
     truth = ground_truth(views)
     depth = None if output.depth is None else output.depth[..., 0].float()
     if depth is not None:
+        _require_finite(depth[truth.mask], "depth")
         compared = depth_scores(depth, truth.depth, truth.mask)
         scores |= {"depth_absrel": compared.absrel, "depth_delta125": compared.delta125}
     scores["mean_depth_absrel"] = depth_scores(torch.ones_like(truth.depth), truth.depth, truth.mask).absrel
     points = predicted_points(output, views)
     if points is not None:
+        _require_finite(points[truth.mask], "points")
         scores["point_error"] = point_error(points, truth.points, truth.mask)
     return scores
 
@@ -85,7 +92,9 @@ def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
 def predicted_cameras(output: VGGTOutput, views: Views) -> Cameras:
     """Cameras in VGGT's frame and unit, for the images it saw."""
     height, width = views.cameras.height, views.cameras.width
-    extrinsics, intrinsics = decode_pose(output.pose_enc.float(), height, width)
+    poses, fields_of_view = output.pose_enc.float().split([7, 2], dim=-1)
+    encoding = torch.cat([poses, fields_of_view.clamp(min=_LEAST_FIELD)], dim=-1)
+    extrinsics, intrinsics = decode_pose(encoding, height, width)
     return Cameras(homogeneous(extrinsics), intrinsics, height, width)
 
 
@@ -102,13 +111,17 @@ def predicted_points(output: VGGTOutput, views: Views) -> Float[Tensor, "batch v
 
 
 def _camera_scores(predicted: Float[Tensor, "view 4 4"], true: Float[Tensor, "view 4 4"]) -> dict[str, float]:
-    if not bool(torch.isfinite(predicted).all()):
-        raise InputError("expected finite predicted cameras, got others")
+    _require_finite(predicted, "cameras")
     errors = relative_pose_errors(predicted, true)
     identity = relative_pose_errors(torch.eye(4).to(true).expand_as(true), true)
     scores = {f"auc{threshold}": pose_auc(errors.larger, float(threshold)) for threshold in AUC_THRESHOLDS}
     scores |= {"rotation_error": errors.rotation.mean().item(), "translation_error": errors.translation.mean().item()}
     return scores | {"identity_auc30": pose_auc(identity.larger, 30.0)}
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"evaluation: expected finite predicted {what}, got others")
 
 
 class MeanScores:

@@ -25,7 +25,15 @@ from models.vggt.match_loss import match_loss
 from models.vggt.track_targets import TrackTargets, tracks_of_batch
 from training.checkpoint import VGGT_KEY, current_commit
 from training.errors import NonFiniteError
-from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator, shard
+from training.learning import (
+    WeightAverage,
+    clip_by_group,
+    frozen_modules,
+    module_groups,
+    require_learning_biases,
+    restrict_aggregator,
+    shard,
+)
 from training.pictures import as_bytes
 from training.schedules import LinearCosine
 from training.vggt_checkpoint import EMA_KEY, VGGTTrainingRecord, plain_config, plain_options
@@ -63,6 +71,8 @@ class VGGTTask(pl.LightningModule):
             model, lora_rank=options.lora_rank, lora_alpha=options.lora_alpha, bias_only=options.bias_only
         )
         self._frozen = tuple(frozen_modules(model, options.freeze))
+        if options.bias_only:
+            require_learning_biases(model)
         self.groups = module_groups(model)
         model.set_checkpointing(options.checkpointing)
         self.average = WeightAverage(model, options.ema) if options.ema else None

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geometry import Views
+from geometry import InputError, Views
 from models.vggt import VGGTOutput
 from models.vggt.ground_truth import ground_truth
 from tests.training.tiny_vggt import frame_batch
@@ -71,6 +71,23 @@ def test_without_depth_only_cameras_are_scored() -> None:
     assert math.isnan(scores["mean_depth_absrel"])
     assert math.isnan(scores["point_error"])
     assert scores["auc30"] == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("part", ["depth", "world_points", "pose_enc"])
+def test_predictions_that_are_no_numbers_are_not_left_out_of_the_mean(part: str) -> None:
+    views = true_views()
+    output = perfect(views)
+    getattr(output, part)[0, 1, 5] = math.nan
+    with pytest.raises(InputError, match="expected finite predicted"):
+        group_scores(output, views)
+
+
+def test_fields_of_view_of_zero_are_scored() -> None:
+    """What a network predicts that has learned nothing yet; its points are bad but numbers."""
+    views = true_views()
+    output = perfect(views, has_points=False)
+    output.pose_enc[..., 7:] = 0
+    assert 0 < group_scores(output, views)["point_error"] < 10
 
 
 def test_means_leave_out_what_is_unknown() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from geometry import InputError
-from models.vggt import load_vggt
+from models.vggt import VGGT, load_vggt
 from tests.training.commands import run
 from tests.training.inprocess import outcome_of_vggt
 from tests.training.tiny_vggt import assert_same_tensors, command_line, contents_of, tiny_options
@@ -219,6 +219,36 @@ def test_eval_only_without_depth_says_so(
     metrics = json.loads(out.read_text())
     assert metrics["depth_absrel"] is metrics["point_error"] is metrics["baselines"]["mean_depth_absrel"] is None
     assert metrics["auc30"] is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--out", "{}"], "--out {}: expected a file name, got a folder"),
+        (["--out", "{}/file/metrics.json"], "--out {}/file/metrics.json: expected a folder that can be written"),
+        (["--accelerator", "hope"], "--accelerator hope: not possible here"),
+        (["--dataset_name", "dtuu"], "expected some of blendedmvs, blender, co3d, dtu, llff, vkitti, procedural, got"),
+        (["--ckpt", "{}/other.ckpt"], "checkpoint: expected a record with ['commit'"),
+        (["--ckpt", "{}/empty.ckpt"], "checkpoint: expected the options of train_vggt.py"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_one_line_before_the_work(
+    more: list[str], named: str, unbroken: VGGTOptions, small_dtu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    torch.save({"state_dict": {}, VGGT_KEY: 5}, tmp_path / "other.ckpt")
+    record = {"config": {}, "start": "", "start_sha256": "", "options": {}, "commit": ""}
+    torch.save({"state_dict": {}, VGGT_KEY: record}, tmp_path / "empty.ckpt")
+    command = ["python", "train_vggt.py", "--eval_only", "--eval_ckpt", str(unbroken.run_dir / "a.safetensors")]
+    command += ["--image_size", "40", "--num_workers", "0", "--dataset_name", "dtu", "--datadir", str(small_dtu)]
+    command += ["--out", str(tmp_path / "m.json"), "--accelerator", "cpu", *(one.format(tmp_path) for one in more)]
+    monkeypatch.setattr(VGGT, "forward", lambda *arguments, **more: pytest.fail("it began"))
+    status, errors = outcome_of_vggt(command)
+    assert status == 2, errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert named.format(tmp_path) in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.ckpt", "file", "other.ckpt"]
 
 
 def test_export_in_half_precision_loads_back(unbroken: VGGTOptions, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_contradictory_freezing(tmp_path: Path) -> None:
         task_of(tmp_path, freeze=("aggregator",), lora_rank=2)
     with pytest.raises(InputError, match="every parameter frozen"):
         task_of(tmp_path, freeze=("*",))
+    with pytest.raises(InputError, match=r"--freeze and --bias_only"):
+        task_of(tmp_path, freeze=("*aggregator*",), bias_only=True)
+    task_of(tmp_path, freeze=("aggregator.frame_blocks",), bias_only=True)
     with pytest.raises(InputError, match=r"--lora_rank and --bias_only"):
         tiny_options(tmp_path, tmp_path, lora_rank=2, bias_only=True)
 
@@ -128,6 +131,17 @@ def test_low_rank_changes_start_at_nothing_and_merge_into_plain_weights() -> Non
     assert state.keys() == plain.state_dict().keys()
     plain.load_state_dict(state)
     torch.testing.assert_close(plain(images).layers[1], changed, atol=1e-4, rtol=1e-4)
+
+
+def test_low_rank_changes_are_drawn_from_the_seed(tmp_path: Path) -> None:
+    sizes = tiny_options(tmp_path, tmp_path).vggt_config
+    drawn = []
+    for seed in (0, 0, 1):
+        task = task_of(tmp_path, vggt_config="", init_from=f"random:{sizes}", lora_rank=2, seed=seed)
+        drawn.append(task.model.aggregator.frame_blocks[0].attn.qkv.lora_a)
+        torch.rand(7)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_of_the_aggregator_only_low_rank_changes_or_biases_learn() -> None:

@@ -37,19 +37,20 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
+def staged_file(path: Path, option: str = "--out") -> Iterator[Path]:
     """A name beside `path`, of the same type; it becomes `path` when the block ends well, else it is deleted.
 
     Raises:
-        InputError: when `path` is a folder or lies below something that is none.
+        InputError: naming the `option`, at once, when `path` is a folder or cannot be written.
     """
     if path.is_dir():
-        raise InputError(f"--out {path}: expected a file name, got a folder")
+        raise InputError(f"{option} {path}: expected a file name, got a folder")
+    partial = path.with_name(f"{path.name}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
     except OSError as error:
-        raise InputError(f"--out {path}: expected a folder that can be written, got {error.strerror}") from None
-    partial = path.with_name(f"{path.name}.partial{path.suffix}")
+        raise InputError(f"{option} {path}: expected a folder that can be written, got {error.strerror}") from None
     try:
         yield partial
         os.replace(partial, path)

@@ -67,11 +67,26 @@ def measure(config: VGGTConfig, mode: str, frames: int, size: tuple[int, int], d
 
 
 def measured_apart(arguments: list[str], mode: str, frames: int) -> float | None:
-    """Peak gigabytes, from a process of its own; None when it does not live to tell."""
+    """Peak gigabytes, from a process of its own; None when it does not live to tell, and its last words on stderr."""
     command = [sys.executable, "-m", "benchmarks.vggt_memory", *arguments, "--modes", mode, "--frames", str(frames)]
     result = subprocess.run([*command, "--measure"], capture_output=True, text=True)
-    lines = result.stdout.strip().splitlines()
-    return json.loads(lines[-1])["bytes"] / 1e9 if result.returncode == 0 and lines else None
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or [f"ended with status {result.returncode}"])[-1]
+        print(f"{mode}, {frames} frames: {reason}", file=sys.stderr)
+        return None
+    return json.loads(result.stdout.strip().splitlines()[-1])["bytes"] / 1e9
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: when there is none here.
+    """
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not possible here ({str(error).splitlines()[0]})") from None
 
 
 @one_line_errors
@@ -83,14 +98,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--measure", action="store_true", help="one cell, in this process, as JSON")
     options = parser.parse_args(given)
     if min(*options.frames, *options.size) < 1:
         raise InputError("frames and size must be positive")
     config = (VGGTConfig.read(options.config) if options.config else VGGTConfig()).with_heads(HEADS)
+    patch = config.aggregator.patch_size
+    if any(side % patch for side in options.size):
+        raise InputError(
+            f"--size: expected multiples of the patch size {patch}, got {options.size[0]} {options.size[1]}"
+        )
+    device = usable_device(options.device)
     if options.measure:
-        peak = measure(config, options.modes[0], options.frames[0], tuple(options.size), options.device)
+        peak = measure(config, options.modes[0], options.frames[0], tuple(options.size), device)
         print(json.dumps({"bytes": peak}))
         return
     with torch.device("meta"):

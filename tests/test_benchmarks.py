@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from benchmarks import features
-from models.vggt import load_vggt
+from benchmarks import features, vggt_memory
+from models.vggt import VGGTConfig, load_vggt
 from tests.render.tiny import write_backbone
+from tests.training.tiny_vggt import write_sizes
 
 TOY = ["--steps", "2", "--rays", "8", "--N_samples", "3", "--N_importance", "2", "--views_per_scan", "1"]
 
@@ -62,9 +64,33 @@ def test_table_by_hand() -> None:
     ]
 
 
+def test_memory_of_every_way_to_train(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sizes = str(write_sizes(tmp_path))
+    for mode in vggt_memory.MODES:
+        vggt_memory.main(["--config", sizes, "--size", "32", "40", "--modes", mode, "--frames", "2", "--measure"])
+        assert json.loads(capsys.readouterr().out)["bytes"] > 1e7
+    for more, named in ((["--size", "33", "40"], "--size: "), (["--device", "hope"], "--device hope: ")):
+        with pytest.raises(SystemExit):
+            vggt_memory.main(["--config", sizes, "--size", "32", "40", *more])
+        errors = capsys.readouterr().err
+        assert errors.startswith(f"error: {named}")
+        assert errors.count("\n") == 1
+
+
+def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:
+    config = VGGTConfig.read(write_sizes(tmp_path)).with_heads(vggt_memory.HEADS)
+    model = vggt_memory.prepared(config, "frozen", torch.device("cpu"))
+    assert {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad} == {
+        "camera_head",
+        "depth_head",
+    }
+    assert not model.aggregator.training
+
+
 def test_arms_differ_in_the_vggt_only(weights: Path) -> None:
     options = features.FeatureOptions(vggt=str(weights))
     runs = {arm: features.train_options(options, arm, 3) for arm in features.ARMS}
     plain = {arm: {**vars(run), "vggt_ckpt": "", "depth_prior": False, "expname": ""} for arm, run in runs.items()}
     assert all(one == plain["stem"] for one in plain.values())
     assert json.dumps([run.vggt_ckpt for run in runs.values()]).count("random:") == 1
+    assert runs["random"].vggt_ckpt.endswith(":3")  # other weights for every seed

@@ -104,5 +104,7 @@ def export_weights(
     if wrong:
         raise InputError(f"--export_dtype {dtype}: expected finite numbers in {path}, got others in {wrong[:3]}")
     with staged_file(path, "--export") as weights, staged_file(path.with_suffix(".json"), "--export") as sizes:
+        mode = weights.stat().st_mode
         save_file(tensors, weights, metadata={"format": "pt", **(metadata or {})})
+        weights.chmod(mode)  # safetensors writes files that nobody else may read
         write_json(sizes, plain_config(config))

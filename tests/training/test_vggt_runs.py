@@ -258,6 +258,7 @@ def test_export_in_half_precision_loads_back(unbroken: VGGTOptions, tmp_path: Pa
     model, _ = load_vggt(out)
     for name, value in load_weights(str(start))[0].state_dict().items():
         assert torch.equal(model.state_dict()[name], value.half().float())
+    assert out.stat().st_mode == out.with_suffix(".json").stat().st_mode
     assert out.stat().st_size < 0.6 * (unbroken.run_dir / "a.safetensors").stat().st_size
 
 

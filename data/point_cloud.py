@@ -12,6 +12,9 @@ from torch import Tensor
 from data.image_io import write_bytes
 from geometry import InputError, Views, pixel_centers, sample_at_pixels
 
+_ALL_KNOWN = 0.999
+"""Interpolated from four ones, up to rounding."""
+
 
 class ColoredPoints(NamedTuple):
     """Points in the world frame, scene units."""
@@ -65,7 +68,7 @@ def depth_agreement_of(views: Views, first: int, second: int, tolerance: float =
     there = cameras[second].project(cameras[first].unproject(pixels, views.depth[first].flatten()[known]))
     in_second = there.pixels.nan_to_num().clamp(-1, max(height, width) + 1)
     found = sample_at_pixels(views.depth[second][None], in_second, height, width)[:, 0]
-    is_known = sample_at_pixels((views.depth[second] > 0).float()[None], in_second, height, width)[:, 0] == 1
+    is_known = sample_at_pixels((views.depth[second] > 0).float()[None], in_second, height, width)[:, 0] > _ALL_KNOWN
     overlaps = there.visible & is_known
     confirmed = overlaps & ((found - there.depth).abs() < tolerance * there.depth)
     back = cameras[first].project(cameras[second].unproject(there.pixels[confirmed], found[confirmed])).pixels

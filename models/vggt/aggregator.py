@@ -52,8 +52,9 @@ class Aggregator(nn.Module):
         vit = config.vit_config
         if vit is not None:
             return VisionTransformer(vit)
-        stem = MatchStem if config.patch_embed == MATCH_STEM else PatchEmbed
-        return stem(config.patch_size, config.embed_dim)
+        if config.patch_embed == MATCH_STEM:
+            return MatchStem(config.patch_size, config.embed_dim, config.stem_blocks)
+        return PatchEmbed(config.patch_size, config.embed_dim)
 
     def _blocks(self) -> nn.ModuleList:
         config = self.config

@@ -86,6 +86,8 @@ class AggregatorConfig:
     ffn_bias: bool = True
     patch_embed: str = "dinov2_vitl14_reg"
     """A name with "conv", a named DINOv2 size, "vit" with the sizes in `vit`, or "match", ours for small images."""
+    stem_blocks: int = 0
+    """Residual blocks after each halving of a "match" stem."""
     aa_order: tuple[str, ...] = ("frame", "global")
     aa_block_size: int = 1
     qk_norm: bool = True
@@ -97,7 +99,7 @@ class AggregatorConfig:
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
         require_positive(self, "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "aa_block_size")
-        require_not_negative(self, "num_register_tokens")
+        require_not_negative(self, "num_register_tokens", "stem_blocks")
         require_divisible("aggregator.embed_dim", self.embed_dim, self.num_heads)
         require_divisible("aggregator.depth", self.depth, self.aa_block_size)
         if self.rope_freq > 0:
@@ -113,6 +115,11 @@ class AggregatorConfig:
             raise InputError(
                 f"aggregator.patch_size must be a power of two from 4 on for patch_embed {MATCH_STEM!r}, "
                 f"got {self.patch_size}"
+            )
+        if self.stem_blocks and self.patch_embed != MATCH_STEM:
+            raise InputError(
+                f"aggregator.stem_blocks {self.stem_blocks}: expected patch_embed {MATCH_STEM!r}, "
+                f"got {self.patch_embed!r}"
             )
         vit = self.vit_config
         if vit is not None and (vit.embed_dim, vit.patch_size) != (self.embed_dim, self.patch_size):

@@ -40,15 +40,21 @@ class StemTokens(NamedTuple):
 class MatchStem(nn.Module):
     """Strided 3x3 convolutions, one per halving (Xiao et al. 2021), plus the cues of the soft match."""
 
-    def __init__(self, patch_size: int, dim: int) -> None:
-        """`patch_size` is a power of two, at least 4; channels double up to `dim`."""
+    def __init__(self, patch_size: int, dim: int, num_blocks: int = 0) -> None:
+        """`patch_size` is a power of two, at least 4; channels double up to `dim`.
+
+        `num_blocks` residual blocks follow every halving but the first, whose maps are large.
+        """
         super().__init__()
         self.patch_size = patch_size
         halvings = patch_size.bit_length() - 1
         widths = [3, *(max(8, dim >> (halvings - 1 - step)) for step in range(halvings))]
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU())
-            for before, after in itertools.pairwise(widths)
+            nn.Sequential(
+                *(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()),
+                *(_Residual(after, 1 + number % 2) for number in range(num_blocks if step else 0)),
+            )
+            for step, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.proj = nn.Conv2d(dim, dim, kernel_size=1)
         self.fine_match = nn.Conv2d(widths[-2], _MATCH_CHANNELS, 3, padding=1)
@@ -81,6 +87,19 @@ class MatchStem(nn.Module):
         """Correlation, and a preference for short ways that fades with `reach`."""
         correlation = torch.einsum("bcn,bvcm->bvnm", features[:, 0] * self.sharpness.exp(), features[:, 1:])
         return correlation - torch.cdist(own, own).square() * torch.exp(-2 * self.reach)
+
+
+class _Residual(nn.Module):
+    """x + conv(gelu(conv(gelu(norm(x))))); the first convolution may look further."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Float[Tensor, "batch_view channel rows cols"]) -> Tensor:
+        return maps + self.conv2(F.gelu(self.conv1(F.gelu(self.norm(maps)))))
 
 
 def _cues(

@@ -63,6 +63,16 @@ def test_views_behind_the_first_may_be_permuted():
     torch.testing.assert_close(other.pose_enc, one.pose_enc[:, order], atol=1e-5, rtol=1e-4)
 
 
+def test_blocks_follow_every_halving_but_the_first():
+    plain, deep = MatchStem(8, 16), MatchStem(8, 16, num_blocks=2)
+    assert [len(level) for level in plain.levels] == [3, 3, 3]
+    assert [len(level) for level in deep.levels] == [3, 5, 5]
+    images = torch.rand(1, 2, 3, 16, 32)
+    assert deep(images).tokens.shape == plain(images).tokens.shape
+    with pytest.raises(InputError, match="stem_blocks 2"):
+        AggregatorConfig(patch_size=8, embed_dim=16, num_heads=2, patch_embed="conv", stem_blocks=2)
+
+
 def test_batch_of_two_equals_two_batches_and_one_view_is_enough():
     torch.manual_seed(2)
     model, images = VGGT.from_config(SIZES).eval(), torch.rand(2, 2, 3, 16, 32)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from data.datamodule import read_scenes
+from data.dtu import EVALUATION_LIGHTS
 from data.sampling import evenly_spread
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
@@ -165,7 +166,7 @@ def evaluate_set(
 ) -> dict[str, float]:
     """Mean scores over up to `count` targets of every scan, under the protocol of that name."""
     protocol = PROTOCOLS[name]
-    scenes = read_scenes("dtu", datadir, split="test", scans=scans or None, lights=(3,))
+    scenes = read_scenes("dtu", datadir, split="test", scans=scans or None, lights=EVALUATION_LIGHTS)
     targets = [one for scene in scenes for one in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), count)]
     views = evaluate_targets(
         model, targets, protocol, device=torch.device("cpu"), scale=scale, target_scale=scale / _SMALLER

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from data.base import PosedScene
+from data.dtu import EVALUATION_LIGHTS
 from data.readers import READERS
 from data.sampling import (
     MultiViewDataset,
@@ -72,10 +73,10 @@ class SceneDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         read: Callable[..., list[PosedScene]] = lambda **more: read_scenes(dataset_name, datadir, scans=scans, **more)  # noqa: E731
         if is_per_scene:
-            self.train_targets, val_targets = _per_scene(read(split="all", lights=(3,)))
+            self.train_targets, val_targets = _per_scene(read(split="all", lights=EVALUATION_LIGHTS))
         else:
-            val_scenes = read(split="val", lights=(3,))
-            evaluated = {scene.scan for scene in [*val_scenes, *read(split="test", lights=(3,))]}
+            val_scenes = read(split="val", lights=EVALUATION_LIGHTS)
+            evaluated = {scene.scan for scene in [*val_scenes, *read(split="test", lights=EVALUATION_LIGHTS)]}
             self.train_targets = cross_scene_targets(read(split="train"), evaluated)
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
         self.val_targets = evenly_spread(val_targets, num_val)

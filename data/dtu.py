@@ -39,7 +39,8 @@ from geometry import InputError, check_camera, rigid_inverse
 from geometry.conversions import intrinsics_from_integer_centers
 
 _IMAGE_NAME = re.compile(r"rect_(\d{3})_(\d+)_r5000\.png")
-_EVALUATION_LIGHT = 3
+EVALUATION_LIGHTS = (3,)
+"""Of the seven, the one that everybody evaluates with; means nothing in other data sets."""
 _ORIGINAL_WIDTH = 1600
 
 
@@ -91,7 +92,7 @@ def read_dtu(
     lists = own_or_shipped_lists(datadir, "dtu")
     chosen = choose_scans(datadir, [*folders, *idr_scans], split, scans, lists)
     if lights is None and split in ("val", "test"):
-        lights = (_EVALUATION_LIGHT,)
+        lights = EVALUATION_LIGHTS
     scenes = [read_idr(idr_scans[scan], scan, report) for scan in chosen if scan in idr_scans]
     if folders:
         root = _Root(datadir, _read_pairs(datadir))

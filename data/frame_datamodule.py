@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from data.base import PosedScene
 from data.datamodule import loader_settings, read_scenes
+from data.dtu import EVALUATION_LIGHTS
 from data.frame_groups import (
     ComposedFrames,
     FixedGroups,
@@ -29,8 +30,6 @@ PROCEDURAL = "procedural"
 _VALIDATION_STREAM = 31
 _MADE_GROUPS = 64
 """Evaluated of a source that makes its images and so has no end, unless a number is asked for."""
-_EVALUATION_LIGHTS = (3,)
-"""DTU's lighting that everybody evaluates with; means nothing elsewhere."""
 
 
 class FrameDataModule(pl.LightningDataModule):
@@ -214,7 +213,7 @@ def build_evaluation_data(
         if name == PROCEDURAL:
             sources.append(_held_out_stream(render_device))
             continue
-        scenes = read_scenes(name, datadir, split="test", scans=scans or None, lights=_EVALUATION_LIGHTS)
+        scenes = read_scenes(name, datadir, split="test", scans=scans or None, lights=EVALUATION_LIGHTS)
         sources.append(FixedGroups(name, evaluation_groups(scenes, val_views, num_val)))
     return FrameDataModule(
         train_sources=(),
@@ -262,8 +261,8 @@ def _held_out_stream(render_device: str) -> ProceduralFrames:
 def _read_both(name: str, datadir: str, scans: tuple[str, ...] | None) -> tuple[list[PosedScene], list[PosedScene]]:
     """Scenes to train on and to validate with; of a scan in both the training views are the former's."""
     scans = scans or None
-    val = read_scenes(name, datadir, split="val", scans=scans, lights=_EVALUATION_LIGHTS)
-    test = read_scenes(name, datadir, split="test", scans=scans, lights=_EVALUATION_LIGHTS)
+    val = read_scenes(name, datadir, split="val", scans=scans, lights=EVALUATION_LIGHTS)
+    test = read_scenes(name, datadir, split="test", scans=scans, lights=EVALUATION_LIGHTS)
     train = training_part(
         read_scenes(name, datadir, split="train", scans=scans), {scene.scan for scene in [*val, *test]}
     )

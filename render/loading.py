@@ -10,6 +10,7 @@ import torch
 
 from data.base import PosedScene
 from data.datamodule import read_scenes
+from data.dtu import EVALUATION_LIGHTS
 from data.splits import Split
 from geometry import InputError
 from models.nerf.vggt_nerf import VGGTNeRF
@@ -17,8 +18,6 @@ from models.vggt.weights import file_sha256
 from render.options import RenderOptions
 from training.allocator import keep_freed_memory
 from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
-
-_EVALUATION_LIGHTS = (3,)
 
 
 def usable_device(name: str) -> torch.device:
@@ -91,7 +90,7 @@ def scenes_for(
         InputError: when there is no such data, or the model was fine-tuned on another scene.
     """
     if record.task != "finetune":
-        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, lights=_EVALUATION_LIGHTS)
+        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, lights=EVALUATION_LIGHTS)
     own_dataset = record.options["dataset_name"]
     if dataset_name != own_dataset:
         raise InputError(
@@ -101,7 +100,7 @@ def scenes_for(
     others = [scan for scan in scans if scan != own_scan]
     if others:
         raise InputError(f"--scans: expected only {own_scan}, which --ckpt was fine-tuned on, got {', '.join(others)}")
-    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), lights=_EVALUATION_LIGHTS)
+    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), lights=EVALUATION_LIGHTS)
 
 
 def _scan_of(record: CheckpointRecord, datadir: str) -> str:
@@ -110,7 +109,7 @@ def _scan_of(record: CheckpointRecord, datadir: str) -> str:
     if named:
         return str(named[0])
     root = record.options["datadir"] if Path(record.options["datadir"]).is_dir() else datadir
-    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, lights=_EVALUATION_LIGHTS)
+    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, lights=EVALUATION_LIGHTS)
     found = sorted({scene.scan for scene in scenes})
     if len(found) != 1:
         raise InputError(f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")

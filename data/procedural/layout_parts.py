@@ -16,7 +16,6 @@ from geometry import Cameras, InputError
 from geometry.conversions import intrinsics_to_integer_centers
 
 SMALLEST_SIDE = 32
-EVALUATION_LIGHT = 3
 
 
 class Limits(NamedTuple):

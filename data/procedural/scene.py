@@ -96,16 +96,16 @@ def _table(rng: np.random.Generator) -> Item:
         half_x, half_y = rng.uniform(130, 150), rng.uniform(125, 140)
         shape, back, yaw = Box(np.array([half_x, half_y, thickness])), rng.uniform(25, 40), rng.uniform(-0.2, 0.2)
     mapping = "planar" if rng.random() < 0.5 else "box"
-    texture = _texture(rng, size=90.0, mapping=mapping)
+    texture = random_texture(rng, size=90.0, mapping=mapping)
     center = np.array([0.0, -back, -thickness])
-    return Item(shape, texture, _rotation_z(yaw), center, specular=0.0, shininess=1.0, casts_shadow=False)
+    return Item(shape, texture, rotation_z(yaw), center, specular=0.0, shininess=1.0, casts_shadow=False)
 
 
 def _backdrop(rng: np.random.Generator) -> Item:
     half = np.array([rng.uniform(160, 190), 4.0, rng.uniform(70, 130)])
     center = np.array([rng.uniform(-20, 20), -rng.uniform(165, 190), half[2] - 16.0])
-    texture = _texture(rng, size=90.0, mapping="box")
-    return Item(Box(half), texture, _rotation_z(0.0), center, specular=0.0, shininess=1.0, casts_shadow=False)
+    texture = random_texture(rng, size=90.0, mapping="box")
+    return Item(Box(half), texture, rotation_z(0.0), center, specular=0.0, shininess=1.0, casts_shadow=False)
 
 
 def _propose(rng: np.random.Generator, objects: list[Item], spread: float, crowd: int) -> Item | None:
@@ -113,7 +113,7 @@ def _propose(rng: np.random.Generator, objects: list[Item], spread: float, crowd
     scale = 1.25 if crowd < 10 else 0.95
     shape = _shape(rng, size=scale * rng.uniform(14, 48))
     upright = rng.random() < 0.65
-    rotation = _rotation_z(rng.uniform(0, 2 * np.pi)) if upright else _random_rotation(rng)
+    rotation = rotation_z(rng.uniform(0, 2 * np.pi)) if upright else _random_rotation(rng)
     floor, spot = 0.0, rng.normal(0, spread, 2)
     if objects and rng.random() < 0.35:
         base = objects[int(rng.integers(len(objects)))]
@@ -124,7 +124,7 @@ def _propose(rng: np.random.Generator, objects: list[Item], spread: float, crowd
             return None
     center = np.array([spot[0], spot[1], floor + shape.support(-rotation[:, 2])])
     is_shiny = rng.random() < 0.4
-    texture = _texture(rng, size=shape.bounding_radius, mapping="spherical" if _is_round(shape) else "box")
+    texture = random_texture(rng, size=shape.bounding_radius, mapping="spherical" if _is_round(shape) else "box")
     specular = float(rng.uniform(0.1, 0.4)) if is_shiny else 0.0
     return Item(shape, texture, rotation, center, specular, float(rng.uniform(8, 60)), casts_shadow=True)
 
@@ -187,7 +187,8 @@ def _reach(shape: Shape, rotation: np.ndarray) -> float:
     return float(np.mean([shape.support(side) for side in sides]))
 
 
-def _texture(rng: np.random.Generator, size: float, mapping: str) -> Texture:
+def random_texture(rng: np.random.Generator, size: float, mapping: str) -> Texture:
+    """Photograph, noise or pattern for a solid about `size` mm across; `mapping` as in `PhotoTexture`."""
     kind, photos = rng.random(), available_photos()
     if kind < 0.55 and photos:
         return PhotoTexture(
@@ -226,7 +227,8 @@ def _lights(rng: np.random.Generator) -> tuple[Light, ...]:
     return tuple(lights)
 
 
-def _rotation_z(angle: float) -> Float[np.ndarray, "3 3"]:
+def rotation_z(angle: float) -> Float[np.ndarray, "3 3"]:
+    """Coordinates after the axes have turned by `angle` (radians) about z."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_bytes, write_image, write_uint16
 from data.procedural.layout_parts import (
-    EVALUATION_LIGHT,
     GeneratorSettings,
     cached_scene,
     depth_range_of,
@@ -113,7 +113,7 @@ def _rendered(settings: GeneratorSettings, index: int, view: int) -> tuple[Rende
     """The photograph, and how many of the scene's units one millimetre is."""
     rig, unit = orbit(settings, index)
     scene = cached_scene(settings.seed, index, has_backdrop=False)
-    (rendered,) = render_lights(scene, rig[view], (EVALUATION_LIGHT,))
+    (rendered,) = render_lights(scene, rig[view], EVALUATION_LIGHTS)
     return rendered, unit
 
 

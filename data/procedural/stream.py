@@ -1,7 +1,7 @@
 """Endless procedural scenes for training VGGT, rendered when they are asked for and never stored.
 
 Cameras look at the table from DTU's rig, from denser rows of the same kind, or from anywhere above it; frames of a
-group are neighbours. Distances, lenses, ground, background and light vary from group to group.
+group are neighbours. Distances, lenses, ground, walls, background and light vary from group to group.
 """
 
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.frame_groups import GroupKey
 from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
-from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene
+from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene, random_texture, rotation_z
 from data.procedural.shapes import Box
 from data.procedural.textures import NoiseTexture
 from data.procedural.torch_tracer import render_views
@@ -39,9 +39,7 @@ class ProceduralFrames:
 
     name = "procedural"
 
-    def __init__(
-        self, *, seed: int, num_scenes: int = 0, device: torch.device | str = "cpu", pixel_samples: int = 2
-    ) -> None:
+    def __init__(self, *, seed: int, num_scenes: int = 0, device: torch.device | str = "cpu") -> None:
         """Scenes are drawn from `seed` and their number, traced on `device`, returned on the CPU.
 
         `num_scenes` 0: every group is rendered afresh. Otherwise so many scenes come back, each with
@@ -50,7 +48,6 @@ class ProceduralFrames:
         self.seed = seed
         self.num_scenes = num_scenes
         self.device = torch.device(device)
-        self.pixel_samples = pixel_samples
         self._kept: OrderedDict[tuple[int, int, int], _KeptScene] = OrderedDict()
         self._kept_bytes = 0
 
@@ -101,8 +98,10 @@ class ProceduralFrames:
     def _render(self, rng: np.random.Generator, key: GroupKey, count: int) -> Views:
         scene = _varied(make_scene((_STREAM, self.seed, key.item), has_backdrop=rng.random() < 0.7), rng)
         cameras = _neighbouring_cameras(rng, count, key.height, key.width)
+        if rng.random() < 0.25:
+            scene = replace(scene, items=(*scene.items, *_corner(rng, cameras)))
         light = int(rng.integers(NUM_LIGHTS))
-        rendered = render_views(scene, cameras.to(self.device), light, samples=self.pixel_samples)
+        rendered = render_views(scene, cameras.to(self.device), light)
         images, depth = rendered.images.cpu(), rendered.depth.cpu()
         images = torch.where(depth[:, None] > 0, images, _background(rng, key.height, key.width))
         return _as_views(images, cameras.to(torch.float32), depth)
@@ -159,6 +158,23 @@ def _varied(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, items=(table, *objects), exposure=exposure)
 
 
+def _corner(rng: np.random.Generator, cameras: Cameras) -> list[Item]:
+    """Two walls that meet behind the middle of the table: solids alone would never show a hollow."""
+    ahead = cameras.centers[:, :2].mean(0).numpy()
+    toward = np.arctan2(ahead[1], ahead[0])
+    meeting = -rng.uniform(0, 100) * np.array([np.cos(toward), np.sin(toward)])
+    half_height = rng.uniform(30, 110)
+    walls = []
+    for side in (-1, 1):
+        angle, half_length = toward + side * np.radians(rng.uniform(35, 65)), rng.uniform(60, 140)
+        middle = meeting + half_length * np.array([np.cos(angle), np.sin(angle)])
+        shape = Box(np.array([half_length, rng.uniform(4, 20), half_height]))
+        texture = random_texture(rng, size=90.0, mapping="box")
+        center = np.array([*middle, half_height])
+        walls.append(Item(shape, texture, rotation_z(angle), center, specular=0.0, shininess=1.0, casts_shadow=True))
+    return walls
+
+
 def _leaves_room(item: Item, factor: float) -> bool:
     """Whether the enlarged item stays clear of the cameras."""
     reach = np.hypot(*item.center[:2]) + item.shape.bounding_radius
@@ -175,9 +191,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Float[Tens
 
 def _neighbouring_cameras(rng: np.random.Generator, count: int, height: int, width: int) -> Cameras:
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.6:
         w2c = _from_dtu_rig(rng, count)
-    elif kind < 0.7:
+    elif kind < 0.75:
         w2c = _around(rng, count, spacing=rng.uniform(5, 9), radius=rng.uniform(580, 680), elevation=(30.0, 76.0))
     else:
         w2c = _around(rng, count, spacing=rng.uniform(6, 22), radius=rng.uniform(440, 720), elevation=(8.0, 80.0))
@@ -188,7 +204,7 @@ def _from_dtu_rig(rng: np.random.Generator, count: int) -> list[np.ndarray]:
     """Neighbours in DTU's rig, which as a whole is a little off its nominal place."""
     rig = dtu_rig(512, 640)
     shift = np.eye(4)
-    shift[:3, :3] = _turn_about_z(rng.normal(0, 6))
+    shift[:3, :3] = rotation_z(np.radians(rng.normal(0, 6)))
     shift[:3, 3] = rng.normal(0, 6, 3)
     w2c = [rig.w2c[view].double().numpy() @ shift for view in _neighbours(rig, count, rng)]
     zoom = rng.normal(1, 0.02)
@@ -229,8 +245,3 @@ def _camera_batch(rng: np.random.Generator, w2c: list[np.ndarray], height: int, 
         height=height,
         width=width,
     )
-
-
-def _turn_about_z(degrees: float) -> np.ndarray:
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

@@ -17,7 +17,6 @@ from data.procedural.tracer import SHADOW_OFFSET, SHOULDER
 from geometry import Cameras
 
 _PIXEL_SAMPLES = {
-    1: ((0.5, 0.5),),
     2: ((0.25, 0.75), (0.75, 0.25)),
     4: ((0.125, 0.375), (0.375, 0.875), (0.625, 0.125), (0.875, 0.625)),
 }
@@ -45,7 +44,7 @@ class _Hits:
 def render_views(scene: Scene, cameras: Cameras, light: int = 3, *, samples: int = 2) -> RenderedViews:
     """Photograph a scene with several cameras (one leading axis, table frame) on the cameras' device.
 
-    Every pixel is the mean of 1, 2 or 4 `samples` spread over it.
+    Every pixel is the mean of 2 or 4 `samples` spread over it.
     """
     cameras = cameras.to(torch.float32)
     centers = _Rays.through(cameras, 0.5, 0.5)
@@ -54,7 +53,7 @@ def render_views(scene: Scene, cameras: Cameras, light: int = 3, *, samples: int
     total = torch.zeros_like(centers.directions)
     for x, y in _PIXEL_SAMPLES[samples]:
         rays = _Rays.through(cameras, x, y)
-        total += _shade(scene, rays, _trace(scene, rays, candidates), scene.lights[light], 1.0)
+        total += _shade(scene, rays, _trace(scene, rays, candidates), scene.lights[light])
     size = (len(cameras.w2c), cameras.height, cameras.width)
     images = (total / samples).view(*size, 3).permute(0, 3, 1, 2).contiguous()
     return RenderedViews(images, torch.where(depth.isfinite(), depth, 0).view(size))
@@ -118,8 +117,8 @@ def _trace(scene: Scene, rays: _Rays, candidates: list[Tensor]) -> _Hits:
     return _Hits(best, index)
 
 
-def _shade(scene: Scene, rays: _Rays, hits: _Hits, light: Light, footprint: float) -> Float[Tensor, "ray 3"]:
-    """Colours; `footprint` is the distance of neighbouring rays in pixels."""
+def _shade(scene: Scene, rays: _Rays, hits: _Hits, light: Light) -> Float[Tensor, "ray 3"]:
+    """Colours; textures leave out what is finer than a pixel."""
     rgb = torch.zeros_like(rays.directions)
     hit = (hits.index >= 0).nonzero()[:, 0]
     if not len(hit):
@@ -136,7 +135,7 @@ def _shade(scene: Scene, rays: _Rays, hits: _Hits, light: Light, footprint: floa
         local = (part - center) @ rotation.T
         local_normals = torch_shapes.normal(item.shape, local)
         distance = float((center - rays.origins[0]).norm())
-        size = rays.pixel * distance * footprint
+        size = rays.pixel * distance
         albedo.append(torch_textures.color(item.texture, local, local_normals, size))
         normals.append(local_normals @ rotation)
         gloss.append(points.new_tensor([item.specular, item.shininess]).expand(len(part), 2))

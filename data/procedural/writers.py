@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_image, write_pfm
 from data.procedural.layout_parts import (
-    EVALUATION_LIGHT,
     GeneratorSettings,
     cached_scene,
     depth_range_of,
@@ -31,7 +31,7 @@ class DtuLayout:
         self._root, self._settings = root, settings
         self.view_ids = tuple(sorted(dtu_view_order(settings.views)))
         lights = tuple(range(settings.lights))
-        self._lights = lights if settings.lights > 1 else (EVALUATION_LIGHT,)
+        self._lights = lights if settings.lights > 1 else EVALUATION_LIGHTS
         self._rig = dtu_rig(settings.height, settings.width)
 
     def scan(self, index: int) -> str:
@@ -78,7 +78,7 @@ class BlendedMvsLayout:
         """Render and write one view; least and greatest depth in it, in the scene's unit."""
         rig, unit = orbit(self._settings, index)
         scene = cached_scene(self._settings.seed, index, has_backdrop=False)
-        (rendered,) = render_lights(scene, rig[view], (EVALUATION_LIGHT,))
+        (rendered,) = render_lights(scene, rig[view], EVALUATION_LIGHTS)
         depth = rendered.depth * np.float32(unit)
         folder = self._root / self.scan(index)
         write_image(folder / "blended_images" / f"{view:08d}.jpg", to_bytes(rendered))

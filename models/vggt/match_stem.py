@@ -1,9 +1,9 @@
 """Patch embedding of VGGT-nano: a convolutional stem that also says where each patch is found in the first view.
 
-VGGT finds correspondences by attention alone, which takes millions of images to emerge. A small network on a small
-budget gets them from a soft global match instead (after Xu et al., GMFlow, 2022: softmax of feature correlations,
-expected position), from every view to the first and from the first to all others; the rest of VGGT is unchanged, and
-so is its symmetry: the views behind the first may be permuted.
+VGGT finds correspondences by attention alone. A small network on a small budget gets them from a soft global match
+instead (after Xu et al., GMFlow, 2022: softmax of feature correlations, expected position), from every view to the
+first and from the first to all others; the rest of VGGT is unchanged, and so is its symmetry: the views behind the
+first may be permuted.
 """
 
 import itertools

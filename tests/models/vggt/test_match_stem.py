@@ -52,6 +52,8 @@ def test_displacement_follows_a_shifted_image():
     cells = seen["cues"].unflatten(-1, (7, 4))  # view patch cue cell
     across = cells[1].unflatten(0, (8, 12))[2:-2, 2:-4, 2].flatten()
     torch.testing.assert_close(across.median(), torch.tensor(4 * 16 * 2 / 96), atol=0.02, rtol=0)
+    back = cells[0].unflatten(0, (8, 12))[2:-2, 4:-2, 2].flatten()
+    torch.testing.assert_close(back.median(), torch.tensor(-4 * 16 * 2 / 96), atol=0.02, rtol=0)
 
 
 def test_views_behind_the_first_may_be_permuted():
@@ -128,3 +130,12 @@ def test_match_loss_is_that_of_a_guess_and_of_the_truth():
     assert match_loss(1e3 * torch.eye(32)[None, None], views).item() == pytest.approx(0, abs=1e-6)
     nothing = replace(views, depth=torch.zeros_like(views.depth))
     assert match_loss(torch.zeros(1, 1, 32, 32), nothing).item() == 0
+
+
+def test_match_loss_of_a_shifted_plane_tells_rows_from_columns():
+    views = _plane(shift_cells=2)
+    cells = torch.arange(32).unflatten(0, (4, 8))
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[0, 0, cells[:, 2:].flatten(), cells[:, :-2].flatten()] = 1e3
+    assert match_loss(truth, views).item() == pytest.approx(0, abs=1e-6)
+    assert match_loss(truth.transpose(2, 3), views).item() > 100

@@ -45,6 +45,7 @@ class VGGTOptions(RunOptions):
     accumulate: int = option(1, "parts a batch is worked through in: less memory, the same step")
     num_epochs: int = option(20, "epochs; an epoch sees --len_train groups")
     lrate: float = option(5e-5, "peak learning rate of AdamW")
+    muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: AdamW learns them too")
     lrate_final: float = option(1e-8, "learning rate at the start of the warm-up and the end of the decay")
     warmup_fraction: float = option(0.05, "share of the run in which the learning rate rises")
     weight_decay: float = option(0.05, "AdamW's, on every parameter")
@@ -76,7 +77,7 @@ class VGGTOptions(RunOptions):
         """
         super().__post_init__()
         self._require_at_least(1, "image_size", "max_img_per_gpu", "accumulate")
-        self._require_at_least(0, "weight_decay", "lora_rank", "max_groups", "procedural_scenes")
+        self._require_at_least(0, "muon_lrate", "weight_decay", "lora_rank", "max_groups", "procedural_scenes")
         self._require_at_least(0, "camera_weight", "depth_weight", "point_weight", "track_weight", "match_weight")
         self._require_at_least(2, "eval_views")
         self._require_positive("expand_ratio", "lora_alpha")
@@ -115,6 +116,9 @@ class VGGTOptions(RunOptions):
             "--camera_weight, --depth_weight, --point_weight, --track_weight: expected one above 0",
         )
         require(not (self.ema and self.is_sharded), "--ema and --strategy fsdp: the average needs whole weights")
+        require(
+            not (self.muon_lrate and self.is_sharded), "--muon_lrate and --strategy fsdp: Muon needs whole matrices"
+        )
         require(
             not (self.vggt_config and self.vggt_ckpt) or self.eval_only,
             "--vggt_config starts from random weights and --vggt_ckpt from given ones: give only one of them",

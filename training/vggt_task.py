@@ -34,6 +34,7 @@ from training.learning import (
     restrict_aggregator,
     shard,
 )
+from training.optimizers import build_optimizer
 from training.pictures import as_bytes
 from training.schedules import LinearCosine
 from training.vggt_checkpoint import EMA_KEY, VGGTTrainingRecord, plain_config, plain_options
@@ -191,11 +192,12 @@ class VGGTTask(pl.LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over everything that learns, biases and norms included; the rate is counted in optimizer steps."""
+        """See `build_optimizer`; the rate is counted in optimizer steps."""
         options = self.options
         self.groups = module_groups(self.model)  # sharding has made other parameters of them
-        learning = [parameter for group in self.groups.values() for parameter in group]
-        optimizer = torch.optim.AdamW(learning, lr=options.lrate, weight_decay=options.weight_decay)
+        optimizer = build_optimizer(
+            self.model, lrate=options.lrate, muon_lrate=options.muon_lrate, weight_decay=options.weight_decay
+        )
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = LinearCosine(optimizer, total_steps, options.warmup_fraction, options.lrate_final)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,15 +1,12 @@
-"""Options, txt configs, learning rate."""
+"""Options and txt configs."""
 
-import math
 from pathlib import Path
 
 import pytest
-import torch
 
 from geometry import InputError
 from training.cli import parse_options, write_config
 from training.options import FinetuneOptions, GeneralOptions, RunOptions
-from training.schedules import WarmupCosine
 from training.vggt_options import VGGTOptions
 
 ROOT = Path(__file__).parents[2]
@@ -81,47 +78,3 @@ def test_misspelt_key_in_a_file_stops_by_name(tmp_path: Path) -> None:
 def test_finetuning_needs_a_start() -> None:
     with pytest.raises(InputError, match="--init_from"):
         parse_options(FinetuneOptions, "test", ["--scans", "scan1"])
-
-
-def schedule(optimizer: torch.optim.Optimizer) -> WarmupCosine:
-    return WarmupCosine(optimizer, warmup_steps=4, total_steps=14, final_fraction=0.1)
-
-
-def two_rates() -> torch.optim.Optimizer:
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.5)]
-    return torch.optim.SGD(groups)
-
-
-def run(optimizer: torch.optim.Optimizer, scheduler: WarmupCosine, steps: int) -> list[list[float]]:
-    curve = []
-    for _ in range(steps):
-        curve.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        scheduler.step()
-    return curve
-
-
-def test_learning_rate_closed_form() -> None:
-    optimizer = two_rates()
-    curve = run(optimizer, schedule(optimizer), 16)
-    warmup = [0.2, 0.4, 0.6, 0.8]
-    decay = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]
-    expected = [*warmup, *decay, 0.1]
-    assert [rates[0] for rates in curve] == pytest.approx(expected)
-    assert [rates[1] for rates in curve] == pytest.approx([rate / 2 for rate in expected])
-    assert max(rates[0] for rates in curve) == 1.0
-
-
-@pytest.mark.parametrize("stop", [1, 4, 5, 9])
-def test_resumed_learning_rate_equals_the_unbroken_one(stop: int) -> None:
-    optimizer = two_rates()
-    unbroken = run(optimizer, schedule(optimizer), 14)
-    first = two_rates()
-    scheduler = schedule(first)
-    head = run(first, scheduler, stop)
-    state = scheduler.state_dict()
-    assert state == {"last_epoch": stop}
-    second = two_rates()
-    resumed = schedule(second)
-    resumed.load_state_dict(state)
-    assert head + run(second, resumed, 14 - stop) == unbroken

@@ -1,0 +1,49 @@
+"""The weights in `ckpts/`: they load, they see depth nobody showed them, and they belong together."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.procedural.rigs import dtu_rig
+from data.procedural.scene import make_scene
+from data.procedural.torch_tracer import render_views
+from geometry import Views
+from models.vggt import load_vggt
+from training.checkpoint import read_checkpoint, record_of
+from training.vggt_metrics import group_scores
+from training.vggt_task import output_of_group
+
+CKPTS = Path(__file__).parents[1] / "ckpts"
+NANO = CKPTS / "vggt_nano.safetensors"
+
+
+@pytest.fixture(scope="module")
+def groups() -> Views:
+    """Three scenes of no training seed, each from four neighbouring places of DTU's rig."""
+    cameras = dtu_rig(128, 160)[[24, 25, 32, 23]].to(torch.float32)
+    rendered = [render_views(make_scene((77, index)), cameras) for index in range(3)]
+    return Views(
+        images=torch.stack([one.images for one in rendered]),
+        cameras=cameras[None].map(lambda tensor: tensor.expand(3, *tensor.shape[1:])),
+        near=torch.full((3, 4), 425.0),
+        far=torch.full((3, 4), 905.0),
+        ids=torch.arange(4).expand(3, 4),
+        depth=torch.stack([one.depth for one in rendered]),
+    )
+
+
+def test_vggt_nano_beats_a_constant_and_a_guess(groups: Views) -> None:
+    model = load_vggt(str(NANO)).model.eval()
+    with torch.no_grad():
+        output = model(groups.images)
+    scores = [group_scores(output_of_group(output, index), groups[index : index + 1]) for index in range(3)]
+    mean = {name: sum(score[name] for score in scores) / 3 for name in scores[0]}
+    assert mean["depth_absrel"] < 0.6 * mean["mean_depth_absrel"]
+    assert mean["auc30"] > 0.3 > mean["identity_auc30"]
+
+
+def test_general_model_was_trained_on_the_vggt_beside_it() -> None:
+    record = record_of(read_checkpoint(CKPTS / "general_nano.ckpt"))
+    assert record.vggt.sha256 == hashlib.sha256(NANO.read_bytes()).hexdigest()

@@ -32,6 +32,7 @@ _CACHE_BYTES = 6 << 30
 _STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
 _WIDE_GROUND = (260.0, 700.0)
 _ROOM = 230.0
+_WIDEST_SCREEN = 480.0
 
 
 class ProceduralFrames:
@@ -98,8 +99,10 @@ class ProceduralFrames:
     def _render(self, rng: np.random.Generator, key: GroupKey, count: int) -> Views:
         scene = _varied(make_scene((_STREAM, self.seed, key.item), has_backdrop=rng.random() < 0.7), rng)
         cameras = _neighbouring_cameras(rng, count, key.height, key.width)
-        if rng.random() < 0.25:
-            scene = replace(scene, items=(*scene.items, *_corner(rng, cameras)))
+        if rng.random() < 0.35:
+            table, *others = scene.items
+            stands = [table] if rng.random() < 0.5 else []
+            scene = replace(scene, items=(*stands, *others, *_folding_screen(rng, cameras)))
         light = int(rng.integers(NUM_LIGHTS))
         rendered = render_views(scene, cameras.to(self.device), light)
         images, depth = rendered.images.cpu(), rendered.depth.cpu()
@@ -158,21 +161,35 @@ def _varied(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, items=(table, *objects), exposure=exposure)
 
 
-def _corner(rng: np.random.Generator, cameras: Cameras) -> list[Item]:
-    """Two walls that meet behind the middle of the table: solids alone would never show a hollow."""
+def _folding_screen(rng: np.random.Generator, cameras: Cameras) -> list[Item]:
+    """Two to four upright walls that fold towards the cameras and away from them, as the fronts of houses do.
+
+    Solids on a table are round towards the camera and stand above near ground; a network that has seen nothing else
+    takes a hollow for a bump, and with it every camera for its mirror image.
+    """
     ahead = cameras.centers[:, :2].mean(0).numpy()
     toward = np.arctan2(ahead[1], ahead[0])
-    meeting = -rng.uniform(0, 100) * np.array([np.cos(toward), np.sin(toward)])
-    half_height = rng.uniform(30, 110)
-    walls = []
-    for side in (-1, 1):
-        angle, half_length = toward + side * np.radians(rng.uniform(35, 65)), rng.uniform(60, 140)
-        middle = meeting + half_length * np.array([np.cos(angle), np.sin(angle)])
-        shape = Box(np.array([half_length, rng.uniform(4, 20), half_height]))
-        texture = random_texture(rng, size=90.0, mapping="box")
-        center = np.array([*middle, half_height])
-        walls.append(Item(shape, texture, rotation_z(angle), center, specular=0.0, shininess=1.0, casts_shadow=True))
-    return walls
+    count = int(rng.integers(2, 5))
+    lengths = rng.uniform(70, 220, count)
+    lengths *= min(1.0, _WIDEST_SCREEN / lengths.sum())
+    slants = np.radians(rng.uniform(15, 60, count)) * (-1) ** (np.arange(count) + rng.integers(2))
+    angles = toward + np.pi / 2 + slants
+    walls = lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    middles = np.cumsum(walls, axis=0) - walls / 2
+    middles += rng.uniform(-80, 60) * ahead / np.linalg.norm(ahead) - walls.sum(0) / 2
+    half_height, thickness = rng.uniform(40, 200), rng.uniform(4, 15)
+    return [
+        Item(
+            shape=Box(np.array([length / 2, thickness, half_height])),
+            texture=random_texture(rng, size=90.0, mapping="box"),
+            rotation=rotation_z(angle),
+            center=np.array([*middle, min(half_height, AIM_HEIGHT)]),
+            specular=0.0,
+            shininess=1.0,
+            casts_shadow=True,
+        )
+        for length, angle, middle in zip(lengths, angles, middles, strict=True)
+    ]
 
 
 def _leaves_room(item: Item, factor: float) -> bool:

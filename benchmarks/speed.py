@@ -1,4 +1,4 @@
-"""Where the time of the guided sampler goes, and its floor: python -m benchmarks.speed --width 640 --height 512 [--ckpt C]
+"""Where the time of the guided sampler goes, and its floor: python -m benchmarks.speed --width 640 --height 512
 
 Stages: encode (source images to maps), sweep (both volumes of the target view), field (all rays). For each the seconds
 (CPU time and wall time, medians), the floating-point operations of its convolutions and matrix products, and the bytes
@@ -90,9 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(_line(name, row))
     print(_line("all", total))
     rays = options.width * options.height
-    print(
-        f"{rays / total[0]:.0f} rays/s; {total[0] / total[4]:.1f} times the floor; {peak_memory_mb(torch.device('cpu')):.0f} MB"
-    )
+    memory = peak_memory_mb(torch.device("cpu"))
+    print(f"{rays / total[0]:.0f} rays/s; {total[0] / total[4]:.1f} times the floor; peak {memory:.0f} MB")
 
 
 def stages(options: SpeedOptions) -> dict[str, Callable[[], Any]]:

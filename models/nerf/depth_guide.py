@@ -26,6 +26,10 @@ class Intervals(TensorStruct):
     half: Float[Tensor, "*shape"]
     """Half the length, disparity fraction."""
 
+    def at(self, place: Float[Tensor, "*any_shape count"]) -> Float[Tensor, "*shape count"]:
+        """Disparity fractions at places from 1 (near end) to -1; intervals that reach beyond far move nearer."""
+        return torch.maximum(self.center, self.half)[..., None] + self.half[..., None] * place
+
 
 def intervals(
     estimate: DepthEstimate, spacing: Float[Tensor, "batch rows cols"], *, floor: float, ceiling: float
@@ -46,8 +50,7 @@ def intervals(
 def fractions(around: Intervals, count: int, jitter: Float[Tensor, "*shape count"] | None = None) -> Tensor:
     """`count` disparity fractions per interval, descending (from near to far), one in each of its equal parts."""
     step = torch.arange(count, device=around.half.device, dtype=around.half.dtype)
-    place = 1 - 2 * (step + (0.5 if jitter is None else jitter)) / count
-    return (around.center[..., None] + around.half[..., None] * place).clamp_min(0)
+    return around.at(1 - 2 * (step + (0.5 if jitter is None else jitter)) / count)
 
 
 def guided_samples(
@@ -59,8 +62,8 @@ def guided_samples(
 ) -> RaySamples:
     """Samples of equal disparity steps that cover the interval of every ray and nothing else."""
     edge = torch.arange(count + 1, device=around.half.device, dtype=around.half.dtype)
-    edges = around.center[..., None] + around.half[..., None] * (1 - 2 * edge / count)
+    edges = around.at(1 - 2 * edge / count)
     cos = rays.cos_optical[..., None]
-    t_edges = 1 / (planes.inverse_depth(edges.clamp_min(0)) * cos)
+    t_edges = 1 / (planes.inverse_depth(edges) * cos)
     t = 1 / (planes.inverse_depth(fractions(around, count, jitter)) * cos)
     return RaySamples(t, t_edges[..., :-1], t_edges[..., 1:])

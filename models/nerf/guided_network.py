@@ -109,7 +109,7 @@ class GuidedNeRF(nn.Module):
     ) -> RenderOutput:
         """March rays of the target view that `aimed` is for through their intervals."""
         draw = None if jitter is None else jitter(marching.guided)
-        pixels = aimed.target.project(rays.origins + rays.directions).pixels
+        pixels = aimed.target.project(rays.at(rays.t_far[..., None])[:, :, 0]).pixels
         found = sample_at_pixels(aimed.guide, pixels, aimed.target.height, aimed.target.width)
         center, half = found[..., 0], found[..., 1]
         samples = guided_samples(Intervals(center.detach(), half), aimed.planes, rays, marching.guided, draw)

@@ -7,7 +7,8 @@ import pytest
 from geometry import InputError
 from render.evaluate import evaluate
 from render.options import EvaluateOptions
-from tests.training.commands import run, tiny_arguments
+from tests.training.commands import tiny_arguments
+from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import read_checkpoint, record_of
 from training.options import GeneralOptions
 
@@ -28,8 +29,11 @@ GUIDED = (
 
 def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     base = tmp_path / "runs"
-    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "3", "--max_steps", "6")
-    run(tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", "whole"))
+    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "3", "--max_steps", "3")
+    status, errors = outcome_of_general(
+        tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", "whole")
+    )
+    assert status == 0, errors
     last = base / "whole" / "checkpoints" / "last.ckpt"
     record = record_of(read_checkpoint(last))
     assert (record.network.sampler, record.network.sweep_planes, record.marching.guided) == ("guided", 12, 3)
@@ -47,7 +51,8 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     assert (metrics["settings"]["sampler"], metrics["settings"]["N_guided"]) == ("guided", 4)
     assert metrics["mean"]["psnr"] > 3
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
-    run(tiny_arguments("train_finetune.py", small_dtu, base, *more))
+    status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
+    assert status == 0, errors
     assert record_of(read_checkpoint(base / "f" / "checkpoints" / "last.ckpt")).network.sampler == "guided"
 
 

@@ -18,7 +18,7 @@ from data.image_io import write_image
 from data.sampling import Target
 from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
-from models.nerf.network import NearFar
+from models.nerf.nerf_config import NearFar
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.loading import (
     load_for,
@@ -270,6 +270,8 @@ def _settings(
         "imgScale_test": options.imgScale_test,
         "N_samples": model.marching.coarse,
         "N_importance": model.marching.fine,
+        "sampler": model.network.config.sampler,
+        "N_guided": model.marching.guided,
         "near_far": model.marching.near_far,
         "chunk": options.chunk,
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",

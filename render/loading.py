@@ -67,6 +67,7 @@ def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
         trained,
         coarse=options.N_samples or trained.coarse,
         fine=trained.fine if options.N_importance == -1 else options.N_importance,
+        guided=options.N_guided or trained.guided,
     )
     return model.to(device)
 

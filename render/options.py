@@ -23,6 +23,7 @@ class RenderOptions:
     imgScale_test: float = option(1.0, "resize factor of the images")
     N_samples: int = option(0, "samples per ray of the coarse pass; 0 = as trained")
     N_importance: int = option(-1, "further samples per ray of the fine pass; -1 = as trained")
+    N_guided: int = option(0, "samples per ray of the guided sampler; 0 = as trained")
     near_far: str = option(
         "trained",
         "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",
@@ -41,6 +42,7 @@ class RenderOptions:
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
         require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
         require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
+        require(self.N_guided >= 0, f"--N_guided: expected 0 (as trained) or more, got {self.N_guided}")
         require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
 

@@ -28,9 +28,12 @@ def _title(metrics: Mapping[str, Any]) -> str:
     settings, views = metrics["settings"], metrics["views"]
     width, height = views[0]["image_size"]
     masks = ", ".join(sorted({view["mask"] for view in views}))
+    counts = f"{settings['N_samples']} + {settings['N_importance']}"
+    if settings["sampler"] == "guided":
+        counts = f"{settings['N_guided']} guided"
     return (
         f"{metrics['protocol']}: {len(views)} views of {', '.join(settings['scans'])}, {width}x{height}, "
-        f"{settings['N_samples']} + {settings['N_importance']} samples, mask: {masks}"
+        f"{counts} samples, mask: {masks}"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from geometry import InputError
-from models.nerf.network import Marching, NearFar, NerfConfig
+from models.nerf.nerf_config import Marching, NearFar, NerfConfig
 from models.nerf.vggt_nerf import VGGTNeRF
 from training.backbone import VGGTRecord, load_recorded_backbone
 

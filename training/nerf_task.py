@@ -14,8 +14,9 @@ from data.datamodule import SceneDataModule
 from data.image_io import write_image
 from data.sampling import evenly_spread
 from geometry import InputError, SceneBatch, Views
+from models.nerf.guided_network import AimedMaps, random_window
 from models.nerf.losses import render_losses
-from models.nerf.network import Marching, NerfConfig
+from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.scene_residual import scene_box
 from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
 from training.backbone import VGGTRecord, load_backbone, load_recorded_backbone, require_same_backbone
@@ -36,6 +37,8 @@ from training.schedules import WarmupCosine
 _PICTURES_PER_VALIDATION = 2
 _TOKEN_CACHE_BYTES = 4 << 30
 _VIEWS_OF_BOX = 8
+_WINDOW = (128, 160)
+"""Rows and columns of the part of a target view that a step of the guided sampler sweeps."""
 _MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt"),
@@ -70,12 +73,19 @@ class NerfTask(pl.LightningModule):
         if self.options.depth_loss and batch.target.depth is None:
             raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
         generators = scene_generators(batch)
+        if self.model.network.config.sampler == "guided":
+            batch = random_window(batch, *_WINDOW, generators)
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         view = batch.target[:, 0]
         bounds = self.model.depth_range(maps, view.cameras, view.near, view.far)
         target = draw_target_rays(batch, count, generators, bounds)
-        output = self.model.render_rays(maps, target.rays, jitter_from(generators, count, self.device))
-        losses = render_losses(output, target.rays, target.rgb, target.depth if self.options.depth_loss else None)
+        aimed = self.model.aim(maps, view.cameras, bounds)
+        output = self.model.render_rays(aimed, target.rays, jitter_from(generators, count, self.device))
+        is_guided = isinstance(aimed, AimedMaps)
+        depth = target.depth if self.options.depth_loss and not is_guided else None
+        losses = render_losses(output, target.rays, target.rgb, depth)
+        if is_guided and self.options.depth_loss:
+            losses = losses._replace(depth=aimed.depth_loss(view.depth))
         loss = losses.photometric + self.options.depth_loss * losses.depth
         self._require_finite(loss, "loss", batch)
         self._last_names = batch.names
@@ -200,7 +210,7 @@ def _identity(batch: SceneBatch) -> str:
 
 def _marching(options: TrainOptions) -> Marching:
     background = 1.0 if options.white_bkgd else 0.0
-    return Marching(options.N_samples, options.N_importance, background, options.near_far)
+    return Marching(options.N_samples, options.N_importance, background, options.near_far, options.N_guided)
 
 
 def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
@@ -237,13 +247,16 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     wants_depth = options.depth_prior or options.near_far == "auto"
     vggt, record = load_backbone(options.vggt_ckpt, options.vggt_image_size, wants_depth=wants_depth)
     torch.manual_seed(options.seed)
+    is_guided = options.sampler == "guided"
     config = NerfConfig(
-        token_layers=len(record.layers),
-        token_channels=0 if vggt is None else vggt.channels,
+        token_layers=0 if is_guided else len(record.layers),
+        token_channels=0 if is_guided or vggt is None else vggt.channels,
         feature_channels=options.feature_channels,
         hidden=options.hidden,
         fused=options.fused,
         depth_prior=options.depth_prior,
+        sampler=options.sampler,
+        sweep_planes=options.sweep_planes,
     )
     model = VGGTNeRF(vggt, config, _marching(options))
     if options.init_from:

@@ -117,6 +117,7 @@ class TrainOptions(RunOptions):
     N_importance: int = option(
         64, "further samples per ray where the coarse pass found something; 0 = coarse pass only"
     )
+    N_guided: int = option(8, "samples per ray of the guided sampler, all in the interval that its sweep found")
     near_far: str = option(
         "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
     )
@@ -128,7 +129,7 @@ class TrainOptions(RunOptions):
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
         super().__post_init__()
-        self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "chunk")
+        self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "N_guided", "chunk")
         self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss")
         self._require_positive("imgScale_train", "imgScale_test")
         self._require_range("n_views", 2, "at least 2 views")
@@ -156,6 +157,10 @@ class GeneralOptions(TrainOptions):
     depth_prior: bool = option(
         False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
     )
+    sampler: str = option(
+        "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
+    )
+    sweep_planes: int = option(48, "planes of the guided sampler's coarse sweep between near and far")
     extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
@@ -168,6 +173,16 @@ class GeneralOptions(TrainOptions):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
         self._require_at_least(0, "vggt_image_size", "extra_views")
+        self._require_at_least(8, "sweep_planes")
+        require(
+            self.sampler in ("hierarchical", "guided"),
+            f"--sampler: expected hierarchical or guided, got {self.sampler!r}",
+        )
+        require(
+            self.sampler == "hierarchical" or self.vggt_ckpt == "none" or self.depth_prior or self.near_far == "auto",
+            "--sampler guided uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
+            f"--vggt_ckpt none, got {self.vggt_ckpt}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,58 +1,21 @@
 """The generalizable radiance field: lines 3 to 8 of the data flow in the README."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import RayBundle, Views
+from geometry import Cameras, RayBundle, Views
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
 from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior
 from models.nerf.feature_maps import FeatureExtractor, FeatureMaps
+from models.nerf.nerf_config import Jitter, Marching, NerfConfig
 from models.nerf.point_features import gather_point_features
 from models.nerf.radiance_field import RadianceField
 from models.nerf.ray_sampling import importance_positions, merged, stratified_samples, widened
 from models.nerf.scene_residual import SceneResidual
 from models.nerf.view_aggregation import ViewAggregation
-
-Jitter = Callable[[int], Float[Tensor, "batch ray count"]]
-"""Uniform numbers in [0, 1) for `count` samples of every ray."""
-NearFar = Literal["data", "auto"]
-
-
-@dataclass(frozen=True)
-class NerfConfig:
-    """Everything that determines the shapes of the weights; stored in every checkpoint."""
-
-    token_layers: int
-    """0 = the image stem alone, without a VGGT."""
-    token_channels: int
-    feature_channels: int = 24
-    hidden: int = 32
-    fused: int = 64
-    heads: int = 2
-    residual_channels: int = 0
-    """Channels of the per-scene residual; 0 = a general model, which has none."""
-    residual_resolution: int = 128
-    depth_prior: bool = False
-    """The field is told how far a point lies from the depth that VGGT sees in every source view."""
-
-
-@dataclass(frozen=True)
-class Marching:
-    """How rays are marched."""
-
-    coarse: int
-    """Samples spread evenly between near and far (`N_samples`)."""
-    fine: int
-    """Further samples where the coarse pass found something (`N_importance`); 0 = coarse pass only."""
-    background: float = 0.0
-    """Grey level of what a ray does not hit."""
-    near_far: NearFar = "data"
-    """Where rays start and end: at the bounds of the data set, or where VGGT's depth says that there is something."""
 
 
 class GeneralizableNeRF(nn.Module):
@@ -80,6 +43,12 @@ class GeneralizableNeRF(nn.Module):
         """Once per set of source views; all rays of all targets share the result."""
         maps = replace(self.extractor(source, tokens), prior=prior)
         return maps.with_depth() if self.config.depth_prior else maps
+
+    def aim(
+        self, maps: FeatureMaps, target: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
+    ) -> FeatureMaps:
+        """The maps as they are: this network needs no preparation for a target view, see `GuidedNeRF.aim`."""
+        return maps
 
     def render_rays(
         self, maps: FeatureMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None

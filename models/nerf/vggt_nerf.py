@@ -12,7 +12,9 @@ from models.nerf.compositing import RenderOutput
 from models.nerf.depth_prior import depth_prior
 from models.nerf.depth_range import DepthRange, automatic_range
 from models.nerf.feature_maps import FeatureMaps, map_size
-from models.nerf.network import GeneralizableNeRF, Jitter, Marching, NerfConfig
+from models.nerf.guided_network import AimedMaps, GuidedNeRF
+from models.nerf.nerf_config import Jitter, Marching, NerfConfig
+from models.nerf.network import GeneralizableNeRF
 from models.vggt.cache import FeatureCache
 from models.vggt.frozen import FrozenFeatures, FrozenVGGT
 
@@ -36,7 +38,7 @@ class VGGTNeRF(nn.Module):
         """`vggt` None: the image stem alone, for a `config` without token layers and depth prior."""
         super().__init__()
         self.vggt = vggt
-        self.network = GeneralizableNeRF(config)
+        self.network = GuidedNeRF(config) if config.sampler == "guided" else GeneralizableNeRF(config)
         self.marching = marching
         self.cache = FeatureCache(cache_bytes)
 
@@ -77,8 +79,12 @@ class VGGTNeRF(nn.Module):
             raise InputError("--near_far auto: expected a VGGT with camera and depth heads, got one without")
         return automatic_range(maps.prior, maps.cameras, cameras, data)
 
-    def render_rays(self, maps: FeatureMaps, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
-        """See `GeneralizableNeRF.render_rays`."""
+    def aim(self, maps: FeatureMaps, cameras: Cameras, bounds: DepthRange) -> FeatureMaps | AimedMaps:
+        """What `render_rays` needs for one target camera per scene, within its depth range."""
+        return self.network.aim(maps, cameras, bounds.near, bounds.far)
+
+    def render_rays(self, maps: FeatureMaps | AimedMaps, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
+        """See `GeneralizableNeRF.render_rays`; `maps` from `aim`."""
         return self.network.render_rays(maps, rays, self.marching, jitter)
 
     @torch.no_grad()
@@ -98,6 +104,7 @@ class VGGTNeRF(nn.Module):
         """
         pixels = pixel_centers(camera.height, camera.width, camera.w2c)[None]
         rays = camera[None].rays(pixels, near[None], far[None])
+        maps = self.network.aim(maps, camera[None], near[None], far[None])
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         done, count = 0, pixels.shape[1]
         while done < count:

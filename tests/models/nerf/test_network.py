@@ -8,7 +8,8 @@ import torch
 from geometry import Cameras, RayBundle, SceneBatch, Views, pixel_centers, rigid_inverse
 from models.nerf.compositing import RenderOutput
 from models.nerf.feature_maps import FeatureMaps
-from models.nerf.network import GeneralizableNeRF, Marching, NerfConfig
+from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.network import GeneralizableNeRF
 from models.nerf.point_features import gather_point_features
 from models.nerf.scene_residual import SceneResidual, scene_box
 from tests.scenes import random_batch, random_views, rigid_motion

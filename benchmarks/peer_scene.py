@@ -1,0 +1,168 @@
+"""The peer's synthetic scene: python -m benchmarks.peer_scene --ckpt C [C ...] --peer_dir ../shared/peer --out DIR.
+
+Renders the four targets from three fixed sources at 320x256 and 640x512, as the released MVSNeRF checkpoint was
+measured (its figures stand in <peer_dir>/README.md), and prints quality, speed and memory. The scene is made by the
+peer's own `make_scene.py` once per size and seed and kept below --out. Nothing about it enters a training.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geometry import Cameras, Views, one_line_errors, require
+from geometry.conversions import intrinsics_from_integer_centers
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from render.loading import peak_memory_mb
+from training.allocator import keep_freed_memory
+from training.checkpoint import load_model
+from training.cli import parse_options
+from training.metrics import psnr, ssim
+from training.options import option
+
+_LEAST_REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerOptions:
+    """What is measured; with two checkpoints or more, side by side in one run."""
+
+    ckpt: tuple[str, ...] = option((), "checkpoints of train_general.py", nargs="+")
+    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
+    peer_dir: str = option("../shared/peer", "folder of make_scene.py")
+    out: str = option("runs/peer_scene", "folder that keeps the scenes")
+    sizes: tuple[str, ...] = option(("320x256", "640x512"), "widths and heights, multiples of 32", nargs="+")
+    seeds: tuple[int, ...] = option((0,), "scenes; 0 is the one with published figures", nargs="+")
+    N_guided: int = option(0, "samples per ray of the guided sampler; 0 = as trained")
+    threads: int = option(2, "CPU threads")
+    chunk: int = option(8192, "rays rendered at a time")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name.
+
+        Raises:
+            InputError: naming the option.
+        """
+        require(bool(self.ckpt), "--ckpt: expected at least one checkpoint, got none")
+        script = Path(self.peer_dir) / "make_scene.py"
+        require(script.is_file(), f"--peer_dir {self.peer_dir}: expected a folder with make_scene.py, got none there")
+        require(self.threads >= 1, f"--threads: expected 1 or more, got {self.threads}")
+        for size in self.sizes:
+            sides = size.split("x")
+            is_size = len(sides) == 2 and all(side.isdigit() and int(side) % 32 == 0 for side in sides)
+            require(is_size, f"--sizes: expected WIDTHxHEIGHT in multiples of 32, got {size!r}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a checkpoint scores on one scene at one size."""
+
+    name: str
+    psnrs: list[float]
+    ssim: float
+    depth_median: float
+    """Of the absolute error of camera z, scene units (mm)."""
+    depth_mean: float
+    seconds: float
+    """Per image, sources encoded anew: median over the images."""
+    rays_per_second: float
+    peak_mb: float
+    """Of the process so far: measure one checkpoint and size per run to compare."""
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make what is missing, render, print the table."""
+    options = parse_options(PeerOptions, __doc__, argv)
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    print(
+        "| checkpoint, scene | PSNR of targets | mean PSNR | SSIM | depth error median / mean | s/image | rays/s | MB |"
+    )
+    print("|---" * 8 + "|")
+    for checkpoint in options.ckpt:
+        model, _record = load_model(Path(checkpoint), options.vggt_ckpt)
+        if options.N_guided:
+            model.marching = replace(model.marching, guided=options.N_guided)
+        for seed in options.seeds:
+            for size in options.sizes:
+                source, target = read_scene(scene_file(options, size, seed))
+                print(_line(measured(model, f"{checkpoint}, seed {seed}, {size}", source, target, options.chunk)))
+                sys.stdout.flush()
+
+
+def scene_file(options: PeerOptions, size: str, seed: int) -> Path:
+    """The scene's npz, made now unless it was before."""
+    path = Path(options.out).resolve() / f"seed{seed}_{size}.npz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width, height = size.split("x")
+        script = (Path(options.peer_dir) / "make_scene.py").resolve()
+        partial = path.with_name(f"partial_{path.name}")
+        command = [sys.executable, str(script), "--out", str(partial), "--width", width, "--height", height]
+        subprocess.run(
+            [*command, "--seed", str(seed), "--threads", str(options.threads)], check=True, stdout=sys.stderr
+        )
+        partial.replace(path)
+    return path
+
+
+def read_scene(path: Path) -> tuple[Views, Views]:
+    """Sources (axes batch view) and targets (axis view) of a scene of the peer's, in our pixel convention."""
+    scene = np.load(path)
+    millimetres = {name: float(scene[name]) for name in ("near", "far")}
+
+    def views(ids: np.ndarray) -> Views:
+        images = torch.from_numpy(scene["images"][ids]).permute(0, 3, 1, 2).float().contiguous()
+        intrinsics = intrinsics_from_integer_centers(torch.from_numpy(scene["intrinsics"][ids]).float())
+        cameras = Cameras(torch.from_numpy(scene["w2c"][ids]).float(), intrinsics, *images.shape[-2:])
+        near, far = (torch.full((len(ids),), millimetres[name]) for name in ("near", "far"))
+        depth = torch.from_numpy(scene["depths"][ids]).float()
+        return Views(images, cameras, near, far, torch.from_numpy(scene["dtu_ids"][ids]), depth)
+
+    return Views.stack([views(scene["source_ids"])]), views(scene["target_ids"])
+
+
+@torch.no_grad()
+def measured(model: VGGTNeRF, name: str, source: Views, target: Views, chunk: int) -> Row:
+    """Render every target, at least five images for the time, and score the first round."""
+    images: list[RenderedImage] = []
+    seconds = []
+    while len(seconds) < max(_LEAST_REPEATS, len(target.near)):
+        view = target[len(seconds) % len(target.near)]
+        start = time.perf_counter()
+        maps = model.encode(source)
+        bounds = model.depth_range(maps, view.cameras[None], view.near[None], view.far[None])
+        images.append(model.render_image(maps, view.cameras, bounds.near[0], bounds.far[0], chunk))
+        seconds.append(time.perf_counter() - start)
+    truth = [(one.permute(1, 2, 0), depth) for one, depth in zip(target.images, target.depth, strict=True)]
+    pairs = list(zip(images, truth, strict=False))
+    errors = torch.cat([(image.depth - depth)[depth > 0].abs() for image, (_, depth) in pairs])
+    per_image = statistics.median(seconds)
+    return Row(
+        name=name,
+        psnrs=[psnr(image.rgb, rgb) for image, (rgb, _) in pairs],
+        ssim=statistics.mean(ssim(image.rgb, rgb) for image, (rgb, _) in pairs),
+        depth_median=errors.median().item(),
+        depth_mean=errors.mean().item(),
+        seconds=per_image,
+        rays_per_second=images[0].depth.numel() / per_image,
+        peak_mb=peak_memory_mb(torch.device("cpu")),
+    )
+
+
+def _line(row: Row) -> str:
+    each = " ".join(f"{one:.2f}" for one in row.psnrs)
+    cells = [row.name, each, f"{statistics.mean(row.psnrs):.2f}", f"{row.ssim:.3f}"]
+    cells += [f"{row.depth_median:.1f} / {row.depth_mean:.1f}", f"{row.seconds:.2f}", f"{row.rays_per_second:.0f}"]
+    return "| " + " | ".join([*cells, f"{row.peak_mb:.0f}"]) + " |"
+
+
+if __name__ == "__main__":
+    main()

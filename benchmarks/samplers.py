@@ -1,0 +1,143 @@
+"""Quality against samples per ray, for every sampler: python -m benchmarks.samplers --ckpt H G --datadir D --out DIR.
+
+Give a checkpoint of the hierarchical sampler and one of the guided one; each is rendered with 4, 8, 16, ... samples per
+ray without being trained again (hierarchical: coarse samples alone, and half of them coarse, half fine). Writes
+<out>/samplers.json and samplers.png and prints the table.
+"""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from data.datamodule import read_scenes
+from data.dtu import EVALUATION_LIGHTS
+from data.image_io import write_image
+from data.sampling import evenly_spread
+from geometry import one_line_errors, require
+from models.nerf.nerf_config import Marching, SamplerName
+from render.evaluate import evaluate_targets
+from render.protocols import PROTOCOLS, targets_of
+from training.allocator import keep_freed_memory
+from training.checkpoint import load_model
+from training.cli import parse_options
+from training.files import staged_folder, write_json
+from training.options import option
+
+_PROTOCOL = "dtu-nearest3"
+_NUM_VIEWS = 3
+_SIZE, _MARGIN = (480, 640), 60
+_INK = {"guided": (200, 60, 40), "coarse": (60, 120, 60), "coarse + fine": (50, 70, 190)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """The comparison."""
+
+    ckpt: tuple[str, ...] = option((), "checkpoints, one per sampler", nargs="+")
+    datadir: str = option("runs/guided_data", "scenes in DTU's layout; the test scans are rendered")
+    scale: float = option(1.0, "resize factor of the images")
+    views_per_scan: int = option(1, "targets per scan, at most 4")
+    samples: tuple[int, ...] = option((4, 8, 16, 32, 64, 128), "samples per ray", nargs="+")
+    out: str = option("runs/samplers", "folder for the table and the plot")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name.
+
+        Raises:
+            InputError: naming the option.
+        """
+        require(bool(self.ckpt), "--ckpt: expected at least one checkpoint, got none")
+        require(min(self.samples) >= 2, f"--samples: expected at least 2, got {min(self.samples)}")
+        require(self.views_per_scan >= 1, f"--views_per_scan: expected at least 1, got {self.views_per_scan}")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One sampler with one number of samples."""
+
+    sampler: str
+    samples: int
+    psnr: float
+    rays_per_second: float
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Render, print the table, write the plot."""
+    options = parse_options(SamplerOptions, __doc__, argv)
+    keep_freed_memory()
+    points = []
+    print("| sampler | samples per ray | PSNR | rays/s |\n|---|---|---|---|")
+    for checkpoint in options.ckpt:
+        for point in _points(options, Path(checkpoint)):
+            points.append(point)
+            print(f"| {point.sampler} | {point.samples} | {point.psnr:.2f} | {point.rays_per_second:.0f} |")
+            sys.stdout.flush()
+    with staged_folder(Path(options.out)) as folder:
+        write_json(folder / "samplers.json", [vars(point) for point in points])
+        write_image(folder / "samplers.png", plot(points))
+
+
+def variants(sampler: SamplerName, marching: Marching, count: int) -> dict[str, Marching]:
+    """Ways of spending `count` samples per ray."""
+    if sampler == "guided":
+        return {"guided": replace(marching, guided=count)}
+    half = count // 2
+    return {
+        "coarse": replace(marching, coarse=count, fine=0),
+        "coarse + fine": replace(marching, coarse=half, fine=count - half),
+    }
+
+
+def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
+    model, record = load_model(checkpoint)
+    protocol = PROTOCOLS[_PROTOCOL]
+    scenes = read_scenes("dtu", options.datadir, split="test", scans=None, lights=EVALUATION_LIGHTS)
+    targets = [
+        target
+        for scene in scenes
+        for target in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), options.views_per_scan)
+    ]
+    points = []
+    for count in options.samples:
+        for name, marching in variants(record.network.sampler, record.marching, count).items():
+            model.marching = marching
+            views = evaluate_targets(model, targets, protocol, device=torch.device("cpu"), scale=options.scale)
+            seconds = sum(view.render_seconds + view.encode_seconds for view in views)
+            rays = sum(view.height * view.width for view in views)
+            quality = statistics.mean(view.scores.psnr for view in views)
+            points.append(Point(name, count, quality, rays / seconds))
+    return points
+
+
+def plot(points: Sequence[Point]) -> np.ndarray:
+    """PSNR over the logarithm of the samples per ray, a line per sampler; height width 3, bytes."""
+    height, width = _SIZE
+    picture = np.full((height, width, 3), 255, np.uint8)
+    across = np.log2([point.samples for point in points])
+    up = np.array([point.psnr for point in points])
+    low, high = np.floor(up.min()), np.ceil(up.max()) + 1e-6
+    x = _MARGIN + (across - across.min()) / max(np.ptp(across), 1e-6) * (width - 2 * _MARGIN)
+    y = height - _MARGIN - (up - low) / (high - low) * (height - 2 * _MARGIN)
+    names = [point.sampler for point in points]
+    for row, name in enumerate(dict.fromkeys(names)):
+        line = np.stack([x, y], axis=-1)[[one == name for one in names]].round().astype(np.int32)
+        cv2.polylines(picture, [line[:, None]], False, _INK[name], 2, cv2.LINE_AA)
+        cv2.putText(picture, name, (_MARGIN + 10, 30 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK[name], 1)
+    for point, place in zip(points, x, strict=True):
+        label = (round(place) - 8, height - _MARGIN + 24)
+        cv2.putText(picture, str(point.samples), label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
+    for level in (low, high):
+        at = round(height - _MARGIN - (level - low) / (high - low) * (height - 2 * _MARGIN))
+        cv2.putText(picture, f"{level:.0f} dB", (4, at + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
+    return picture
+
+
+if __name__ == "__main__":
+    main()

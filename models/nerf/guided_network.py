@@ -1,0 +1,185 @@
+"""Depth-guided marching: a sweep per target view says where surfaces are, a few samples per ray are spent there.
+
+Source images -> `LightMaps`; a target camera -> two levels of plane sweep -> an interval per ray; samples in it ->
+`LightField` -> compositing. VGGT's depth, where there is one, is splatted into the target and joins the sweep.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers, sample_at_pixels
+from models.nerf.compositing import RenderOutput, composite
+from models.nerf.cost_volume import PlaneDistribution, VolumeRegulariser, sweep_loss
+from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
+from models.nerf.depth_prior import DepthPrior
+from models.nerf.depth_splat import occupancy, splat_depth
+from models.nerf.feature_maps import FeatureMaps
+from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
+from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, working_size
+from models.nerf.nerf_config import Jitter, Marching, NerfConfig
+from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines
+from models.nerf.scene_residual import SceneResidual
+
+FINE_PLANES = 8
+_COARSE_WIDTH, _FINE_WIDTH = 16, 8
+_PRIOR_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class GuidedMaps(FeatureMaps):
+    """Source views as the guided network sees them; `features` are the fine maps."""
+
+    sweep: Float[Tensor, "batch view sweep coarse_rows coarse_cols"] | None = None
+
+
+@dataclass(frozen=True)
+class AimedMaps(TensorStruct):
+    """Source views, and where the surfaces of one target view per scene are."""
+
+    maps: GuidedMaps
+    target: Cameras
+    planes: DisparityRange
+    levels: tuple[PlaneDistribution, PlaneDistribution]
+    """Coarse and fine sweep."""
+    guide: Float[Tensor, "batch channel rows cols"]
+    """Centre, half of the interval, confidence, then the sweep's context."""
+
+    def depth_loss(self, depth: Float[Tensor, "batch height width"]) -> Float[Tensor, ""]:
+        """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
+        return sum(sweep_loss(level, self.planes, depth) for level in self.levels)
+
+
+class GuidedNeRF(nn.Module):
+    """Renders a scene it has never seen with a few samples per ray; see `GeneralizableNeRF` for the methods."""
+
+    def __init__(self, config: NerfConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.feature_channels
+        self.stem = LightStem(channels)
+        prior = _PRIOR_CHANNELS if config.depth_prior else 0
+        self.coarse = VolumeRegulariser(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
+        self.fine = VolumeRegulariser(channels + 2 + 1, _FINE_WIDTH, levels=2, halves_planes=False)
+        self.field = LightField(channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused)
+        self.residual = (
+            SceneResidual(config.fused, config.residual_channels, config.residual_resolution)
+            if config.residual_channels
+            else None
+        )
+
+    def encode(self, source: Views, tokens: Tensor | None = None, prior: DepthPrior | None = None) -> GuidedMaps:
+        """Once per set of source views; VGGT's tokens are not looked at, only its depth."""
+        maps: LightMaps = self.stem(source.images)
+        return GuidedMaps(maps.fine, source.images, source.cameras, prior, sweep=maps.coarse)
+
+    def aim(
+        self, maps: GuidedMaps, target: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
+    ) -> AimedMaps:
+        """Sweep the target view (one camera per scene), coarse and then fine around what that found."""
+        planes = DisparityRange(near, far)
+        rows, cols = working_size(target.height, target.width)
+        small = (-(-rows // COARSER), -(-cols // COARSER))
+        count = self.config.sweep_planes
+        half = torch.full((len(near), *small), 0.5).to(near)
+        centers = fractions(Intervals(half, half), count)
+        cost = self._cost(maps, maps.sweep, target, planes, centers)
+        if self.config.depth_prior:
+            cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers))], dim=1)
+        coarse = self.coarse(cost, centers)
+        found = coarse.estimate()
+        wide = intervals(found, coarse.spacing, floor=1.5, ceiling=5.0)
+        around = _resampled(
+            torch.stack([wide.center.detach(), wide.half, found.confidence.detach()], dim=1), rows, cols
+        )
+        centers = fractions(Intervals(around[:, 0], around[:, 1]), FINE_PLANES)
+        cost = self._cost(maps, maps.features, target, planes, centers)
+        trust = around[:, 2:, :, :, None].expand(-1, -1, -1, -1, FINE_PLANES)
+        fine = self.fine(torch.cat([cost, trust], dim=1), centers)
+        found = fine.estimate()
+        narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
+        guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
+        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1))
+
+    def render_rays(
+        self, aimed: AimedMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None
+    ) -> RenderOutput:
+        """March rays of the target view that `aimed` is for through their intervals."""
+        draw = None if jitter is None else jitter(marching.guided)
+        pixels = aimed.target.project(rays.at(rays.t_far[..., None])[:, :, 0]).pixels
+        found = sample_at_pixels(aimed.guide, pixels, aimed.target.height, aimed.target.width)
+        center, half = found[..., 0], found[..., 1]
+        samples = guided_samples(Intervals(center.detach(), half), aimed.planes, rays, marching.guided, draw)
+        inverse = 1 / (samples.t * rays.cos_optical[..., None])
+        place = (aimed.planes.fraction(inverse) - center[..., None]) / half[..., None]
+        # log of the interval's length in units of the whole range: small where the sweep is sure
+        guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
+        seen = self._look_up(aimed, rays, pixels, inverse, center.detach())
+        length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
+        residual = None if self.residual is None else self.residual(rays.at(samples.t).flatten(1, 2))
+        field = self.field(LightSamples(*seen, guide, place, length), residual)
+        return composite(field, samples, rays, marching.background)
+
+    def _look_up(
+        self, aimed: AimedMaps, rays: RayBundle, pixels: Tensor, inverse: Tensor, center: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features, colours and visibility of samples, and directions of rays, per source view."""
+        maps, cameras = aimed.maps, aimed.maps.cameras
+        swept = sweep_lines(cameras, aimed.target, pixels).at(inverse)
+        features, colors = (
+            sample_swept(one, swept, cameras.height, cameras.width).flatten(3).transpose(2, 3)
+            for one in (maps.features, maps.images)
+        )
+        t = 1 / (aimed.planes.inverse_depth(center.clamp_min(0)) * rays.cos_optical)
+        surface = rays.origins + rays.directions * t[..., None]
+        source = F.normalize(surface[:, None] - cameras.centers[:, :, None], dim=-1)
+        # in the camera's own frame, so that moving the whole world changes nothing
+        offset = (rays.directions[:, None] - source) @ cameras.w2c[..., :3, :3].transpose(-1, -2)
+        cosine = (rays.directions[:, None] * source).sum(-1, keepdim=True)
+        return features, colors, swept.visible.flatten(2), torch.cat([offset, cosine], dim=-1)
+
+    @staticmethod
+    def _cost(
+        maps: GuidedMaps, features: Tensor, target: Cameras, planes: DisparityRange, centers: Tensor
+    ) -> Float[Tensor, "batch cost rows cols plane"]:
+        rows, cols = centers.shape[1:3]
+        pixels = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
+        swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(
+            planes.inverse_depth(centers.flatten(1, 2))
+        )
+        cost = matching_cost(features, swept, maps.cameras.height, maps.cameras.width)
+        return cost.unflatten(2, (rows, cols))
+
+    @staticmethod
+    def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor) -> Tensor:
+        """Occupancy by VGGT's depth; all zero where there is none."""
+        rows, cols = inverse_depth.shape[1:3]
+        if maps.prior is None:
+            return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
+        return occupancy(splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
+
+
+def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torch.Generator]) -> SceneBatch:
+    """The same batch with targets cut to a random window of at most rows x cols, one and the same place per step.
+
+    A sweep of a part of the view costs as much less as the part is smaller, and sees the same parallax.
+    """
+    height, width = batch.target.images.shape[-2:]
+    rows, cols = min(rows, height), min(cols, width)
+    top, left = (int(torch.randint(room + 1, (), generator=generators[0])) for room in (height - rows, width - cols))
+    window = (..., slice(top, top + rows), slice(left, left + cols))
+    target = replace(
+        batch.target,
+        images=batch.target.images[window],
+        depth=None if batch.target.depth is None else batch.target.depth[window],
+        mask=None if batch.target.mask is None else batch.target.mask[window],
+        cameras=batch.target.cameras.cropped(top, left, rows, cols),
+    )
+    return replace(batch, target=target)
+
+
+def _resampled(maps: Float[Tensor, "batch channel rows cols"], rows: int, cols: int) -> Tensor:
+    return F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False)

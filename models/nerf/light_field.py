@@ -1,0 +1,100 @@
+"""Density and colour of a few samples per ray: tiny layers over what the source views show there.
+
+Order-free in the views, as IBRNet's (Wang et al. 2021, sec. 3.2), and as small as ENeRF's (Lin et al. 2022, sec. 3.3):
+colours are blends of source pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from geometry import TensorStruct
+from models.layers import masked_mean_and_variance, mlp
+from models.nerf.compositing import FieldOutput
+from models.nerf.view_aggregation import masked_softmax
+
+DIRECTION_CHANNELS = 4
+GUIDE_CHANNELS = 3
+"""Numbers about a ray's interval and a sample's place in it, besides the sweep's context."""
+_VARIANCE_FLOOR = 1e-3
+_OPTICAL_LENGTH = 8.0
+
+
+@dataclass(frozen=True)
+class LightSamples(TensorStruct):
+    """Samples of rays as the source views see them; `point` runs over rays, then samples."""
+
+    features: Float[Tensor, "batch view point channel"]
+    colors: Float[Tensor, "batch view point 3"]
+    visible: Bool[Tensor, "batch view point"]
+    directions: Float[Tensor, "batch view ray 4"]
+    """How the target ray differs from the source's to the same surface, in the source's frame, and their cosine."""
+    guide: Float[Tensor, "batch ray context"]
+    """What the sweep knows about the ray."""
+    place: Float[Tensor, "batch ray sample"]
+    """From 1 at the near end of the ray's interval to -1 at its far end, 0 where the sweep expects the surface."""
+    length: Float[Tensor, "batch ray"]
+    """Of the interval, scene units."""
+
+
+class LightField(nn.Module):
+    """Weights of a few thousand numbers; `hidden` wide per view, `fused` wide per sample."""
+
+    def __init__(self, channels: int, context: int, hidden: int, fused: int) -> None:
+        super().__init__()
+        observed = channels + 3
+        self.view_in = nn.Linear(observed, hidden)
+        self.directions_in = nn.Linear(DIRECTION_CHANNELS, hidden, bias=False)
+        # a Linear on [view, mean, variance], without repeating the statistics for every view
+        self.statistics_in = nn.Linear(2 * observed, hidden, bias=False)
+        self.blend = nn.Linear(hidden, 1)
+        self.fuse = nn.Linear(hidden + 2 * observed + 1, fused)
+        self.guide_in = nn.Linear(context, fused)
+        self.place_in = nn.Linear(1, fused, bias=False)
+        self.along_ray = nn.Linear(2 * fused, fused, bias=False)
+        self.density = mlp(fused, fused // 2, 1)
+        self.own_color = nn.Linear(fused, 4)
+        with torch.no_grad():
+            self.density[-1].bias.fill_(-1.0)
+            self.own_color.bias[3] = -4.0
+
+    def forward(self, samples: LightSamples, residual: Float[Tensor, "batch point fused"] | None = None) -> FieldOutput:
+        """Density in 1 / scene unit and colour; `residual` is what fine-tuning adds to the fused features."""
+        count = samples.place.shape[-1]
+        visible = samples.visible[..., None]
+        observed = torch.cat([samples.features, samples.colors], dim=-1)
+        share = visible / visible.sum(1, keepdim=True).clamp_min(1)
+        mean, variance = masked_mean_and_variance(observed, share.to(observed.dtype))
+        statistics = torch.cat([mean, torch.log(variance.float() + _VARIANCE_FLOOR).to(mean.dtype) / 4 + 1], dim=-1)
+        hidden = self.view_in(observed) + self.statistics_in(statistics)[:, None]
+        hidden = hidden.unflatten(2, (-1, count)) + self.directions_in(samples.directions)[..., None, :]
+        hidden = F.relu(hidden.flatten(2, 3))
+        logits = self.blend(hidden)
+        pooled = (hidden * masked_softmax(logits, visible)).sum(1)
+        seen = visible.to(observed.dtype).mean(1)
+        fused = self.fuse(torch.cat([pooled, statistics, seen], dim=-1))
+        if residual is not None:
+            fused = fused + residual
+        fused = fused.unflatten(1, (-1, count)) + self.place_in(samples.place[..., None])
+        fused = F.relu(fused + self.guide_in(samples.guide)[:, :, None])
+        ray = torch.cat([fused.mean(2), fused.amax(2)], dim=-1)
+        fused = F.relu(fused + self.along_ray(ray)[:, :, None])
+        density = F.softplus(self.density(fused)[..., 0].float()) * _OPTICAL_LENGTH / samples.length[..., None]
+        return FieldOutput(density, self._colors(fused, logits, samples))
+
+    def _colors(
+        self,
+        fused: Float[Tensor, "batch ray sample fused"],
+        logits: Float[Tensor, "batch view point 1"],
+        samples: LightSamples,
+    ) -> Float[Tensor, "batch ray sample 3"]:
+        """Blend of what the visible views show, and one colour of the field's own for what none of them sees."""
+        own = self.own_color(fused).flatten(1, 2)
+        view_logits = logits[..., 0].masked_fill(~samples.visible, -1e4)
+        shares = torch.softmax(torch.cat([view_logits, own[:, None, :, 3]], dim=1).float(), dim=1)
+        blended = (shares[:, :-1, :, None] * samples.colors).sum(1)
+        colors = blended + shares[:, -1, :, None] * torch.sigmoid(own[..., :3])
+        return colors.unflatten(1, fused.shape[1:3])

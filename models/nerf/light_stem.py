@@ -1,0 +1,77 @@
+"""Source images -> the two small feature maps of the guided network: one to sweep with, one to refine and blend with.
+
+Images of more than about 100 000 pixels are halved first, and again, so that the cost does not grow with the image and
+the features look the same at every resolution.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from geometry import TensorStruct
+
+SWEEP_CHANNELS = 16
+COARSER = 4
+"""Size of the fine map over the size of the sweep's."""
+_MOST_PIXELS = 1 << 17
+
+
+@dataclass(frozen=True)
+class LightMaps(TensorStruct):
+    """Feature maps of source views; both cover the image edge to edge and have unit variance over channels."""
+
+    coarse: Float[Tensor, "batch view sweep coarse_rows coarse_cols"]
+    fine: Float[Tensor, "batch view channel rows cols"]
+
+
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the fine map of an image: its own, halved until there are at most 2^17 pixels."""
+    rows, cols = height, width
+    while rows * cols > _MOST_PIXELS:
+        rows, cols = -(-rows // 2), -(-cols // 2)
+    return rows, cols
+
+
+class LightStem(nn.Module):
+    """Three resolutions of convolutions, merged from coarse to fine (Lin et al. 2017)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        full, half, quarter = 8, 16, 32
+        self.at_full = _block(3, full, 1)
+        self.at_half = _block(full, half, 2)
+        self.at_quarter = _block(half, quarter, 2)
+        self.coarse = nn.Conv2d(quarter, SWEEP_CHANNELS, 3, padding=1)
+        self.to_half = nn.Conv2d(quarter, half, 1)
+        self.to_full = nn.Conv2d(half, full, 1)
+        self.fine = nn.Conv2d(full, channels, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> LightMaps:
+        """Maps of images in [0, 1]."""
+        batch = images.shape[:2]
+        images = images.flatten(0, 1) * 2 - 1
+        size = working_size(*images.shape[-2:])
+        if size != images.shape[-2:]:
+            images = F.interpolate(images, size, mode="area")
+        full = self.at_full(images)
+        half = self.at_half(full)
+        quarter = self.at_quarter(half)
+        merged = F.relu(half + F.interpolate(self.to_half(quarter), half.shape[-2:], mode="bilinear"))
+        merged = F.relu(full + F.interpolate(self.to_full(merged), full.shape[-2:], mode="bilinear"))
+        coarse, fine = (_normalised(maps).unflatten(0, batch) for maps in (self.coarse(quarter), self.fine(merged)))
+        return LightMaps(coarse, fine)
+
+
+def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+def _normalised(maps: Float[Tensor, "image channel rows cols"]) -> Float[Tensor, "image channel rows cols"]:
+    return F.layer_norm(maps.movedim(1, -1).float(), maps.shape[1:2]).movedim(-1, 1)

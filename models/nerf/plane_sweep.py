@@ -1,0 +1,122 @@
+"""Source features swept through the planes of a target view: how well the views agree at every pixel and plane.
+
+Planes are counted in the *disparity fraction* s of a depth z between near and far,
+
+    1 / z = 1 / far + s (1 / near - 1 / far),    s = 0 at far, 1 at near,
+
+which has no unit and is what parallax is proportional to. Along a target ray the homogeneous position in a source
+view is affine in 1 / z (Collins 1996, eq. 3), so that a plane costs one multiply-add per coordinate.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from geometry import Cameras, TensorStruct, full_precision
+from models.layers import masked_mean_and_variance
+
+_VARIANCE_FLOOR = 1e-2
+_LEAST_DEPTH_RATIO = 1e-3
+
+
+@dataclass(frozen=True)
+class DisparityRange(TensorStruct):
+    """Which depths the fraction s counts between."""
+
+    near: Float[Tensor, " batch"]
+    """Camera z, scene units, as is `far`."""
+    far: Float[Tensor, " batch"]
+
+    def inverse_depth(self, fraction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 / scene unit."""
+        far, near = (value.view(-1, *[1] * (fraction.ndim - 1)) for value in (self.far, self.near))
+        return 1 / far + fraction * (1 / near - 1 / far)
+
+    def fraction(self, inverse_depth: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The inverse of `inverse_depth`; below 0 beyond far, above 1 before near."""
+        far, near = (value.view(-1, *[1] * (inverse_depth.ndim - 1)) for value in (self.far, self.near))
+        return (inverse_depth - 1 / far) / (1 / near - 1 / far)
+
+
+@dataclass(frozen=True)
+class SweepLines(TensorStruct):
+    """Where the points of target rays lie in the source views, for all depths at once.
+
+    A point at camera z of the target lies at base + shift / z, homogeneous pixels of the source divided by z.
+    """
+
+    base: Float[Tensor, "batch view ray 3"]
+    shift: Float[Tensor, "batch view 1 3"]
+    height: int
+    """Of the source images, as is `width`."""
+    width: int
+
+    def at(self, inverse_depth: Float[Tensor, "batch ray plane"]) -> "SweptPixels":
+        """Positions of points in every source view."""
+        inverse = inverse_depth[:, None]
+        x, y, ratio = (self.base[..., axis, None] + self.shift[..., axis, None] * inverse for axis in range(3))
+        in_front = ratio > _LEAST_DEPTH_RATIO
+        scale = 1 / torch.where(in_front, ratio, 1.0)
+        x, y = x * scale, y * scale
+        inside = (x >= 0) & (x <= self.width) & (y >= 0) & (y <= self.height)
+        return SweptPixels(torch.stack([x, y], dim=-1), ratio, in_front & inside)
+
+
+@dataclass(frozen=True)
+class SweptPixels(TensorStruct):
+    """Points of target rays in the source views."""
+
+    pixels: Float[Tensor, "batch view ray plane 2"]
+    depth_ratio: Float[Tensor, "batch view ray plane"]
+    """Camera z in the source view over camera z in the target view."""
+    visible: Bool[Tensor, "batch view ray plane"]
+    """In front of the camera and inside the image."""
+
+
+@full_precision
+def sweep_lines(source: Cameras, target: Cameras, pixels: Float[Tensor, "batch ray 2"]) -> SweepLines:
+    """Lines of target pixels in source views; `target` has one camera per scene (axis batch), `source` batch view."""
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+    # in double: matrices are few, and a product of four loses a tenth of a pixel in single precision
+    between = source.w2c.double() @ torch.linalg.inv(target.w2c.double())[:, None]
+    onto_source = source.intrinsics.double()
+    rotation = onto_source @ between[..., :3, :3] @ torch.linalg.inv(target.intrinsics.double())[:, None]
+    shift = (onto_source @ between[..., :3, 3:]).transpose(-1, -2)
+    base = homogeneous[:, None] @ rotation.transpose(-1, -2).to(pixels)
+    return SweepLines(base, shift.to(pixels), source.height, source.width)
+
+
+def sample_swept(
+    maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels, height: int, width: int
+) -> Float[Tensor, "batch view channel ray plane"]:
+    """Bilinear lookup in maps that cover height x width pixels edge to edge; outside, the border value."""
+    size = torch.tensor([width, height]).to(swept.pixels)
+    grid = (swept.pixels / size * 2 - 1).clamp(-2, 2).flatten(0, 1)
+    values = F.grid_sample(maps.flatten(0, 1), grid.to(maps.dtype), padding_mode="border", align_corners=False)
+    return values.unflatten(0, maps.shape[:2])
+
+
+def matching_cost(
+    maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels, height: int, width: int
+) -> Float[Tensor, "batch cost ray plane"]:
+    """Disagreement of the views (log variance) per channel, once more over the views that agree most, and who sees.
+
+    The second number is over views weighted by how near they are to the mean: a view that is occluded spoils the
+    variance, but not the weighted one. Order-free; channel + 2 entries.
+    """
+    values = sample_swept(maps, swept, height, width).flatten(3).transpose(2, 3)
+    visible = swept.visible.flatten(2)[..., None].to(values)
+    share = visible / visible.sum(1, keepdim=True).clamp_min(1)
+    mean, variance = masked_mean_and_variance(values, share)
+    distance = (values - mean[:, None]).square().mean(-1, keepdim=True)
+    trust = visible * torch.exp(-2 * distance / distance.detach().mean(1, keepdim=True).clamp_min(_VARIANCE_FLOOR))
+    trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-6)
+    _, trusted = masked_mean_and_variance(values, trust)
+    disagreement = torch.log(torch.cat([variance, trusted.mean(-1, keepdim=True)], dim=-1) + _VARIANCE_FLOOR) / 4 + 0.5
+    # one view agrees with itself: that says nothing
+    is_compared = (visible.sum(1) > 1).to(values)
+    cost = torch.cat([disagreement * is_compared, visible.mean(1)], dim=-1)
+    return cost.transpose(1, 2).unflatten(2, swept.visible.shape[2:])

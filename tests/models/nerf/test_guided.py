@@ -1,0 +1,247 @@
+"""The guided sampler: plane sweep, splatted depth, intervals, light field, and all of them together."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geometry import Cameras, RayBundle, SceneBatch, pixel_centers
+from models.nerf.compositing import FieldOutput
+from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, sweep_loss
+from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
+from models.nerf.depth_prior import DepthPrior
+from models.nerf.depth_splat import occupancy, splat_depth
+from models.nerf.guided_network import GuidedNeRF, random_window
+from models.nerf.light_field import LightSamples
+from models.nerf.light_stem import working_size
+from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.plane_sweep import DisparityRange, matching_cost, sweep_lines
+from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays
+from tests.models.nerf.test_losses_and_pipeline import plane_batch
+from tests.scenes import random_batch, random_views, ring_cameras, slanted_plane_depth
+
+RANGE = DisparityRange(torch.tensor([2.0]), torch.tensor([4.0]))
+
+
+def config(**changes: object) -> NerfConfig:
+    values = {"feature_channels": 4, "hidden": 8, "fused": 8, "sampler": "guided", "sweep_planes": 16, **changes}
+    return NerfConfig(0, 0, **values)
+
+
+@pytest.fixture
+def model() -> VGGTNeRF:
+    torch.manual_seed(0)
+    return VGGTNeRF(None, config(), Marching(1, 0, guided=5)).eval()
+
+
+def aimed(model: VGGTNeRF, batch: SceneBatch):
+    target = batch.target[:, 0]
+    return model.network.aim(model.encode(batch.source), target.cameras, target.near, target.far)
+
+
+def image(model: VGGTNeRF, batch: SceneBatch, chunk: int = 10_000):
+    target = batch.target[:, 0]
+    return model.render_image(model.encode(batch.source), target.cameras[0], target.near[0], target.far[0], chunk)
+
+
+def test_fractions_count_disparity() -> None:
+    assert RANGE.inverse_depth(torch.tensor([[0.0, 0.5, 1.0]])).tolist() == [[0.25, 0.375, 0.5]]
+    torch.testing.assert_close(RANGE.fraction(torch.tensor([[0.375]])), torch.tensor([[0.5]]))
+
+
+def test_lines_are_projections() -> None:
+    cameras = ring_cameras(4)
+    pixels = pixel_centers(24, 32, cameras.w2c)[None, ::7]
+    depth = 2 + torch.rand(1, pixels.shape[1], 3)
+    swept = sweep_lines(cameras[:3][None], cameras[3][None], pixels).at(1 / depth)
+    for sample in range(3):
+        points = cameras[3][None].unproject(pixels, depth[..., sample])
+        expected = cameras[:3][None].project(points[:, None])
+        torch.testing.assert_close(swept.pixels[..., sample, :], expected.pixels, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(swept.depth_ratio[..., sample] * depth[:, None, :, sample], expected.depth)
+        assert torch.equal(swept.visible[..., sample], expected.visible)
+
+
+def test_sweep_of_a_plane_finds_its_depth() -> None:
+    """A textured plane at z = 3, between near 2 and far 4: fraction 1/3; the colours themselves are the features."""
+    batch = plane_batch()
+    target = batch.target[:, 0].cameras
+    half = torch.full((1, 24 * 32), 0.5)
+    centers = fractions(Intervals(half, half), 30)
+    swept = sweep_lines(batch.source.cameras, target, pixel_centers(24, 32, half)[None]).at(
+        RANGE.inverse_depth(centers)
+    )
+    cost = matching_cost(batch.source.images, swept, 24, 32)
+    assert cost.shape == (1, 5, 24 * 32, 30)
+    inner = torch.zeros(24, 32, dtype=torch.bool)
+    inner[4:-4, 9:-9] = True
+    found = centers.gather(-1, cost[:, 3].argmin(-1, keepdim=True))[0, inner.flatten(), 0]
+    assert (found - 1 / 3).abs().median() < 1 / 30
+    assert ((found - 1 / 3).abs() < 2 / 30).float().mean() > 0.9
+
+
+def plane_prior(cameras: Cameras) -> DepthPrior:
+    depth = slanted_plane_depth(cameras)[None]
+    return DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1))
+
+
+def test_splat_of_a_plane_is_the_plane() -> None:
+    cameras = ring_cameras(4)
+    splat = splat_depth(plane_prior(cameras[[0, 1, 3]]), cameras[[0, 1, 3]][None], cameras[2][None], 12, 16)
+    truth = slanted_plane_depth(cameras[2:3].resized(12, 16))
+    known = splat.confidence > 0.5
+    assert known.float().mean() > 0.7
+    torch.testing.assert_close(1 / splat.inverse_depth[known], truth[known], rtol=0.02, atol=0)
+    assert splat.spread[known].max() < 0.03
+    bells = occupancy(splat, (1 / truth)[..., None] * torch.tensor([1.0, 1.5]))
+    assert (bells[:, 0, ..., 0][known] > 0.2).all()
+    assert (bells[:, :2, ..., 1][known.unsqueeze(1).expand(-1, 2, -1, -1)] < 1e-3).all()
+
+
+def test_what_is_in_front_hides_what_is_behind() -> None:
+    cameras = ring_cameras(2)
+    depth = torch.stack([torch.full((24, 32), 2.0), torch.full((24, 32), 4.0)])[None]
+    prior = DepthPrior(depth, torch.full_like(depth, 0.5), torch.zeros(1))
+    both = replace(cameras, w2c=cameras.w2c[:1].repeat(2, 1, 1), intrinsics=cameras.intrinsics)
+    splat = splat_depth(prior, both[None], both[0][None], 24, 32)
+    torch.testing.assert_close(splat.inverse_depth, torch.full((1, 24, 32), 0.5))
+
+
+def test_intervals_widen_where_nothing_is_sure_and_at_edges() -> None:
+    ones = torch.ones(1, 3, 9)
+    center = torch.cat([0.2 * ones[..., :5], 0.3 * ones[..., 5:]], dim=-1)
+    confidence = ones.clone()
+    confidence[0, 1, 1] = 0.2
+    found = intervals(DepthEstimate(center, 0.004 * ones, confidence), 0.01 * ones, floor=0.5, ceiling=5.0)
+    assert found.half[0, 0, 7].item() == pytest.approx(0.008)
+    assert found.half[0, 1, 1].item() == pytest.approx(0.048)
+    assert found.half[0, 0, 4].item() == pytest.approx(0.05)  # 0.008 + half the step of 0.1, at most the ceiling
+    tight = intervals(DepthEstimate(center, 1e-6 * ones, ones), 0.01 * ones, floor=0.5, ceiling=5.0)
+    assert tight.half[0, 0, 7].item() == pytest.approx(0.005)
+
+
+def test_samples_cover_the_interval_and_nothing_else() -> None:
+    """Disparity fractions 0.2 to 0.4 between 2 and 4 are depths 1 / 0.35 to 1 / 0.3."""
+    ray = RayBundle(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), *(torch.full((1, 1), v) for v in (2.5, 5.0, 0.8)))
+    around = Intervals(torch.full((1, 1), 0.3), torch.full((1, 1), 0.1))
+    samples = guided_samples(around, RANGE, ray, 4)
+    assert samples.t_starts[0, 0, 0].item() == pytest.approx(1 / 0.35 / 0.8)
+    assert samples.t_ends[0, 0, -1].item() == pytest.approx(1 / 0.3 / 0.8)
+    assert torch.equal(samples.t_starts[..., 1:], samples.t_ends[..., :-1])
+    assert (samples.t > samples.t_starts).all()
+    assert (samples.t < samples.t_ends).all()
+    drawn = guided_samples(around, RANGE, ray, 4, torch.rand(1, 1, 4))
+    assert (drawn.t >= samples.t_starts).all()
+    assert (drawn.t <= samples.t_ends).all()
+
+
+def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> None:
+    centers = torch.linspace(1, 0, 9).expand(1, 2, 2, 9)
+    depth = torch.full((1, 4, 4), 1 / 0.375)  # fraction 0.5, plane 4
+    losses = []
+    for plane in range(9):
+        logits = torch.zeros(1, 2, 2, 9)
+        logits[..., plane] = 5
+        losses.append(sweep_loss(PlaneDistribution(logits, centers, torch.zeros(1, 1, 2, 2)), RANGE, depth).item())
+    assert losses.index(min(losses)) == 4
+    level = PlaneDistribution(torch.zeros(1, 2, 2, 9), centers, torch.zeros(1, 1, 2, 2))
+    assert sweep_loss(level, RANGE, depth).item() == pytest.approx(torch.tensor(9.0).log().item())
+    assert sweep_loss(level, RANGE, torch.zeros(1, 4, 4)).item() == 0
+    sharp = replace(level, logits=torch.tensor([-9.0, 0, 1, 0, -9, -9, -9, -9, -9]).expand(1, 2, 2, 9))
+    assert sharp.estimate().center[0, 0, 0].item() == pytest.approx(0.75, abs=1e-3)
+
+
+def test_constant_field_in_closed_form(model: VGGTNeRF, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Density 0.7 and one colour: opacity 1 - exp(-0.7 length of the interval), whatever the number of samples."""
+    batch, color = random_batch(2), torch.tensor([0.2, 0.5, 0.9])
+    drawn = draw_target_rays(batch, 20, [torch.Generator().manual_seed(seed) for seed in range(2)])
+
+    def constant(samples: LightSamples, residual: None) -> FieldOutput:
+        return FieldOutput(torch.full_like(samples.place, 0.7), color.expand(*samples.place.shape, 3))
+
+    monkeypatch.setattr(model.network.field, "forward", constant)
+    with torch.no_grad():
+        output = model.render_rays(aimed(model, batch), drawn.rays)
+    assert output.weights.shape[-1] == 5
+    length = output.samples.t_ends[..., -1] - output.samples.t_starts[..., 0]
+    assert (length > 0).all()
+    torch.testing.assert_close(output.opacity, 1 - torch.exp(-0.7 * length))
+    torch.testing.assert_close(output.rgb, output.opacity[..., None] * color)
+
+
+@pytest.mark.parametrize("num_sources", [2, 3, 5])
+def test_order_of_sources_changes_nothing(model: VGGTNeRF, num_sources: int) -> None:
+    batch = random_batch(1, num_sources)
+    turned = replace(batch, source=batch.source[:, list(reversed(range(num_sources)))])
+    one, other = image(model, batch), image(model, turned)
+    torch.testing.assert_close(one.rgb, other.rgb, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one.depth, other.depth, atol=1e-3, rtol=1e-4)
+
+
+def test_chunks_change_nothing(model: VGGTNeRF) -> None:
+    batch = random_batch(1)
+    one, other = image(model, batch), image(model, batch, chunk=100)
+    torch.testing.assert_close(one.rgb, other.rgb, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.depth, other.depth, atol=1e-4, rtol=1e-5)
+
+
+def test_unit_of_the_scene_changes_nothing(model: VGGTNeRF) -> None:
+    batch = random_batch(1)
+    views = (
+        replace(part, cameras=part.cameras.scaled(500.0), near=part.near * 500, far=part.far * 500)
+        for part in (batch.source, batch.target)
+    )
+    source, target = views
+    one, other = image(model, batch), image(model, replace(batch, source=source, target=target))
+    # rounding may choose another of two equally likely planes in a network that has learned nothing
+    assert ((one.rgb - other.rgb).abs() < 1e-3).float().mean() > 0.98
+    assert ((one.depth - other.depth / 500).abs() < 1e-3).float().mean() > 0.98
+
+
+def test_a_prior_reaches_the_sweep() -> None:
+    torch.manual_seed(0)
+    network = GuidedNeRF(config(depth_prior=True)).eval()
+    views = random_views(4)
+    batch = SceneBatch.stack([SceneBatch(views[:3], views[3:], ("scene",), torch.tensor(0))])
+    target = batch.target[:, 0]
+    levels = []
+    for prior in (None, plane_prior(views.cameras[:3])):
+        maps = network.encode(batch.source, None, prior)
+        levels.append(network.aim(maps, target.cameras, target.near, target.far).levels[0].logits)
+    assert not torch.equal(*levels)
+
+
+def test_a_window_shows_the_same_place() -> None:
+    batch = random_batch(1)
+    cut = random_window(batch, 10, 12, [torch.Generator().manual_seed(3)])
+    assert cut.target.images.shape[-2:] == cut.target.depth.shape[-2:] == (10, 12)
+    middle = torch.tensor([[[5.5, 4.5]]])
+    point = cut.target.cameras[:, 0].unproject(middle, torch.full((1, 1), 3.0))
+    x, y = batch.target.cameras[:, 0].project(point).pixels[0, 0].floor().long().tolist()
+    assert torch.equal(batch.target.images[..., y, x], cut.target.images[..., 4, 5])
+
+
+def test_sizes() -> None:
+    assert working_size(128, 160) == (128, 160)
+    assert working_size(512, 640) == (256, 320)
+    assert working_size(1200, 1600) == (300, 400)
+
+
+def test_it_learns_a_scene() -> None:
+    """Sixty steps on a textured plane, with its depth known: sweep and colours find it."""
+    torch.manual_seed(0)
+    batch = plane_batch()
+    model = VGGTNeRF(None, config(), Marching(1, 0, guided=5))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    target = batch.target[:, 0]
+    for step in range(60):
+        drawn = draw_target_rays(batch, 256, [torch.Generator().manual_seed(step)])
+        aim = aimed(model, batch)
+        loss = (model.render_rays(aim, drawn.rays).rgb - drawn.rgb).square().mean()
+        optimizer.zero_grad()
+        (loss + 0.1 * aim.depth_loss(target.depth)).backward()
+        optimizer.step()
+    shown = image(model, batch)
+    truth = target.images[0].permute(1, 2, 0)
+    assert (shown.rgb - truth).square().mean() < 0.25 * truth.var(unbiased=False)
+    assert (shown.depth - target.depth[0]).abs().median() < 0.1

@@ -1,0 +1,65 @@
+"""The guided sampler through the scripts: train, evaluate, fine-tune; what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from geometry import InputError
+from render.evaluate import evaluate
+from render.options import EvaluateOptions
+from tests.training.commands import tiny_arguments
+from tests.training.inprocess import outcome_of_finetune, outcome_of_general
+from training.checkpoint import read_checkpoint, record_of
+from training.options import GeneralOptions
+
+GUIDED = (
+    "--vggt_ckpt",
+    "none",
+    "--sampler",
+    "guided",
+    "--sweep_planes",
+    "12",
+    "--N_guided",
+    "3",
+    "--n_views",
+    "2",
+    "3",
+)
+
+
+def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
+    base = tmp_path / "runs"
+    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "3", "--max_steps", "3")
+    status, errors = outcome_of_general(
+        tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", "whole")
+    )
+    assert status == 0, errors
+    last = base / "whole" / "checkpoints" / "last.ckpt"
+    record = record_of(read_checkpoint(last))
+    assert (record.network.sampler, record.network.sweep_planes, record.marching.guided) == ("guided", 12, 3)
+    metrics = evaluate(
+        EvaluateOptions(
+            ckpt=str(last),
+            datadir=str(small_dtu),
+            scans=("scan2",),
+            protocol="dtu-nearest3",
+            out=str(tmp_path / "out"),
+            device="cpu",
+            N_guided=4,
+        )
+    )
+    assert (metrics["settings"]["sampler"], metrics["settings"]["N_guided"]) == ("guided", 4)
+    assert metrics["mean"]["psnr"] > 3
+    more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
+    status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
+    assert status == 0, errors
+    assert record_of(read_checkpoint(base / "f" / "checkpoints" / "last.ckpt")).network.sampler == "guided"
+
+
+def test_a_vggt_without_depth_is_of_no_use() -> None:
+    with pytest.raises(InputError, match="--sampler guided uses only the depth"):
+        GeneralOptions(sampler="guided")
+    with pytest.raises(InputError, match="--sampler"):
+        GeneralOptions(sampler="fast")
+    GeneralOptions(sampler="guided", vggt_ckpt="none")
+    GeneralOptions(sampler="guided", depth_prior=True)

@@ -41,6 +41,8 @@ ARMS = {
     "random": ("(b)", "random weights, features and depth"),
     "stem": ("(c)", "image stem alone"),
 }
+_WITH_DEPTH = ("vggt_depth", "random")
+_DISTRUST = 0.25
 SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
 _SCORES = ("psnr", "ssim", "depth_abs")
 _SHOWN = {"psnr": "PSNR", "depth_abs": "depth error"}
@@ -133,7 +135,8 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         imgScale_test=options.scale,
         vggt_ckpt=source,
         vggt_image_size=0,
-        depth_prior=arm in ("vggt_depth", "random"),
+        depth_prior=arm in _WITH_DEPTH,
+        distrust=_DISTRUST if arm in _WITH_DEPTH else 0.0,
         n_views=(_NUM_VIEWS,),
         extra_views=options.extra_views,
         rays_per_step=options.rays,

@@ -75,7 +75,10 @@ class NerfTask(pl.LightningModule):
         generators = scene_generators(batch)
         if self.model.network.config.sampler == "guided":
             batch = random_window(batch, *_WINDOW, generators)
-        maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
+        share = getattr(self.options, "distrust", 0.0)  # fine-tuning has no such option
+        trusts_vggt = not share or float(torch.rand((), generator=generators[0])) >= share
+        names = batch.names if self.is_same_scene else None
+        maps = self.model.encode(batch.source, names, trusts_vggt=trusts_vggt)
         view = batch.target[:, 0]
         bounds = self.model.depth_range(maps, view.cameras, view.near, view.far)
         target = draw_target_rays(batch, count, generators, bounds)

@@ -157,6 +157,9 @@ class GeneralOptions(TrainOptions):
     depth_prior: bool = option(
         False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
     )
+    distrust: float = option(
+        0.0, "share of steps without what VGGT sees (needs its depth), for scenes where its cameras turn out wrong"
+    )
     sampler: str = option(
         "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
     )
@@ -174,6 +177,11 @@ class GeneralOptions(TrainOptions):
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
         self._require_at_least(0, "vggt_image_size", "extra_views")
         self._require_at_least(8, "sweep_planes")
+        require(0 <= self.distrust < 1, f"--distrust: expected 0 to below 1, got {self.distrust}")
+        require(
+            not self.distrust or self.depth_prior or self.near_far == "auto",
+            "--distrust needs the depth of a VGGT: expected --depth_prior or --near_far auto beside it",
+        )
         require(
             self.sampler in ("hierarchical", "guided"),
             f"--sampler: expected hierarchical or guided, got {self.sampler!r}",

@@ -4,7 +4,7 @@ A point in space is compared with the depth every source view has where the poin
 difference is zero there is a surface, where a point lies behind the depth of a view that view cannot see it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ _STEP_WIDTHS = (0.01, 0.03, 0.1, 0.3)
 _BELL_WIDTHS = (0.01, 0.03, 0.1)
 OFFSET_CHANNELS = len(_STEP_WIDTHS) + len(_BELL_WIDTHS) + 1
 """Channels of an encoded difference."""
-_TRUSTED_RESIDUAL = 0.1
+_TRUSTED_RESIDUAL, _TRUSTED_CAMERA_ERROR = 0.1, 0.3
 _LEAST_CONFIDENCE = 1e-3
 
 
@@ -32,9 +32,17 @@ class DepthPrior(TensorStruct):
     depth: Float[Tensor, "batch view rows cols"]
     """Camera z, scene units; 0 where the confidence is 0. Covers the image edge to edge."""
     confidence: Float[Tensor, "batch view rows cols"]
-    """[0, 1): 0 = unknown. VGGT's own, times how well the views' depths agree under the given cameras."""
+    """[0, 1): 0 = unknown. VGGT's own, times `trust`."""
     residual: Float[Tensor, " batch"]
     """Relative disagreement of the views' depths, see `DepthAlignment`; infinite = their scale is unknown."""
+    trust: Float[Tensor, " batch"]
+    """[0, 1]: how well VGGT's depths and cameras agree with the given cameras. Under weak perspective a network may
+    take a relief for its mirror image, cameras included; the depths then still agree with each other."""
+
+    def distrusted(self) -> "DepthPrior":
+        """The prior of a VGGT that has seen nothing."""
+        nothing = self.map(torch.zeros_like)
+        return replace(nothing, residual=torch.full_like(self.residual, torch.inf))
 
     @property
     def lookup(self) -> Float[Tensor, "batch view 2 rows cols"]:
@@ -58,12 +66,13 @@ def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int
     confidence = confidence_share(features.depth_conf)
     alignment = align_depth(features.depth, confidence, features.w2c, cameras)
     trust = 1 / (1 + (alignment.residual / _TRUSTED_RESIDUAL).square())
+    trust = trust / (1 + (alignment.camera_error / _TRUSTED_CAMERA_ERROR).square())
     depth = features.depth * alignment.scale[:, None, None, None]
     maps = inverse_depth_maps(depth, confidence * trust[:, None, None, None]).flatten(0, 1)
     maps = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False, antialias=True)
     inverse, confidence = maps.unflatten(0, depth.shape[:2]).unbind(2)
     is_known = confidence > 0
-    return DepthPrior(torch.where(is_known, confidence / inverse, 0.0), confidence, alignment.residual)
+    return DepthPrior(torch.where(is_known, confidence / inverse, 0.0), confidence, alignment.residual, trust)
 
 
 @full_precision

@@ -70,14 +70,22 @@ class FeatureExtractor(nn.Module):
         self.out = nn.Conv2d(half, channels, 3, padding=1)
 
     def forward(
-        self, source: Views, tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None
+        self,
+        source: Views,
+        tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None,
+        trust: Float[Tensor, " batch"] | None = None,
     ) -> FeatureMaps:
-        """Feature maps of the source views, from their images and the tokens of the frozen VGGT where there is one."""
+        """Feature maps of the source views, from their images and the tokens of the frozen VGGT where there is one.
+
+        `trust` [0, 1] scales what the tokens say; None = 1.
+        """
         batch, view = source.images.shape[:2]
         half, quarter, eighth = self._stem_levels(source.images.flatten(0, 1) * 2 - 1)
         if tokens is not None:
             context = self._token_context(tokens.flatten(0, 1).to(eighth.dtype))
             context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
+            if trust is not None:
+                context = context * trust.repeat_interleave(view)[:, None, None, None].to(context.dtype)
             eighth = torch.cat([eighth, context], dim=1)
         merged = F.relu(self.merge(eighth))
         merged = F.relu(self._up(self.to_quarter(merged), quarter))

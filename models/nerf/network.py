@@ -41,7 +41,8 @@ class GeneralizableNeRF(nn.Module):
         prior: DepthPrior | None = None,
     ) -> FeatureMaps:
         """Once per set of source views; all rays of all targets share the result."""
-        maps = replace(self.extractor(source, tokens), prior=prior)
+        maps = self.extractor(source, tokens, None if prior is None else prior.trust)
+        maps = replace(maps, prior=prior)
         return maps.with_depth() if self.config.depth_prior else maps
 
     def aim(

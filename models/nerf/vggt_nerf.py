@@ -55,14 +55,18 @@ class VGGTNeRF(nn.Module):
         ]
         return FrozenFeatures.cat([features.to(source.images.device) for features in per_scene])
 
-    def encode(self, source: Views, names: tuple[str, ...] | None = None) -> FeatureMaps:
-        """Feature maps of source views; pass `names` when the same views come back (one scene, one video)."""
+    def encode(self, source: Views, names: tuple[str, ...] | None = None, *, trusts_vggt: bool = True) -> FeatureMaps:
+        """Feature maps of source views; pass `names` when the same views come back (one scene, one video).
+
+        Without `trusts_vggt` as if VGGT had contradicted the given cameras.
+        """
         seen = self.frozen_features(source, names)
         if seen is None:
             return self.network.encode(source, None)
         prior = None
         if self.vggt.has_depth:
             prior = depth_prior(seen, source.cameras, *map_size(*source.images.shape[-2:]))
+            prior = prior if trusts_vggt else prior.distrusted()
         return self.network.encode(source, seen.tokens, prior)
 
     def depth_range(

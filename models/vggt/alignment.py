@@ -38,6 +38,8 @@ class DepthAlignment(TensorStruct):
     About the relative error of depth. Infinite where the scale cannot be known: all given centres are identical, or
     no view sees what another one does.
     """
+    camera_error: Float[Tensor, " batch"]
+    """Median over pairs of |given - predicted| / |given| relative position; 2 = mirrored; 0 where no two are apart."""
 
 
 @torch.no_grad()
@@ -73,7 +75,9 @@ def align_depth(
         log_scale = best + step * around
     scale = log_scale.gather(1, cost(log_scale).argmin(1, keepdim=True)).exp()
     residual = torch.where(is_known, warp.residual(scale), torch.inf)
-    return DepthAlignment(torch.where(torch.isfinite(residual), scale[:, 0], torch.ones_like(residual)), residual)
+    error = weighted_quantile(_camera_errors(given, predicted, scale)[:, 0], is_apart, 0.5).nan_to_num(nan=0.0)
+    scale = torch.where(torch.isfinite(residual), scale[:, 0], torch.ones_like(residual))
+    return DepthAlignment(scale, residual, error)
 
 
 def weighted_quantile(
@@ -111,15 +115,24 @@ def _relative_centers(w2c: Float[Tensor, "batch view 4 4"]) -> Float[Tensor, "ba
     return (w2c[:, :, None] @ rigid_inverse(w2c)[:, None])[..., :3, 3]
 
 
+def _camera_errors(
+    given: Float[Tensor, "batch view view 3"],
+    predicted: Float[Tensor, "batch view view 3"],
+    scale: Float[Tensor, "batch scale"],
+) -> Float[Tensor, "batch scale pair"]:
+    """Relative error of the scaled predicted baselines, in direction and length, of ordered pairs."""
+    given, predicted = given.flatten(1, 2)[:, None], predicted.flatten(1, 2)[:, None]
+    return (given - scale[..., None, None] * predicted).norm(dim=-1) / given.norm(dim=-1).clamp_min(1e-12)
+
+
 def _camera_cost(
     given: Float[Tensor, "batch view view 3"],
     predicted: Float[Tensor, "batch view view 3"],
     is_apart: Float[Tensor, "batch pair"],
     scale: Float[Tensor, "batch scale"],
 ) -> Float[Tensor, "batch scale"]:
-    """Relative error of the scaled predicted baselines, in direction and length; bounded, mean over ordered pairs."""
-    given, predicted = given.flatten(1, 2)[:, None], predicted.flatten(1, 2)[:, None]
-    error = (given - scale[..., None, None] * predicted).norm(dim=-1) / given.norm(dim=-1).clamp_min(1e-12)
+    """Mean of the bounded errors."""
+    error = _camera_errors(given, predicted, scale)
     count = is_apart.sum(-1, keepdim=True).clamp_min(1)
     return (_bounded(error, _CAMERA_WIDTH) * is_apart[:, None]).sum(-1) / count
 

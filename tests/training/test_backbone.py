@@ -1,5 +1,6 @@
 """Which VGGT stands before the field: none at all, tokens only, or its depth too; what checkpoints say about it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,26 @@ def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
     del plain["vggt"]["heads"], plain["marching"]["near_far"], plain["network"]["depth_prior"]
     record = CheckpointRecord.from_plain(plain)
     assert (record.vggt.heads, record.marching.near_far, record.network.depth_prior) == ((), "data", False)
+
+
+def test_vggt_is_left_out_of_the_given_share_of_steps(with_heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = general(vggt_ckpt=with_heads, depth_prior=True, rays_per_step=8, distrust=0.5)
+    task.log_dict = lambda *_: None
+    said = []
+    encode = task.model.encode
+
+    def spy(*arguments: object, trusts_vggt: bool) -> object:
+        maps = encode(*arguments, trusts_vggt=trusts_vggt)
+        said.append((trusts_vggt, bool((maps.prior.confidence > 0).any())))
+        return maps
+
+    monkeypatch.setattr(task.model, "encode", spy)
+    batch = random_batch(1)
+    for seed in range(12):
+        task.training_step(replace(batch, seeds=torch.tensor([seed])), 0)
+    assert set(said) == {(True, True), (False, False)}
+    with pytest.raises(InputError, match="--distrust needs the depth of a VGGT"):
+        general(vggt_ckpt=with_heads, distrust=0.5)
 
 
 def test_training_step_with_depth(with_heads: str) -> None:

@@ -9,6 +9,7 @@ from geometry import InputError, SceneBatch, Views
 from models.nerf.compositing import RenderOutput
 from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior, depth_prior, encoded_offsets
 from models.nerf.depth_range import DepthRange, automatic_range
+from models.nerf.feature_maps import FeatureExtractor
 from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.network import GeneralizableNeRF
 from models.nerf.vggt_nerf import VGGTNeRF
@@ -116,6 +117,33 @@ def test_views_that_contradict_each_other_are_trusted_less() -> None:
     good, bad = prior_of(source), prior_of(source, noise=0.4)
     assert bad.residual.item() > 0.1
     assert bad.confidence.mean() < 0.5 * good.confidence.mean()
+
+
+def test_mirrored_cameras_are_not_trusted() -> None:
+    """Depth may agree with itself all the same."""
+    source = plane_batch().source
+    seen = OracleVGGT([source[0]])(source.images)
+    mirrored = seen.w2c.clone()
+    mirrored[..., :3, 3] *= -1
+    good, bad = (depth_prior(replace(seen, w2c=w2c), source.cameras, 12, 16) for w2c in (seen.w2c, mirrored))
+    assert good.trust.item() > 0.99
+    assert bad.residual.item() < 1e-3
+    assert bad.trust.item() == pytest.approx(1 / (1 + (2 / 0.3) ** 2), rel=0.05)
+    assert bad.confidence.max() < 0.05
+
+
+def test_tokens_count_as_much_as_they_are_trusted() -> None:
+    torch.manual_seed(0)
+    source = plane_batch().source
+    extractor = FeatureExtractor(2, 6, 8)
+    tokens = torch.rand(1, 3, 2, 6, 4, 5)
+    whole, nothing, other = (
+        extractor(source, some, trust).features
+        for some, trust in ((tokens, None), (tokens, torch.zeros(1)), (tokens.flip(3), torch.zeros(1)))
+    )
+    torch.testing.assert_close(extractor(source, tokens, torch.ones(1)).features, whole)
+    torch.testing.assert_close(nothing, other)
+    assert (whole - nothing).abs().max() > 1e-2
 
 
 def data_range(batch: SceneBatch) -> DepthRange:

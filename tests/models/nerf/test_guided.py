@@ -82,7 +82,7 @@ def test_sweep_of_a_plane_finds_its_depth() -> None:
 
 def plane_prior(cameras: Cameras) -> DepthPrior:
     depth = slanted_plane_depth(cameras)[None]
-    return DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1))
+    return DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1), torch.ones(1))
 
 
 def test_splat_of_a_plane_is_the_plane() -> None:
@@ -101,7 +101,7 @@ def test_splat_of_a_plane_is_the_plane() -> None:
 def test_what_is_in_front_hides_what_is_behind() -> None:
     cameras = ring_cameras(2)
     depth = torch.stack([torch.full((24, 32), 2.0), torch.full((24, 32), 4.0)])[None]
-    prior = DepthPrior(depth, torch.full_like(depth, 0.5), torch.zeros(1))
+    prior = DepthPrior(depth, torch.full_like(depth, 0.5), torch.zeros(1), torch.ones(1))
     both = replace(cameras, w2c=cameras.w2c[:1].repeat(2, 1, 1), intrinsics=cameras.intrinsics)
     splat = splat_depth(prior, both[None], both[0][None], 24, 32)
     torch.testing.assert_close(splat.inverse_depth, torch.full((1, 24, 32), 0.5))

@@ -18,16 +18,17 @@ import torch
 from data.datamodule import read_scenes
 from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_image
-from data.sampling import evenly_spread
+from data.sampling import Target, evenly_spread
 from geometry import one_line_errors, require
 from models.nerf.nerf_config import Marching, SamplerName
-from render.evaluate import evaluate_targets
+from render.evaluate import EvaluatedView, evaluate_targets
 from render.loading import read_record
 from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
 from training.checkpoint import load_model
 from training.cli import parse_options
 from training.files import staged_folder, write_json
+from training.metrics import lpips_metric
 from training.options import option
 
 _PROTOCOL = "dtu-nearest3"
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     points = []
     _require_one_per_sampler(options.ckpt)
+    lpips_metric()  # what a download of its weights says would stand in the table
     print("| sampler | samples per ray | PSNR | rays/s |\n|---|---|---|---|")
     for checkpoint in options.ckpt:
         for point in _points(options, Path(checkpoint)):
@@ -119,13 +121,17 @@ def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
         for scene in scenes
         for target in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), options.views_per_scan)
     ]
+
+    def rendered(some: Sequence[Target]) -> list[EvaluatedView]:
+        device = torch.device("cpu")
+        return evaluate_targets(model, some, protocol, device=device, scale=options.scale, chunk=options.chunk)
+
+    rendered(targets[:1])  # the first image of a process is slower
     points = []
     for count in options.samples:
         for name, marching in variants(record.network.sampler, record.marching, count).items():
             model.marching = marching
-            views = evaluate_targets(
-                model, targets, protocol, device=torch.device("cpu"), scale=options.scale, chunk=options.chunk
-            )
+            views = rendered(targets)
             seconds = sum(view.render_seconds + view.encode_seconds for view in views)
             rays = sum(view.height * view.width for view in views)
             quality = statistics.mean(view.scores.psnr for view in views)

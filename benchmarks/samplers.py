@@ -128,7 +128,7 @@ def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
 
     rendered(targets[:1])  # the first image of a process is slower
     points = []
-    for count in options.samples:
+    for count in sorted(set(options.samples)):
         for name, marching in variants(record.network.sampler, record.marching, count).items():
             model.marching = marching
             views = rendered(targets)
@@ -158,6 +158,8 @@ def plot(points: Sequence[Point]) -> np.ndarray:
     for point, place in zip(points, x, strict=True):
         label = (round(place) - 8, height - _MARGIN + 24)
         cv2.putText(picture, str(point.samples), label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
+    below = (width // 2 - 60, height - 12)
+    cv2.putText(picture, "samples per ray", below, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
     for level in (low, high):
         at = round(height - _MARGIN - (level - low) / (high - low) * (height - 2 * _MARGIN))
         cv2.putText(picture, f"{level:.0f} dB", (4, at + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)

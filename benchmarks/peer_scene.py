@@ -148,11 +148,12 @@ def measured(model: VGGTNeRF, name: str, source: Views, target: Views, chunk: in
     images: list[RenderedImage] = []
     seconds = []
     while len(seconds) < max(_LEAST_REPEATS, len(target.near)):
-        view = target[len(seconds) % len(target.near)]
+        number = len(seconds) % len(target.near)
+        view = target[number : number + 1]
         start = time.perf_counter()
         maps = model.encode(source)
-        bounds = model.depth_range(maps, view.cameras[None], view.near[None], view.far[None])
-        images.append(model.render_image(maps, view.cameras, bounds.near[0], bounds.far[0], chunk))
+        bounds = model.depth_range(maps, view.cameras, view.near, view.far)
+        images.append(model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk))
         seconds.append(time.perf_counter() - start)
     truth = [(one.permute(1, 2, 0), depth) for one, depth in zip(target.images, target.depth, strict=True)]
     pairs = list(zip(images, truth, strict=False))

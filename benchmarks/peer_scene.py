@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geometry import Cameras, Views, one_line_errors, require
+from geometry import Cameras, InputError, Views, one_line_errors, require
 from geometry.conversions import intrinsics_from_integer_centers
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.loading import peak_memory_mb
@@ -27,6 +27,7 @@ from training.metrics import psnr, ssim
 from training.options import option
 
 _LEAST_REPEATS = 5
+_ARRAYS = ("images", "intrinsics", "w2c", "depths", "near", "far", "source_ids", "target_ids", "dtu_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,14 @@ class PeerOptions:
         require(bool(self.ckpt), "--ckpt: expected at least one checkpoint, got none")
         script = Path(self.peer_dir) / "make_scene.py"
         require(script.is_file(), f"--peer_dir {self.peer_dir}: expected a folder with make_scene.py, got none there")
-        require(self.threads >= 1, f"--threads: expected 1 or more, got {self.threads}")
+        for name, least in (("threads", 1), ("chunk", 1), ("N_guided", 0)):
+            require(getattr(self, name) >= least, f"--{name}: expected {least} or more, got {getattr(self, name)}")
+        require(min(self.seeds) >= 0, f"--seeds: expected 0 or more, got {min(self.seeds)}")
         for size in self.sizes:
             sides = size.split("x")
-            is_size = len(sides) == 2 and all(side.isdigit() and int(side) % 32 == 0 for side in sides)
+            is_size = len(sides) == 2 and all(
+                side.isdecimal() and int(side) > 0 and int(side) % 32 == 0 for side in sides
+            )
             require(is_size, f"--sizes: expected WIDTHxHEIGHT in multiples of 32, got {size!r}")
 
 
@@ -98,7 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def scene_file(options: PeerOptions, size: str, seed: int) -> Path:
-    """The scene's npz, made now unless it was before."""
+    """The scene's npz, made now unless it was before.
+
+    Raises:
+        InputError: when the peer's script fails, with its last line.
+    """
     path = Path(options.out).resolve() / f"seed{seed}_{size}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +115,20 @@ def scene_file(options: PeerOptions, size: str, seed: int) -> Path:
         script = (Path(options.peer_dir) / "make_scene.py").resolve()
         partial = path.with_name(f"partial_{path.name}")
         command = [sys.executable, str(script), "--out", str(partial), "--width", width, "--height", height]
-        subprocess.run(
-            [*command, "--seed", str(seed), "--threads", str(options.threads)], check=True, stdout=sys.stderr
-        )
+        command += ["--seed", str(seed), "--threads", str(options.threads)]
+        print(f"making {path}", file=sys.stderr)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0 or not partial.is_file():
+            said = [f"exit status {result.returncode}", *result.stderr.strip().splitlines()]
+            raise InputError(f"--peer_dir {options.peer_dir}: expected make_scene.py to write a scene, got {said[-1]}")
         partial.replace(path)
     return path
 
 
 def read_scene(path: Path) -> tuple[Views, Views]:
     """Sources (axes batch view) and targets (axis view) of a scene of the peer's, in our pixel convention."""
-    scene = np.load(path)
+    with np.load(path) as file:
+        scene = {name: file[name] for name in _ARRAYS}
     millimetres = {name: float(scene[name]) for name in ("near", "far")}
 
     def views(ids: np.ndarray) -> Views:
@@ -135,11 +148,12 @@ def measured(model: VGGTNeRF, name: str, source: Views, target: Views, chunk: in
     images: list[RenderedImage] = []
     seconds = []
     while len(seconds) < max(_LEAST_REPEATS, len(target.near)):
-        view = target[len(seconds) % len(target.near)]
+        number = len(seconds) % len(target.near)
+        view = target[number : number + 1]
         start = time.perf_counter()
         maps = model.encode(source)
-        bounds = model.depth_range(maps, view.cameras[None], view.near[None], view.far[None])
-        images.append(model.render_image(maps, view.cameras, bounds.near[0], bounds.far[0], chunk))
+        bounds = model.depth_range(maps, view.cameras, view.near, view.far)
+        images.append(model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk))
         seconds.append(time.perf_counter() - start)
     truth = [(one.permute(1, 2, 0), depth) for one, depth in zip(target.images, target.depth, strict=True)]
     pairs = list(zip(images, truth, strict=False))

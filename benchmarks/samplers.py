@@ -18,15 +18,17 @@ import torch
 from data.datamodule import read_scenes
 from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_image
-from data.sampling import evenly_spread
+from data.sampling import Target, evenly_spread
 from geometry import one_line_errors, require
 from models.nerf.nerf_config import Marching, SamplerName
-from render.evaluate import evaluate_targets
+from render.evaluate import EvaluatedView, evaluate_targets
+from render.loading import read_record
 from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
 from training.checkpoint import load_model
 from training.cli import parse_options
 from training.files import staged_folder, write_json
+from training.metrics import lpips_metric
 from training.options import option
 
 _PROTOCOL = "dtu-nearest3"
@@ -40,8 +42,10 @@ class SamplerOptions:
     """The comparison."""
 
     ckpt: tuple[str, ...] = option((), "checkpoints, one per sampler", nargs="+")
+    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the trainings found them")
     datadir: str = option("runs/guided_data", "scenes in DTU's layout; the test scans are rendered")
     scale: float = option(1.0, "resize factor of the images")
+    chunk: int = option(4096, "rays rendered at a time")
     views_per_scan: int = option(1, "targets per scan, at most 4")
     samples: tuple[int, ...] = option((4, 8, 16, 32, 64, 128), "samples per ray", nargs="+")
     out: str = option("runs/samplers", "folder for the table and the plot")
@@ -54,6 +58,8 @@ class SamplerOptions:
         """
         require(bool(self.ckpt), "--ckpt: expected at least one checkpoint, got none")
         require(min(self.samples) >= 2, f"--samples: expected at least 2, got {min(self.samples)}")
+        require(self.scale > 0, f"--scale: expected more than 0, got {self.scale}")
+        require(self.chunk >= 1, f"--chunk: expected at least 1, got {self.chunk}")
         require(self.views_per_scan >= 1, f"--views_per_scan: expected at least 1, got {self.views_per_scan}")
 
 
@@ -73,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(SamplerOptions, __doc__, argv)
     keep_freed_memory()
     points = []
+    _require_one_per_sampler(options.ckpt)
+    lpips_metric()  # what a download of its weights says would stand in the table
     print("| sampler | samples per ray | PSNR | rays/s |\n|---|---|---|---|")
     for checkpoint in options.ckpt:
         for point in _points(options, Path(checkpoint)):
@@ -80,8 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"| {point.sampler} | {point.samples} | {point.psnr:.2f} | {point.rays_per_second:.0f} |")
             sys.stdout.flush()
     with staged_folder(Path(options.out)) as folder:
-        write_json(folder / "samplers.json", [vars(point) for point in points])
+        write_json(folder / "samplers.json", {"points": [vars(point) for point in points]})
         write_image(folder / "samplers.png", plot(points))
+
+
+def _require_one_per_sampler(checkpoints: Sequence[str]) -> None:
+    """Before anything is rendered: lines of the plot are named after samplers."""
+    first: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        sampler = read_record(Path(checkpoint)).network.sampler
+        require(sampler not in first, f"--ckpt: expected one per sampler, got {sampler} in {first.get(sampler)} too")
+        first[sampler] = checkpoint
 
 
 def variants(sampler: SamplerName, marching: Marching, count: int) -> dict[str, Marching]:
@@ -96,7 +113,7 @@ def variants(sampler: SamplerName, marching: Marching, count: int) -> dict[str, 
 
 
 def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
-    model, record = load_model(checkpoint)
+    model, record = load_model(checkpoint, options.vggt_ckpt)
     protocol = PROTOCOLS[_PROTOCOL]
     scenes = read_scenes("dtu", options.datadir, split="test", scans=None, lights=EVALUATION_LIGHTS)
     targets = [
@@ -104,11 +121,17 @@ def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
         for scene in scenes
         for target in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), options.views_per_scan)
     ]
+
+    def rendered(some: Sequence[Target]) -> list[EvaluatedView]:
+        device = torch.device("cpu")
+        return evaluate_targets(model, some, protocol, device=device, scale=options.scale, chunk=options.chunk)
+
+    rendered(targets[:1])  # the first image of a process is slower
     points = []
-    for count in options.samples:
+    for count in sorted(set(options.samples)):
         for name, marching in variants(record.network.sampler, record.marching, count).items():
             model.marching = marching
-            views = evaluate_targets(model, targets, protocol, device=torch.device("cpu"), scale=options.scale)
+            views = rendered(targets)
             seconds = sum(view.render_seconds + view.encode_seconds for view in views)
             rays = sum(view.height * view.width for view in views)
             quality = statistics.mean(view.scores.psnr for view in views)
@@ -129,10 +152,14 @@ def plot(points: Sequence[Point]) -> np.ndarray:
     for row, name in enumerate(dict.fromkeys(names)):
         line = np.stack([x, y], axis=-1)[[one == name for one in names]].round().astype(np.int32)
         cv2.polylines(picture, [line[:, None]], False, _INK[name], 2, cv2.LINE_AA)
+        for point in line:
+            cv2.circle(picture, point.tolist(), 4, _INK[name], cv2.FILLED, cv2.LINE_AA)
         cv2.putText(picture, name, (_MARGIN + 10, 30 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK[name], 1)
     for point, place in zip(points, x, strict=True):
         label = (round(place) - 8, height - _MARGIN + 24)
         cv2.putText(picture, str(point.samples), label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
+    below = (width // 2 - 60, height - 12)
+    cv2.putText(picture, "samples per ray", below, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
     for level in (low, high):
         at = round(height - _MARGIN - (level - low) / (high - low) * (height - 2 * _MARGIN))
         cv2.putText(picture, f"{level:.0f} dB", (4, at + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)

@@ -1,15 +1,22 @@
-"""The feature benchmark at toy size: every arm runs, finished runs are kept, budgets do not mix."""
+"""The benchmarks at toy size: they run to the end, and what they print is right where the answer is known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import features, vggt_memory
+from benchmarks import features, peer_scene, samplers, speed, vggt_memory
+from models.nerf.nerf_config import Marching
+from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
 from tests.render.tiny import write_backbone
+from tests.training.commands import tiny_arguments
+from tests.training.inprocess import outcome_of_general
 from tests.training.tiny_vggt import write_sizes
 
 TOY = ["--steps", "2", "--rays", "8", "--N_samples", "3", "--N_importance", "2", "--views_per_scan", "1"]
@@ -94,3 +101,169 @@ def test_arms_differ_in_the_vggt_only(weights: Path) -> None:
     assert all(one == plain["stem"] for one in plain.values())
     assert json.dumps([run.vggt_ckpt for run in runs.values()]).count("random:") == 1
     assert runs["random"].vggt_ckpt.endswith(":3")  # other weights for every seed
+
+
+@pytest.fixture(scope="module")
+def fields(small_dtu: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checkpoints of three steps without VGGT, by sampler."""
+    base = tmp_path_factory.mktemp("fields") / "runs"
+    common = ("--vggt_ckpt", "none", "--sweep_planes", "12", "--n_views", "3", "--max_steps", "3")
+    found = {}
+    for sampler in ("hierarchical", "guided"):
+        command = tiny_arguments("train_general.py", small_dtu, base, *common, "--sampler", sampler)
+        status, errors = outcome_of_general([*command, "--expname", sampler])
+        assert status == 0, errors
+        found[sampler] = str(base / sampler / "checkpoints" / "last.ckpt")
+    return found
+
+
+# a wall at z = 600 mm seen by five cameras beside each other, with the arguments of the peer's script
+FAKE_SCRIPT = """
+import argparse
+import numpy as np
+parser = argparse.ArgumentParser()
+for name in ("width", "height", "seed", "threads"):
+    parser.add_argument("--" + name, type=int)
+parser.add_argument("--out")
+a = parser.parse_args()
+w2c = np.eye(4)[None].repeat(5, 0)
+w2c[:, 0, 3] = np.arange(5) * 10.0
+intrinsics = np.array([[40.0, 0, a.width / 2 - 0.5], [0, 40.0, a.height / 2 - 0.5], [0, 0, 1]])[None].repeat(5, 0)
+images = np.random.RandomState(a.seed).rand(5, a.height, a.width, 3).astype(np.float32)
+depths = np.full((5, a.height, a.width), 600.0, np.float32)
+depths[:, 0] = 0
+np.savez(a.out, images=images, depths=depths, intrinsics=intrinsics, w2c=w2c, near=425.0, far=905.0,
+    source_ids=[0, 2, 4], target_ids=[1, 3], dtu_ids=[10, 11, 12, 13, 14])
+"""
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Path:
+    folder = tmp_path / "peer"
+    folder.mkdir()
+    (folder / "make_scene.py").write_text(FAKE_SCRIPT)
+    return folder
+
+
+def test_peer_scene_has_our_pixel_centres(fields: dict[str, str], peer: Path, tmp_path: Path) -> None:
+    """What the peer sees at integer (i, j) is in the middle of our pixel, at (i + 0.5, j + 0.5)."""
+    options = peer_scene.PeerOptions(ckpt=tuple(fields.values()), peer_dir=str(peer), out=str(tmp_path / "out"))
+    path = peer_scene.scene_file(options, "64x32", 0)
+    source, target = peer_scene.read_scene(path)
+    assert (source.images.shape, target.images.shape) == ((1, 3, 3, 32, 64), (2, 3, 32, 64))
+    assert (source.ids.tolist(), target.ids.tolist()) == ([[10, 12, 14]], [11, 13])
+    assert (target.near.tolist(), target.far.tolist()) == ([425.0] * 2, [905.0] * 2)
+    with np.load(path) as scene:
+        intrinsics, w2c = (torch.from_numpy(scene[name][1]).float() for name in ("intrinsics", "w2c"))
+        assert torch.equal(target.images[0, :, 7, 20], torch.from_numpy(scene["images"][1, 7, 20]))
+    point = intrinsics.inverse() @ torch.tensor([20.0, 7.0, 1.0]) * 600 - w2c[:3, 3]
+    seen = target.cameras[0].project(point[None])
+    torch.testing.assert_close(seen.pixels[0], torch.tensor([20.5, 7.5]))
+    torch.testing.assert_close(seen.depth[0], target.depth[0, 7, 20])
+
+
+def test_peer_scores_of_the_truth(fields: dict[str, str], peer: Path, tmp_path: Path) -> None:
+    """A model that knows the answer: PSNR at its ceiling, no depth error; 3 mm off where depth is known: 3 mm."""
+    options = peer_scene.PeerOptions(ckpt=tuple(fields.values()), peer_dir=str(peer), out=str(tmp_path / "out"))
+    source, target = peer_scene.read_scene(peer_scene.scene_file(options, "64x32", 0))
+    shown = iter([0, 1, 0, 1, 0])  # five images for the time, the first round counts
+
+    def render(*_: object) -> RenderedImage:
+        view = next(shown)
+        depth = target.depth[view] + 3
+        return RenderedImage(target.images[view].permute(1, 2, 0), depth, torch.ones_like(depth))
+
+    model = SimpleNamespace(
+        encode=lambda source: None,
+        depth_range=lambda maps, cameras, near, far: SimpleNamespace(near=near, far=far),
+        render_image=render,
+    )
+    row = peer_scene.measured(model, "truth", source, target, 8)
+    assert row.psnrs == [120.0, 120.0]
+    assert row.ssim == pytest.approx(1)
+    assert (row.depth_median, row.depth_mean) == (3, 3)
+    assert row.rays_per_second * row.seconds == pytest.approx(64 * 32)
+
+
+def test_peer_scene_runs(
+    fields: dict[str, str], peer: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    command = ["--ckpt", *fields.values(), "--peer_dir", str(peer), "--out", str(tmp_path / "out"), "--threads", "1"]
+    peer_scene.main([*command, "--sizes", "64x32", "--N_guided", "2"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if ".ckpt, seed 0, 64x32" in line]
+    assert [row.count("|") for row in rows] == [9, 9]
+    (peer / "make_scene.py").write_text("raise SystemExit('no')")
+    peer_scene.main([*command, "--sizes", "64x32"])  # the scene is there already
+    capsys.readouterr()
+    for more, expected in (
+        (["--sizes", "32x32"], "expected make_scene.py to write a scene, got no"),
+        (["--sizes", "0x32"], "error: --sizes: "),
+        (["--chunk", "0"], "error: --chunk: "),
+        (["--seeds", "-1"], "error: --seeds: "),
+    ):
+        with pytest.raises(SystemExit):
+            peer_scene.main([*command, *more])
+        assert expected in capsys.readouterr().err
+
+
+def test_samplers_spend_what_they_say() -> None:
+    marching = Marching(9, 9, guided=9)
+    for count in (2, 5, 8):
+        ways = samplers.variants("hierarchical", marching, count)
+        assert {name: (one.coarse + one.fine, one.coarse) for name, one in ways.items()} == {
+            "coarse": (count, count),
+            "coarse + fine": (count, count // 2),
+        }
+        assert samplers.variants("guided", marching, count) == {"guided": replace(marching, guided=count)}
+
+
+def test_samplers_plot() -> None:
+    """The best point is at the top right, the worst at the bottom left, whole decibels at the edges."""
+    points = [samplers.Point("guided", 4, 20.0, 1.0), samplers.Point("guided", 16, 22.0, 1.0)]
+    picture = samplers.plot(points)
+    (height, width), margin, ink = samplers._SIZE, samplers._MARGIN, list(samplers._INK["guided"])
+    assert picture[height - margin, margin].tolist() == picture[margin, width - margin].tolist() == ink
+    assert picture[margin, margin].tolist() == [255, 255, 255]
+
+
+def test_samplers_run(fields: dict[str, str], small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "samplers"
+    command = ["--datadir", str(small_dtu), "--out", str(out), "--samples", "2", "4", "--ckpt"]
+    samplers.main([*command, *fields.values()])
+    points = json.loads((out / "samplers.json").read_text())["points"]
+    assert [(point["sampler"], point["samples"]) for point in points] == [
+        *(("coarse", 2), ("coarse + fine", 2), ("coarse", 4), ("coarse + fine", 4)),
+        *(("guided", 2), ("guided", 4)),
+    ]
+    assert (out / "samplers.png").is_file()
+    printed = capsys.readouterr().out
+    assert all(line.startswith("|") for line in printed[printed.index("| sampler") :].splitlines())
+    assert printed.count("| guided |") == 2
+    with pytest.raises(SystemExit):
+        samplers.main([*command, fields["guided"], fields["guided"]])
+    assert "expected one per sampler, got guided" in capsys.readouterr().err
+
+
+def test_bytes_and_operations_by_hand() -> None:
+    left, right = torch.ones(4, 8), torch.ones(8, 2)
+    assert speed._counted(lambda: left @ right) == (2 * 4 * 8 * 2, 4 * (32 + 16 + 8))
+    assert speed._counted(lambda: left.view(8, 4)[2:].transpose(0, 1)) == (0, 0)
+    assert speed._counted(lambda: left.mul_(1)) == (0, 4 * (32 + 32))  # in place: read and written
+    assert speed._counted(lambda: left[:1].expand(100, 8) + 1) == (0, 4 * (8 + 800))
+
+
+def test_speed_runs(fields: dict[str, str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(speed, "machine_rates", lambda: (1e9, 1e9))
+    size = ["--width", "40", "--height", "32", "--repeats", "1", "--threads", "1", "--chunk", "500"]
+    for more in ([], ["--ckpt", fields["guided"], "--n_views", "2"]):
+        speed.main([*size, *more])
+        lines = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        assert [cells[0].strip() for cells in lines[2:]] == ["encode", "sweep", "field", "all"]
+        numbers = np.array([[float(cell) for cell in cells[1:]] for cells in lines[2:]])
+        np.testing.assert_allclose(numbers[:3].sum(0), numbers[3], rtol=0.02)
+        np.testing.assert_allclose(numbers[:3, 2:4].max(1), numbers[:3, 4], rtol=0.02)  # rates of 1e9
+    with pytest.raises(SystemExit):
+        speed.main([*size, "--ckpt", fields["hierarchical"]])
+    assert capsys.readouterr().err.strip().endswith("expected --sampler guided, got hierarchical")

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from geometry import InputError
 from render.evaluate import evaluate
 from render.options import EvaluateOptions
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
-from training.checkpoint import read_checkpoint, record_of
+from training.checkpoint import AtomicCheckpointIO, read_checkpoint, record_of
 from training.options import GeneralOptions
 
 GUIDED = (
@@ -54,6 +55,37 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
     assert status == 0, errors
     assert record_of(read_checkpoint(base / "f" / "checkpoints" / "last.ckpt")).network.sampler == "guided"
+
+
+def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
+    """Stopped after two of four steps and taken up again: weights and the optimizer's moments bit for bit the same."""
+    base = tmp_path / "runs"
+    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "2", "--max_steps", "4")
+    command = {
+        name: tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", name)
+        for name in ("whole", "broken")
+    }
+    last = {name: base / name / "checkpoints" / "last.ckpt" for name in command}
+    assert outcome_of_general(command["whole"])[0] == 0
+
+    class Stopped(Exception):
+        pass
+
+    def save_and_stop(self: AtomicCheckpointIO, *args: object, **kwargs: object) -> None:
+        save(self, *args, **kwargs)
+        raise Stopped
+
+    save = AtomicCheckpointIO.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
+        with pytest.raises(Stopped):
+            outcome_of_general(command["broken"])
+    assert read_checkpoint(last["broken"])["global_step"] == 2
+    assert outcome_of_general([*command["broken"], "--ckpt", str(last["broken"])])[0] == 0
+    one, other = (read_checkpoint(last[name]) for name in ("whole", "broken"))
+    assert one["global_step"] == other["global_step"] == 4
+    torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(one["optimizer_states"], other["optimizer_states"], rtol=0, atol=0)
 
 
 def test_a_vggt_without_depth_is_of_no_use() -> None:

@@ -97,7 +97,8 @@ def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:
 def test_arms_differ_in_the_vggt_only(weights: Path) -> None:
     options = features.FeatureOptions(vggt=str(weights))
     runs = {arm: features.train_options(options, arm, 3) for arm in features.ARMS}
-    plain = {arm: {**vars(run), "vggt_ckpt": "", "depth_prior": False, "expname": ""} for arm, run in runs.items()}
+    own = {"vggt_ckpt": "", "depth_prior": False, "distrust": 0.0, "expname": ""}
+    plain = {arm: {**vars(run), **own} for arm, run in runs.items()}
     assert all(one == plain["stem"] for one in plain.values())
     assert json.dumps([run.vggt_ckpt for run in runs.values()]).count("random:") == 1
     assert runs["random"].vggt_ckpt.endswith(":3")  # other weights for every seed

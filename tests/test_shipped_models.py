@@ -44,6 +44,7 @@ def test_vggt_nano_beats_a_constant_and_a_guess(groups: Views) -> None:
     assert mean["auc30"] > 0.3 > mean["identity_auc30"]
 
 
-def test_general_model_was_trained_on_the_vggt_beside_it() -> None:
-    record = record_of(read_checkpoint(CKPTS / "general_nano.ckpt"))
+@pytest.mark.parametrize("name", ["general_nano.ckpt", "general_guided.ckpt"])
+def test_general_models_were_trained_on_the_vggt_beside_them(name: str) -> None:
+    record = record_of(read_checkpoint(CKPTS / name))
     assert record.vggt.sha256 == hashlib.sha256(NANO.read_bytes()).hexdigest()

@@ -16,8 +16,8 @@ setup(
     py_modules=["train_general", "train_finetune", "train_vggt"],
     package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"]},
     install_requires=[
-        "torch>=2.5,<3",
-        "torchvision>=0.20,<1",
+        "torch>=2.9,<3",
+        "torchvision>=0.24,<1",
         "pytorch-lightning>=2.6,<3",
         "configargparse>=1.7,<2",
         "kornia>=0.7.3,<1",

@@ -179,8 +179,8 @@ class GeneralOptions(TrainOptions):
         self._require_at_least(8, "sweep_planes")
         require(0 <= self.distrust < 1, f"--distrust: expected 0 to below 1, got {self.distrust}")
         require(
-            not self.distrust or self.depth_prior or self.near_far == "auto",
-            "--distrust needs the depth of a VGGT: expected --depth_prior or --near_far auto beside it",
+            not self.distrust or self.depth_prior,
+            "--distrust needs the depth of a VGGT: expected --depth_prior beside it",
         )
         require(
             self.sampler in ("hierarchical", "guided"),

@@ -15,6 +15,7 @@ _MARGIN_OF_EXTENT = 0.15
 _MARGIN_IN_RESIDUALS = 1.5
 _LARGEST_RESIDUAL = 0.15
 _LEAST_SHARE = 0.02
+_LEAST_TRUST = 0.2
 _MOST_POINTS_PER_VIEW = 2000
 
 
@@ -34,8 +35,8 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
     """Quantiles of the depth that the source views' surfaces have in the target view, widened.
 
     Each end moves outwards by 15 % of the extent and by 1.5 times the prior's residual (relative to the depth).
-    The bounds of the data set stay where the residual is above 0.15, that is where VGGT's views contradict each
-    other, and where the target sees next to nothing of what the sources saw. `target` has one camera per scene.
+    The bounds of the data set stay where the residual is above 0.15 or the trust below 0.2, that is where VGGT's views
+    contradict each other or the given cameras, and where the target sees next to nothing of what the sources saw. `target` has one camera per scene.
     """
     points_world, weight = _surface_points(prior, source)
     projection = target.project(points_world)
@@ -47,7 +48,8 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
     margin = _MARGIN_OF_EXTENT * (high - low)
     spread = 1 + _MARGIN_IN_RESIDUALS * prior.residual.clamp_max(_LARGEST_RESIDUAL)
     near, far = (low - margin).clamp_min(0.3 * low) / spread, (high + margin) * spread
-    is_auto = (prior.residual <= _LARGEST_RESIDUAL) & (visible.sum(-1) > _LEAST_SHARE * weight.sum(-1)) & (far > near)
+    is_trusted = (prior.residual <= _LARGEST_RESIDUAL) & (prior.trust > _LEAST_TRUST)
+    is_auto = is_trusted & (visible.sum(-1) > _LEAST_SHARE * weight.sum(-1)) & (far > near)
     return DepthRange(torch.where(is_auto, near, data.near), torch.where(is_auto, far, data.far), is_auto)
 
 

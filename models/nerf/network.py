@@ -41,7 +41,7 @@ class GeneralizableNeRF(nn.Module):
         prior: DepthPrior | None = None,
     ) -> FeatureMaps:
         """Once per set of source views; all rays of all targets share the result."""
-        maps = self.extractor(source, tokens, None if prior is None else prior.trust)
+        maps = self.extractor(source, tokens, prior.trust if self.config.depth_prior and prior is not None else None)
         maps = replace(maps, prior=prior)
         return maps.with_depth() if self.config.depth_prior else maps
 

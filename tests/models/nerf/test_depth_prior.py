@@ -182,6 +182,17 @@ def test_bounds_of_the_data_stay_where_depth_is_of_no_use() -> None:
         assert (found.near, found.far) == (data.near, data.far)
 
 
+def test_bounds_of_the_data_stay_where_cameras_are_wrong() -> None:
+    batch = plane_batch()
+    prior, target = prior_of(batch.source), batch.target[:, 0]
+    ranges = [
+        automatic_range(one, batch.source.cameras, target.cameras, data_range(batch))
+        for one in (prior, replace(prior, trust=torch.full((1,), 0.1)))
+    ]
+    assert [bool(one.is_auto) for one in ranges] == [True, False]
+    torch.testing.assert_close(ranges[1].near, data_range(batch).near)
+
+
 def oracle_model(batch: SceneBatch, near_far: str) -> VGGTNeRF:
     config = NerfConfig(1, 1, feature_channels=8, hidden=8, fused=8, depth_prior=True)
     return VGGTNeRF(OracleVGGT([batch.source[0]]), config, Marching(4, 2, near_far=near_far))

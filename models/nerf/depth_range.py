@@ -36,7 +36,8 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
 
     Each end moves outwards by 15 % of the extent and by 1.5 times the prior's residual (relative to the depth).
     The bounds of the data set stay where the residual is above 0.15 or the trust below 0.2, that is where VGGT's views
-    contradict each other or the given cameras, and where the target sees next to nothing of what the sources saw. `target` has one camera per scene.
+    contradict each other or the given cameras, and where the target sees next to nothing of what the sources saw.
+    `target` has one camera per scene.
     """
     points_world, weight = _surface_points(prior, source)
     projection = target.project(points_world)

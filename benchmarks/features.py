@@ -131,7 +131,7 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         basedir=str(Path(options.out) / "runs"),
         dataset_name="dtu",
         datadir=options.datadir,
-        imgScale_train=options.scale,
+        imgScale_train=(options.scale,),
         imgScale_test=options.scale,
         vggt_ckpt=source,
         vggt_image_size=0,

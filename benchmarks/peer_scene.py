@@ -156,7 +156,7 @@ def measured(model: VGGTNeRF, name: str, source: Views, target: Views, chunk: in
         images.append(model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk))
         seconds.append(time.perf_counter() - start)
     truth = [(one.permute(1, 2, 0), depth) for one, depth in zip(target.images, target.depth, strict=True)]
-    pairs = list(zip(images, truth, strict=False))
+    pairs = list(zip(images[: len(truth)], truth, strict=True))
     errors = torch.cat([(image.depth - depth)[depth > 0].abs() for image, (_, depth) in pairs])
     per_image = statistics.median(seconds)
     return Row(

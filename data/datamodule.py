@@ -56,7 +56,7 @@ class SceneDataModule(pl.LightningDataModule):
         is_per_scene: bool,
         n_views: tuple[int, int],
         scenes_per_step: int,
-        scale_train: float,
+        scales_train: tuple[float, ...],
         scale_val: float,
         num_val: int,
         seed: int,
@@ -68,7 +68,8 @@ class SceneDataModule(pl.LightningDataModule):
         self.extra_views = extra_views
         self.is_per_scene = is_per_scene
         self.scenes_per_step = scenes_per_step
-        self.scales = (scale_train, scale_val)
+        self.scales_train = scales_train
+        self.scale_val = scale_val
         self.seed = seed
         self.num_workers = num_workers
         read: Callable[..., list[PosedScene]] = lambda **more: read_scenes(dataset_name, datadir, scans=scans, **more)  # noqa: E731
@@ -112,22 +113,23 @@ class SceneDataModule(pl.LightningDataModule):
             len(self.train_targets),
             scenes_per_step=self.scenes_per_step,
             n_views=self.n_views,
+            scales=self.scales_train,
             seed=self.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             next_step=lambda: self.trainer.global_step,
         )
         # within one scene the same source views come back, so that their VGGT tokens need not be computed again
-        dataset = MultiViewDataset(
-            self.train_targets, scale=self.scales[0], is_random=not self.is_per_scene, extra_views=self.extra_views
-        )
+        dataset = MultiViewDataset(self.train_targets, is_random=not self.is_per_scene, extra_views=self.extra_views)
         return self._loader(dataset, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[SceneBatch]:
         """The validation targets one at a time, dealt to the processes of a distributed run, equally many to each."""
-        every = [SampleKey(item, self.n_views[1], seed=0) for item in range(len(self.val_targets))]
+        every = [
+            SampleKey(item, self.n_views[1], seed=0, scale=self.scale_val) for item in range(len(self.val_targets))
+        ]
         keys = share_of_process(every, self.trainer.global_rank, self.trainer.world_size)
-        dataset = MultiViewDataset(self.val_targets, scale=self.scales[1], is_random=False)
+        dataset = MultiViewDataset(self.val_targets, is_random=False)
         return self._loader(dataset, sampler=keys, batch_size=1)
 
     def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:

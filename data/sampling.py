@@ -22,6 +22,8 @@ class SampleKey:
     num_views: int
     seed: int
     """All random choices of this sample derive from it."""
+    scale: float = 1.0
+    """Resize factor of its images."""
 
 
 def derived_seed(*parts: int) -> int:
@@ -46,6 +48,7 @@ class StepSampler(Sampler[list[SampleKey]]):
         *,
         scenes_per_step: int,
         n_views: tuple[int, int],
+        scales: tuple[float, ...],
         seed: int,
         rank: int,
         world_size: int,
@@ -55,6 +58,7 @@ class StepSampler(Sampler[list[SampleKey]]):
         self.num_items = num_items
         self.scenes_per_step = scenes_per_step
         self.n_views = n_views
+        self.scales = scales
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -77,12 +81,16 @@ class StepSampler(Sampler[list[SampleKey]]):
         order = torch.randperm(self.num_items, generator=_generator(derived_seed(self.seed, 1, epoch))).tolist()
         low, high = self.n_views
         num_views = torch.randint(low, high + 1, (), generator=_generator(derived_seed(self.seed, 2, step))).item()
+        scale = self.scales[
+            torch.randint(len(self.scales), (), generator=_generator(derived_seed(self.seed, 5, step))).item()
+        ]
         slots = range(
             index * self.scenes_per_step * self.world_size, (index + 1) * self.scenes_per_step * self.world_size
         )
         mine = slots[self.rank :: self.world_size]
         return [
-            SampleKey(order[slot % self.num_items], num_views, derived_seed(self.seed, 3, epoch, slot)) for slot in mine
+            SampleKey(order[slot % self.num_items], num_views, derived_seed(self.seed, 3, epoch, slot), scale)
+            for slot in mine
         ]
 
 
@@ -98,10 +106,9 @@ class Target:
 class MultiViewDataset(Dataset[SceneBatch]):
     """Targets with source views chosen for them."""
 
-    def __init__(self, targets: Sequence[Target], *, scale: float, is_random: bool, extra_views: int = 2) -> None:
+    def __init__(self, targets: Sequence[Target], *, is_random: bool, extra_views: int = 2) -> None:
         """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best."""
         self.targets = targets
-        self.scale = scale
         self.is_random = is_random
         self.extra_views = extra_views
         # all or none: a batch, and the processes of a distributed run, must agree on what they hold
@@ -115,8 +122,8 @@ class MultiViewDataset(Dataset[SceneBatch]):
         generator = _generator(key.seed) if self.is_random else None
         source_ids = select_sources(target.candidates, key.num_views, extra=self.extra_views, generator=generator)
         return SceneBatch(
-            source=target.scene.views(source_ids, self.scale, wants_depth=False),
-            target=target.scene.views([target.view_id], self.scale, wants_depth=self.has_depth),
+            source=target.scene.views(source_ids, key.scale, wants_depth=False),
+            target=target.scene.views([target.view_id], key.scale, wants_depth=self.has_depth),
             names=(target.scene.name,),
             seeds=torch.tensor(derived_seed(key.seed, 4)),
         )

@@ -12,7 +12,7 @@ from data.base import PosedScene
 from data.datamodule import read_scenes
 from data.dtu import EVALUATION_LIGHTS
 from data.splits import Split
-from geometry import InputError
+from geometry import InputError, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
 from render.options import RenderOptions
@@ -62,6 +62,13 @@ def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
     keep_freed_memory()
     near_far = None if options.near_far == "trained" else options.near_far
     model, _record = load_model(Path(options.ckpt), options.vggt_ckpt, near_far)
+    sampler = model.network.config.sampler
+    for name in ("N_samples", "N_importance") if sampler == "guided" else ("N_guided",):
+        given = getattr(options, name)
+        require(
+            given == RenderOptions.__dataclass_fields__[name].default,
+            f"--{name} {given}: {options.ckpt} was trained with --sampler {sampler}, which has no such samples",
+        )
     trained = model.marching
     model.marching = replace(
         trained,

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from data.base import PosedScene
 from data.datamodule import SceneDataModule
@@ -30,6 +31,7 @@ from training.checkpoint import (
 )
 from training.errors import NonFiniteError
 from training.metrics import depth_errors, psnr, ssim
+from training.optimizers import build_optimizer
 from training.options import FinetuneOptions, GeneralOptions, TrainOptions
 from training.pictures import as_bytes, comparison
 from training.schedules import WarmupCosine
@@ -66,6 +68,7 @@ class NerfTask(pl.LightningModule):
         self.vggt_record = vggt
         self.trained_on = trained_on
         self.commit = current_commit()
+        self.distrust = options.distrust if isinstance(options, GeneralOptions) else 0.0
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Render random rays of the target views and compare."""
@@ -75,8 +78,7 @@ class NerfTask(pl.LightningModule):
         generators = scene_generators(batch)
         if self.model.network.config.sampler == "guided":
             batch = random_window(batch, *_WINDOW, generators)
-        share = getattr(self.options, "distrust", 0.0)  # fine-tuning has no such option
-        trusts_vggt = not share or float(torch.rand((), generator=generators[0])) >= share
+        trusts_vggt = not self.distrust or float(torch.rand((), generator=generators[0])) >= self.distrust
         names = batch.names if self.is_same_scene else None
         maps = self.model.encode(batch.source, names, trusts_vggt=trusts_vggt)
         view = batch.target[:, 0]
@@ -144,13 +146,15 @@ class NerfTask(pl.LightningModule):
         if self.logger is not None:
             self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer gets."""
-        return [{"params": list(self.model.parameters()), "lr": self.options.lrate}]
+    def build_optimizer(self) -> Optimizer:
+        """Over everything that learns."""
+        return build_optimizer(
+            self.model, lrate=self.options.lrate, muon_lrate=self.options.muon_lrate, weight_decay=0.0
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, linear warm-up, cosine decay, all counted in optimizer steps."""
-        optimizer = torch.optim.Adam(self.parameter_groups())
+        """Adam (or Muon beside it), linear warm-up, cosine decay, all counted in optimizer steps."""
+        optimizer = self.build_optimizer()
         schedule = WarmupCosine(
             optimizer,
             warmup_steps=self.options.warmup_steps,
@@ -173,16 +177,19 @@ class NerfTask(pl.LightningModule):
         if theirs.task != ours.task:
             raise InputError(f"--ckpt: expected a {ours.task} checkpoint, got a {theirs.task} one")
         require_same_backbone(theirs.vggt, ours.vggt, "--ckpt")
+        defaults = {name: _plain(one.default) for name, one in self.options.__dataclass_fields__.items()}
         for name, mine in ours.options.items():
-            if name not in _MAY_CHANGE_ON_RESUME and theirs.options.get(name) != mine:
+            # an option that came later: the run did what is its default
+            before = theirs.options.get(name, defaults[name])
+            if name not in _MAY_CHANGE_ON_RESUME and before != mine:
                 raise InputError(
-                    f"--{name}: the run to resume was started with {theirs.options.get(name)!r}, got {mine!r}; "
+                    f"--{name}: the run to resume was started with {before!r}, got {mine!r}; "
                     f"--init_from starts a new run from its weights"
                 )
 
     def record(self) -> CheckpointRecord:
         """What every checkpoint of this run says about itself."""
-        options = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.options).items()}
+        options = {name: _plain(value) for name, value in asdict(self.options).items()}
         network, marching = self.model.network.config, self.model.marching
         return CheckpointRecord(self.task, network, marching, self.vggt_record, options, self.commit, self.trained_on)
 
@@ -193,15 +200,20 @@ class FinetuneTask(NerfTask):
     task = "finetune"
     is_same_scene = True
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The residual starts from nothing and gets a rate of its own."""
+    def build_optimizer(self) -> Optimizer:
+        """Adam; the residual starts from nothing and gets a rate of its own."""
         residual = list(self.model.network.residual.parameters())
         own = {id(parameter) for parameter in residual}
         rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-        return [
+        groups = [
             {"params": rest, "lr": self.options.lrate},
             {"params": residual, "lr": self.options.residual_lrate},
         ]
+        return torch.optim.Adam(groups)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _identity(batch: SceneBatch) -> str:
@@ -225,7 +237,7 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         is_per_scene=is_per_scene,
         n_views=options.view_range,
         scenes_per_step=options.scenes_per_step,
-        scale_train=options.imgScale_train,
+        scales_train=options.imgScale_train,
         scale_val=options.imgScale_test,
         num_val=options.num_val,
         seed=options.seed,

@@ -32,7 +32,8 @@ def build_optimizer(model: nn.Module, *, lrate: float, muon_lrate: float, weight
 
 def matrices_of(model: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers and kernels of convolutions that learn and are at least 8 on either side."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    kinds = nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
     weights = [layer.weight for layer in layers if layer.weight.requires_grad]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= _LEAST_SIDE]
 
@@ -40,8 +41,9 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
 class MuonAdamW(Optimizer):
     """Muon (Jordan et al. 2024; steps as large as AdamW's after Liu et al. 2025, eq. 4) beside AdamW.
 
-    torch's Muon takes matrices only, so kernels (out, in, height, width) reach it as matrices (out, rest) that share
-    their memory. Group 0 holds the matrices, group 1 everything else; schedules set the rates of both.
+    torch's Muon takes matrices only, so kernels reach it as matrices (first axis, rest) that share their memory: a
+    row per output, or per input where a convolution is transposed. Group 0 holds the matrices, group 1 everything else;
+    schedules set the rates of both.
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class MuonAdamW(Optimizer):
         muon_lrate: float,
         weight_decay: float,
     ) -> None:
-        super().__init__([{"params": matrices, "lr": muon_lrate}, {"params": others, "lr": lrate}], {})
+        groups = [{"params": matrices, "lr": muon_lrate}]
+        if others:
+            groups.append({"params": others, "lr": lrate})
+        super().__init__(groups, {})
         self._flat = [nn.Parameter(_as_matrix(weight)) for weight in matrices]
         muon = Muon(self._flat, lr=muon_lrate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self._inner: list[Optimizer] = [muon]
@@ -66,7 +71,7 @@ class MuonAdamW(Optimizer):
         for flat, weight in zip(self._flat, self.param_groups[0]["params"], strict=True):
             flat.data = _as_matrix(weight)
             flat.grad = None if weight.grad is None else weight.grad.flatten(1)
-        for inner, group in zip(self._inner, self.param_groups, strict=False):
+        for inner, group in zip(self._inner, self.param_groups, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]
             inner.step()
         return result

@@ -1,5 +1,6 @@
 """Options of the training scripts: one frozen dataclass per script, one line of help per field."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,13 @@ class RunOptions:
     def _require_at_least(self, least: int, *names: str) -> None:
         for name in names:
             wanted = "0 or more" if least == 0 else f"at least {least}"
-            require(getattr(self, name) >= least, f"--{name}: expected {wanted}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(least <= value < math.inf, f"--{name}: expected {wanted}, got {value}")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
-            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"--{name}: expected a positive number, got {value}")
 
     def _require_range(self, name: str, least: float | int, what: str) -> None:
         """One number, or a low and a high one."""
@@ -106,7 +109,9 @@ class TrainOptions(RunOptions):
         "scans to use; none given: the data set's own lists. Scans that also validate train on training views only",
         nargs="+",
     )
-    imgScale_train: float = option(1.0, "resize factor of training images")
+    imgScale_train: tuple[float, ...] = option(
+        (1.0,), "resize factor of training images, or several: one of them is drawn for every step", nargs="+"
+    )
     imgScale_test: float = option(1.0, "resize factor of validation images")
     n_views: tuple[int, ...] = option(
         (3,), "number of source views, or two numbers: drawn anew for every step", nargs="+"
@@ -131,7 +136,11 @@ class TrainOptions(RunOptions):
         super().__post_init__()
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "N_guided", "chunk")
         self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss")
-        self._require_positive("imgScale_train", "imgScale_test")
+        self._require_positive("imgScale_test")
+        require(
+            bool(self.imgScale_train) and min(self.imgScale_train) > 0 and max(self.imgScale_train) < math.inf,
+            f"--imgScale_train: expected positive numbers, got {list(self.imgScale_train)}",
+        )
         self._require_range("n_views", 2, "at least 2 views")
         require(self.near_far in ("data", "auto"), f"--near_far: expected data or auto, got {self.near_far!r}")
         require(
@@ -160,6 +169,7 @@ class GeneralOptions(TrainOptions):
     distrust: float = option(
         0.0, "share of steps without what VGGT sees (needs its depth), for scenes where its cameras turn out wrong"
     )
+    muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: Adam learns them too")
     sampler: str = option(
         "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
     )
@@ -175,7 +185,7 @@ class GeneralOptions(TrainOptions):
         for name in ("feature_channels", "hidden", "fused"):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
-        self._require_at_least(0, "vggt_image_size", "extra_views")
+        self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
         self._require_at_least(8, "sweep_planes")
         require(0 <= self.distrust < 1, f"--distrust: expected 0 to below 1, got {self.distrust}")
         require(

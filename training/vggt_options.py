@@ -117,6 +117,10 @@ class VGGTOptions(RunOptions):
         )
         require(not (self.ema and self.is_sharded), "--ema and --strategy fsdp: the average needs whole weights")
         require(
+            not self.muon_lrate or self.lrate_final <= self.muon_lrate,
+            f"--lrate_final {self.lrate_final}: expected at most --muon_lrate {self.muon_lrate}",
+        )
+        require(
             not (self.muon_lrate and self.is_sharded), "--muon_lrate and --strategy fsdp: Muon needs whole matrices"
         )
         require(

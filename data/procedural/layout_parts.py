@@ -11,11 +11,13 @@ from jaxtyping import Float, UInt8
 from data.image_io import write_bytes
 from data.procedural.rigs import DTU_HELD_OUT_VIEWS, DTU_NUM_VIEWS, DTU_TRAIN_VIEWS, orbit_rig
 from data.procedural.scene import NUM_LIGHTS, Scene, make_scene
-from data.procedural.tracer import RenderedView
+from data.procedural.torch_tracer import render_views
+from data.procedural.tracer import RenderedView, render_lights
 from geometry import Cameras, InputError
 from geometry.conversions import intrinsics_to_integer_centers
 
 SMALLEST_SIDE = 32
+TRACERS = ("exact", "fast")
 
 
 class Limits(NamedTuple):
@@ -46,6 +48,8 @@ class GeneratorSettings:
     seed: int
     lights: int
     first_scan: int
+    tracer: str = "exact"
+    """One of `TRACERS`: exact in double precision, or fast in single, with 4 samples per pixel."""
 
     def __post_init__(self) -> None:
         """Refuse what no layout can hold.
@@ -61,6 +65,7 @@ class GeneratorSettings:
         _check("--lights", self.lights, 1 <= self.lights <= most_lights, f"1 to {most_lights} for {self.layout}")
         _check("--seed", self.seed, self.seed >= 0, "0 or more")
         _check("--first_scan", self.first_scan, self.first_scan >= 0, "0 or more")
+        _check("--tracer", self.tracer, self.tracer in TRACERS, f"one of {', '.join(TRACERS)}")
 
 
 def _check(option: str, value: object, is_good: bool, expected: str) -> None:
@@ -80,6 +85,16 @@ def orbit(settings: GeneratorSettings, index: int) -> tuple[Cameras, float]:
     rng = np.random.default_rng((settings.seed, index, 1))
     unit = float(rng.uniform(0.003, 0.02))
     return orbit_rig(rng, settings.views, settings.height, settings.width), unit
+
+
+def photographs(
+    settings: GeneratorSettings, scene: Scene, camera: Cameras, lights: tuple[int, ...]
+) -> list[RenderedView]:
+    """What one camera (no leading axes) sees of a scene in millimetres under each light."""
+    if settings.tracer == "exact":
+        return render_lights(scene, camera, lights)
+    each = [render_views(scene, camera[None], light, samples=4) for light in lights]
+    return [RenderedView(one.images[0].permute(1, 2, 0).numpy(), one.depth[0].numpy()) for one in each]
 
 
 def to_bytes(view: RenderedView) -> UInt8[np.ndarray, "height width 3"]:

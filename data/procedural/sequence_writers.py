@@ -17,10 +17,11 @@ from data.procedural.layout_parts import (
     depth_range_of,
     intrinsics_in_files,
     orbit,
+    photographs,
     to_bytes,
     write_text,
 )
-from data.procedural.tracer import RenderedView, render_lights
+from data.procedural.tracer import RenderedView
 
 CO3D_CATEGORY = "procedural"
 CO3D_TEST_EVERY = 5
@@ -113,7 +114,7 @@ def _rendered(settings: GeneratorSettings, index: int, view: int) -> tuple[Rende
     """The photograph, and how many of the scene's units one millimetre is."""
     rig, unit = orbit(settings, index)
     scene = cached_scene(settings.seed, index, has_backdrop=False)
-    (rendered,) = render_lights(scene, rig[view], EVALUATION_LIGHTS)
+    (rendered,) = photographs(settings, scene, rig[view], EVALUATION_LIGHTS)
     return rendered, unit
 
 

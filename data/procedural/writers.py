@@ -13,12 +13,12 @@ from data.procedural.layout_parts import (
     depth_range_of,
     intrinsics_in_files,
     orbit,
+    photographs,
     to_bytes,
     write_text,
 )
 from data.procedural.rigs import DTU_INTERVAL, DTU_NEAR, dtu_rig, dtu_view_order, dtu_world, pair_list
 from data.procedural.sequence_writers import Co3dLayout, VkittiLayout
-from data.procedural.tracer import render_lights
 from geometry import Cameras
 
 BLENDEDMVS_PLANES = 128
@@ -41,7 +41,7 @@ class DtuLayout:
     def write_view(self, index: int, view: int) -> tuple[float, float]:
         """Render and write one view; least and greatest depth in it (infinity, 0 when nothing is seen)."""
         scene = cached_scene(self._settings.seed, index, has_backdrop=True)
-        rendered = render_lights(scene, self._rig[view], self._lights)
+        rendered = photographs(self._settings, scene, self._rig[view], self._lights)
         folder = self._root / "Rectified" / f"{self.scan(index)}_train"
         for light, one in zip(self._lights, rendered, strict=True):
             write_image(folder / f"rect_{view + 1:03d}_{light}_r5000.png", to_bytes(one))
@@ -78,7 +78,7 @@ class BlendedMvsLayout:
         """Render and write one view; least and greatest depth in it, in the scene's unit."""
         rig, unit = orbit(self._settings, index)
         scene = cached_scene(self._settings.seed, index, has_backdrop=False)
-        (rendered,) = render_lights(scene, rig[view], EVALUATION_LIGHTS)
+        (rendered,) = photographs(self._settings, scene, rig[view], EVALUATION_LIGHTS)
         depth = rendered.depth * np.float32(unit)
         folder = self._root / self.scan(index)
         write_image(folder / "blended_images" / f"{view:08d}.jpg", to_bytes(rendered))

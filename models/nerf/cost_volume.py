@@ -16,6 +16,7 @@ from geometry import TensorStruct
 from models.nerf.plane_sweep import DisparityRange
 
 _WINDOW = 2
+_LEAST_FOR_ONEDNN = 20480
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,23 @@ class DepthEstimate(TensorStruct):
     """(0, 1]: how much of the distribution is around the centre."""
 
 
+class _Conv3d(nn.Conv3d):
+    """nn.Conv3d; a single small volume on a CPU comes with a twin, as torch hands pairs to oneDNN.
+
+    Its own code for a lone volume of at most 20480 channels * rows * cols takes up to five times as long, backward too.
+    """
+
+    def forward(self, volume: Float[Tensor, "batch channel rows cols plane"]) -> Tensor:
+        """See nn.Conv3d."""
+        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _LEAST_FOR_ONEDNN
+        return super().forward(volume.expand(2, -1, -1, -1, -1))[:1] if is_lone else super().forward(volume)
+
+
 class _Conv(nn.Sequential):
     """3x3x3 convolution and ReLU; the strides are those of rows, cols and planes."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int, int] = (1, 1, 1)) -> None:
-        super().__init__(nn.Conv3d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU())
+        super().__init__(_Conv3d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU())
 
 
 class VolumeRegulariser(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from geometry import Cameras, InputError, TensorStruct, full_precision
+from geometry import Cameras, InputError, TensorStruct, full_precision, pixel_centers
 from models.vggt.alignment import align_depth, inverse_depth_maps
 from models.vggt.frozen import FrozenFeatures
 
@@ -73,6 +73,17 @@ def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int
     inverse, confidence = maps.unflatten(0, depth.shape[:2]).unbind(2)
     is_known = confidence > 0
     return DepthPrior(torch.where(is_known, confidence / inverse, 0.0), confidence, alignment.residual, trust)
+
+
+def surface_points(
+    prior: DepthPrior, source: Cameras, step: int = 1
+) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
+    """Every `step`-th row and column of the prior of all source views as points of the world, and their confidence."""
+    rows, cols = prior.depth.shape[-2:]
+    depth, confidence = (values[..., ::step, ::step].flatten(2) for values in (prior.depth, prior.confidence))
+    pixels = pixel_centers(rows, cols, depth).unflatten(0, (rows, cols))[::step, ::step].flatten(0, 1)
+    points_world = source.resized(rows, cols).unproject(pixels.expand(*depth.shape, 2), depth)
+    return points_world.flatten(1, 2), (confidence * (depth > 0)).flatten(1)
 
 
 @full_precision

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry import Cameras, TensorStruct, pixel_centers
-from models.nerf.depth_prior import DepthPrior
+from geometry import Cameras, TensorStruct
+from models.nerf.depth_prior import DepthPrior, surface_points
 from models.vggt.alignment import weighted_quantile
 
 _QUANTILE = 0.005
@@ -39,7 +39,8 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
     contradict each other or the given cameras, and where the target sees next to nothing of what the sources saw.
     `target` has one camera per scene.
     """
-    points_world, weight = _surface_points(prior, source)
+    step = max(1, round((prior.depth[0, 0].numel() / _MOST_POINTS_PER_VIEW) ** 0.5))
+    points_world, weight = surface_points(prior, source, step)
     projection = target.project(points_world)
     visible = weight * projection.visible
     low, high = (
@@ -52,16 +53,3 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
     is_trusted = (prior.residual <= _LARGEST_RESIDUAL) & (prior.trust > _LEAST_TRUST)
     is_auto = is_trusted & (visible.sum(-1) > _LEAST_SHARE * weight.sum(-1)) & (far > near)
     return DepthRange(torch.where(is_auto, near, data.near), torch.where(is_auto, far, data.far), is_auto)
-
-
-def _surface_points(
-    prior: DepthPrior, source: Cameras
-) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
-    """Points of the prior of all source views, on a regular grid, and their confidence."""
-    rows, cols = prior.depth.shape[-2:]
-    step = max(1, round((rows * cols / _MOST_POINTS_PER_VIEW) ** 0.5))
-    depth, confidence = (values[..., ::step, ::step].flatten(2) for values in (prior.depth, prior.confidence))
-    pixels = pixel_centers(rows, cols, prior.depth).unflatten(0, (rows, cols))[::step, ::step].flatten(0, 1)
-    camera = source.resized(rows, cols)
-    points_world = camera.unproject(pixels.expand(*depth.shape, 2), depth)
-    return points_world.flatten(1, 2), confidence.flatten(1)

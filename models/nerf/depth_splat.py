@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geometry import Cameras, TensorStruct, full_precision, pixel_centers
-from models.nerf.depth_prior import DepthPrior
+from geometry import Cameras, TensorStruct, full_precision
+from models.nerf.depth_prior import DepthPrior, surface_points
 
 _SAME_SURFACE = 0.03
 _LEAST_WEIGHT = 1e-3
@@ -32,7 +32,7 @@ def splat_depth(prior: DepthPrior, source: Cameras, target: Cameras, rows: int, 
     Every point counts for the four pixels around it; points more than a few percent behind the nearest point of a
     pixel are hidden by it.
     """
-    points, weight = _points_world(prior, source)
+    points, weight = surface_points(prior, source)
     camera = target.resized(rows, cols)
     projection = camera.project(points)
     weight = weight * (projection.depth > 0)
@@ -65,15 +65,6 @@ def occupancy(
     widths = [(base + splat.spread[..., None]) for base in (0.01, 0.04)]
     bells = [torch.exp(-0.5 * (offset / width).square()) * confidence for width in widths]
     return torch.stack([*bells, confidence], dim=1)
-
-
-def _points_world(
-    prior: DepthPrior, source: Cameras
-) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
-    rows, cols = prior.depth.shape[-2:]
-    pixels = pixel_centers(rows, cols, prior.depth).expand(*prior.depth.shape[:2], -1, 2)
-    points = source.resized(rows, cols).unproject(pixels, prior.depth.flatten(2))
-    return points.flatten(1, 2), (prior.confidence * (prior.depth > 0)).flatten(1)
 
 
 @full_precision

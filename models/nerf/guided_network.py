@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.nerf.compositing import RenderOutput, composite
-from models.nerf.cost_volume import PlaneDistribution, VolumeRegulariser, sweep_loss
+from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import occupancy, splat_depth
@@ -21,12 +21,15 @@ from models.nerf.feature_maps import FeatureMaps
 from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
 from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
-from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines
+from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines, view_weights
 from models.nerf.scene_residual import SceneResidual
+from models.nerf.shadow_map import depth_behind, shadow_maps
 
 FINE_PLANES = 8
 _COARSE_WIDTH, _FINE_WIDTH = 16, 8
 _PRIOR_CHANNELS = 3
+_SURE = 0.5
+"""Confidence of surfaces that cast shadows."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class AimedMaps(TensorStruct):
     """Coarse and fine sweep."""
     guide: Float[Tensor, "batch channel rows cols"]
     """Centre, half of the interval, confidence, then the sweep's context."""
+    shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
+    """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
 
     def depth_loss(self, depth: Float[Tensor, "batch height width"]) -> Float[Tensor, ""]:
         """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
@@ -86,23 +91,25 @@ class GuidedNeRF(nn.Module):
         count = self.config.sweep_planes
         half = torch.full((len(near), *small), 0.5).to(near)
         centers = fractions(Intervals(half, half), count)
-        cost = self._cost(maps, maps.sweep, target, planes, centers)
+        cost = self._cost(maps, maps.sweep, target, planes, centers, None)
         if self.config.depth_prior:
             cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers))], dim=1)
         coarse = self.coarse(cost, centers)
         found = coarse.estimate()
+        shadows = self._shadows(found, maps, target, planes, shrink=COARSER)
         wide = intervals(found, coarse.spacing, floor=1.5, ceiling=5.0)
         around = _resampled(
             torch.stack([wide.center.detach(), wide.half, found.confidence.detach()], dim=1), rows, cols
         )
         centers = fractions(Intervals(around[:, 0], around[:, 1]), FINE_PLANES)
-        cost = self._cost(maps, maps.features, target, planes, centers)
+        cost = self._cost(maps, maps.features, target, planes, centers, shadows)
         trust = around[:, 2:, :, :, None].expand(-1, -1, -1, -1, FINE_PLANES)
         fine = self.fine(torch.cat([cost, trust], dim=1), centers)
         found = fine.estimate()
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
-        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1))
+        shadows = self._shadows(found, maps, target, planes, shrink=2)
+        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows)
 
     def render_rays(
         self, aimed: AimedMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None
@@ -117,41 +124,62 @@ class GuidedNeRF(nn.Module):
         place = (aimed.planes.fraction(inverse) - center[..., None]) / half[..., None]
         # log of the interval's length in units of the whole range: small where the sweep is sure
         guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
-        seen = self._look_up(aimed, rays, pixels, inverse, center.detach())
         length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
         residual = None if self.residual is None else self.residual(rays.at(samples.t).flatten(1, 2))
-        field = self.field(LightSamples(*seen, guide, place, length), residual)
-        return composite(field, samples, rays, marching.background)
-
-    def _look_up(
-        self, aimed: AimedMaps, rays: RayBundle, pixels: Tensor, inverse: Tensor, center: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features, colours and visibility of samples, and directions of rays, per source view."""
-        maps, cameras = aimed.maps, aimed.maps.cameras
-        swept = sweep_lines(cameras, aimed.target, pixels).at(inverse)
+        swept = sweep_lines(aimed.maps.cameras, aimed.target, pixels).at(inverse)
+        behind = depth_behind(aimed.shadows, aimed.planes, swept, inverse)
         features, colors = (
-            sample_swept(one, swept, cameras.height, cameras.width).flatten(3).transpose(2, 3)
-            for one in (maps.features, maps.images)
+            sample_swept(one, swept).flatten(3).transpose(2, 3) for one in (aimed.maps.features, aimed.maps.images)
         )
+        seen = LightSamples(
+            features=features,
+            colors=colors,
+            weights=view_weights(swept, behind).flatten(2),
+            behind=behind.flatten(2),
+            directions=self._directions(aimed, rays, center.detach()),
+            guide=guide,
+            place=place,
+            length=length,
+        )
+        return composite(self.field(seen, residual), samples, rays, marching.background)
+
+    @staticmethod
+    def _directions(aimed: AimedMaps, rays: RayBundle, center: Tensor) -> Float[Tensor, "batch view ray 4"]:
+        """How target rays differ from the source views' to the same surface, see `LightSamples`."""
+        cameras = aimed.maps.cameras
         t = 1 / (aimed.planes.inverse_depth(center.clamp_min(0)) * rays.cos_optical)
         surface = rays.origins + rays.directions * t[..., None]
         source = F.normalize(surface[:, None] - cameras.centers[:, :, None], dim=-1)
         # in the camera's own frame, so that moving the whole world changes nothing
         offset = (rays.directions[:, None] - source) @ cameras.w2c[..., :3, :3].transpose(-1, -2)
         cosine = (rays.directions[:, None] * source).sum(-1, keepdim=True)
-        return features, colors, swept.visible.flatten(2), torch.cat([offset, cosine], dim=-1)
+        return torch.cat([offset, cosine], dim=-1)
 
     @staticmethod
     def _cost(
-        maps: GuidedMaps, features: Tensor, target: Cameras, planes: DisparityRange, centers: Tensor
+        maps: GuidedMaps,
+        features: Tensor,
+        target: Cameras,
+        planes: DisparityRange,
+        centers: Tensor,
+        shadows: Tensor | None,
     ) -> Float[Tensor, "batch cost rows cols plane"]:
         rows, cols = centers.shape[1:3]
         pixels = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
-        swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(
-            planes.inverse_depth(centers.flatten(1, 2))
-        )
-        cost = matching_cost(features, swept, maps.cameras.height, maps.cameras.width)
+        inverse = planes.inverse_depth(centers.flatten(1, 2))
+        swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(inverse)
+        behind = None if shadows is None else depth_behind(shadows, planes, swept, inverse)
+        cost = matching_cost(features, swept, behind)
         return cost.unflatten(2, (rows, cols))
+
+    @staticmethod
+    def _shadows(
+        found: DepthEstimate, maps: GuidedMaps, target: Cameras, planes: DisparityRange, shrink: int
+    ) -> Float[Tensor, "batch view rows cols"]:
+        """Of surfaces the sweep found, at the working size of the source images over `shrink`."""
+        rows, cols = (-(-side // shrink) for side in working_size(maps.cameras.height, maps.cameras.width))
+        is_sure = found.confidence > _SURE
+        return shadow_maps(planes, found.center.clamp(0, 1), is_sure, target, maps.cameras, rows, cols)
 
     @staticmethod
     def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor) -> Tensor:

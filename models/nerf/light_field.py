@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import TensorStruct
@@ -29,7 +29,10 @@ class LightSamples(TensorStruct):
 
     features: Float[Tensor, "batch view point channel"]
     colors: Float[Tensor, "batch view point 3"]
-    visible: Bool[Tensor, "batch view point"]
+    weights: Float[Tensor, "batch view point"]
+    """[0, 1]: 0 = a view does not look there, next to 0 = something hides the point, see `view_weights`."""
+    behind: Float[Tensor, "batch view point"]
+    """From -1 to 1, see `depth_behind`."""
     directions: Float[Tensor, "batch view ray 4"]
     """How the target ray differs from the source's to the same surface, in the source's frame, and their cosine."""
     guide: Float[Tensor, "batch ray context"]
@@ -46,7 +49,7 @@ class LightField(nn.Module):
     def __init__(self, channels: int, context: int, hidden: int, fused: int) -> None:
         super().__init__()
         observed = channels + 3
-        self.view_in = nn.Linear(observed, hidden)
+        self.view_in = nn.Linear(observed + 1, hidden)
         self.directions_in = nn.Linear(DIRECTION_CHANNELS, hidden, bias=False)
         # a Linear on [view, mean, variance], without repeating the statistics for every view
         self.statistics_in = nn.Linear(2 * observed, hidden, bias=False)
@@ -64,17 +67,21 @@ class LightField(nn.Module):
     def forward(self, samples: LightSamples, residual: Float[Tensor, "batch point fused"] | None = None) -> FieldOutput:
         """Density in 1 / scene unit and colour; `residual` is what fine-tuning adds to the fused features."""
         count = samples.place.shape[-1]
-        visible = samples.visible[..., None]
+        weights = samples.weights[..., None]
+        visible = weights > 0
         observed = torch.cat([samples.features, samples.colors], dim=-1)
-        share = visible / visible.sum(1, keepdim=True).clamp_min(1)
+        share = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
         mean, variance = masked_mean_and_variance(observed, share.to(observed.dtype))
         statistics = torch.cat([mean, torch.log(variance.float() + _VARIANCE_FLOOR).to(mean.dtype) / 4 + 1], dim=-1)
-        hidden = self.view_in(observed) + self.statistics_in(statistics)[:, None]
+        hidden = (
+            self.view_in(torch.cat([observed, samples.behind[..., None]], dim=-1))
+            + self.statistics_in(statistics)[:, None]
+        )
         hidden = hidden.unflatten(2, (-1, count)) + self.directions_in(samples.directions)[..., None, :]
         hidden = F.relu(hidden.flatten(2, 3))
         logits = self.blend(hidden)
         pooled = (hidden * masked_softmax(logits, visible)).sum(1)
-        seen = visible.to(observed.dtype).mean(1)
+        seen = weights.to(observed.dtype).mean(1)
         fused = self.fuse(torch.cat([pooled, statistics, seen], dim=-1))
         if residual is not None:
             fused = fused + residual
@@ -93,7 +100,7 @@ class LightField(nn.Module):
     ) -> Float[Tensor, "batch ray sample 3"]:
         """Blend of what the visible views show, and one colour of the field's own for what none of them sees."""
         own = self.own_color(fused).flatten(1, 2)
-        view_logits = logits[..., 0].masked_fill(~samples.visible, -1e4)
+        view_logits = logits[..., 0].masked_fill(samples.weights == 0, -1e4)
         shares = torch.softmax(torch.cat([view_logits, own[:, None, :, 3]], dim=1).float(), dim=1)
         blended = (shares[:, :-1, :, None] * samples.colors).sum(1)
         colors = blended + shares[:, -1, :, None] * torch.sigmoid(own[..., :3])

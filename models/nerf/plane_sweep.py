@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry import Cameras, TensorStruct, full_precision
-from models.layers import masked_mean_and_variance
 
 _VARIANCE_FLOOR = 1e-2
 _LEAST_DEPTH_RATIO = 1e-3
+_LEAST_SHARE = 0.02
+"""What a hidden view still counts: the others may not see the point either."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,12 @@ class DisparityRange(TensorStruct):
 class SweepLines(TensorStruct):
     """Where the points of target rays lie in the source views, for all depths at once.
 
-    A point at camera z of the target lies at base + shift / z, homogeneous pixels of the source divided by z.
+    A point at camera z of the target lies at base + shift / z: homogeneous image coordinates of the source divided by
+    z, from -1 to 1 edge to edge.
     """
 
     base: Float[Tensor, "batch view ray 3"]
     shift: Float[Tensor, "batch view 1 3"]
-    height: int
-    """Of the source images, as is `width`."""
-    width: int
 
     def at(self, inverse_depth: Float[Tensor, "batch ray plane"]) -> "SweptPixels":
         """Positions of points in every source view."""
@@ -60,16 +59,17 @@ class SweepLines(TensorStruct):
         x, y, ratio = (self.base[..., axis, None] + self.shift[..., axis, None] * inverse for axis in range(3))
         in_front = ratio > _LEAST_DEPTH_RATIO
         scale = 1 / torch.where(in_front, ratio, 1.0)
-        x, y = x * scale, y * scale
-        inside = (x >= 0) & (x <= self.width) & (y >= 0) & (y <= self.height)
-        return SweptPixels(torch.stack([x, y], dim=-1), ratio, in_front & inside)
+        places = torch.stack([x * scale, y * scale], dim=-1).clamp(-2, 2)
+        inside = (places.abs() <= 1).all(-1)
+        return SweptPixels(places, ratio, in_front & inside)
 
 
 @dataclass(frozen=True)
 class SweptPixels(TensorStruct):
     """Points of target rays in the source views."""
 
-    pixels: Float[Tensor, "batch view ray plane 2"]
+    places: Float[Tensor, "batch view ray plane 2"]
+    """From -1 to 1 across the image, x and y; at most 2 away where a point is not seen."""
     depth_ratio: Float[Tensor, "batch view ray plane"]
     """Camera z in the source view over camera z in the target view."""
     visible: Bool[Tensor, "batch view ray plane"]
@@ -82,41 +82,60 @@ def sweep_lines(source: Cameras, target: Cameras, pixels: Float[Tensor, "batch r
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
     # in double: matrices are few, and a product of four loses a tenth of a pixel in single precision
     between = source.w2c.double() @ torch.linalg.inv(target.w2c.double())[:, None]
-    onto_source = source.intrinsics.double()
+    edges = torch.tensor([[2 / source.width, 0, -1], [0, 2 / source.height, -1], [0, 0, 1]]).to(between)
+    onto_source = edges @ source.intrinsics.double()
     rotation = onto_source @ between[..., :3, :3] @ torch.linalg.inv(target.intrinsics.double())[:, None]
     shift = (onto_source @ between[..., :3, 3:]).transpose(-1, -2)
     base = homogeneous[:, None] @ rotation.transpose(-1, -2).to(pixels)
-    return SweepLines(base, shift.to(pixels), source.height, source.width)
+    return SweepLines(base, shift.to(pixels))
 
 
 def sample_swept(
-    maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels, height: int, width: int
+    maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels
 ) -> Float[Tensor, "batch view channel ray plane"]:
-    """Bilinear lookup in maps that cover height x width pixels edge to edge; outside, the border value."""
-    size = torch.tensor([width, height]).to(swept.pixels)
-    grid = (swept.pixels / size * 2 - 1).clamp(-2, 2).flatten(0, 1)
+    """Bilinear lookup in maps that cover the source images edge to edge; outside, the border value."""
+    grid = swept.places.flatten(0, 1)
     values = F.grid_sample(maps.flatten(0, 1), grid.to(maps.dtype), padding_mode="border", align_corners=False)
     return values.unflatten(0, maps.shape[:2])
 
 
 def matching_cost(
-    maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels, height: int, width: int
+    maps: Float[Tensor, "batch view channel rows cols"],
+    swept: SweptPixels,
+    hidden: Float[Tensor, "batch view ray plane"] | None = None,
 ) -> Float[Tensor, "batch cost ray plane"]:
     """Disagreement of the views (log variance) per channel, once more over the views that agree most, and who sees.
+
+    `hidden` (see `shadow_map`): points that lie behind something count as much less in that view.
 
     The second number is over views weighted by how near they are to the mean: a view that is occluded spoils the
     variance, but not the weighted one. Order-free; channel + 2 entries.
     """
-    values = sample_swept(maps, swept, height, width).flatten(3).transpose(2, 3)
-    visible = swept.visible.flatten(2)[..., None].to(values)
-    share = visible / visible.sum(1, keepdim=True).clamp_min(1)
-    mean, variance = masked_mean_and_variance(values, share)
-    distance = (values - mean[:, None]).square().mean(-1, keepdim=True)
+    # channels before points, as the lookup leaves them: nothing is transposed on the way to the volume
+    values = sample_swept(maps, swept).flatten(3)
+    visible = view_weights(swept, hidden).flatten(2)[:, :, None]
+    mean, variance = _mean_and_variance(values, visible)
+    distance = (values - mean[:, None]).square().mean(2, keepdim=True)
     trust = visible * torch.exp(-2 * distance / distance.detach().mean(1, keepdim=True).clamp_min(_VARIANCE_FLOOR))
-    trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-6)
-    _, trusted = masked_mean_and_variance(values, trust)
-    disagreement = torch.log(torch.cat([variance, trusted.mean(-1, keepdim=True)], dim=-1) + _VARIANCE_FLOOR) / 4 + 0.5
+    _, trusted = _mean_and_variance(values, trust)
+    disagreement = torch.log(torch.cat([variance, trusted.mean(1, keepdim=True)], dim=1) + _VARIANCE_FLOOR) / 4 + 0.5
     # one view agrees with itself: that says nothing
-    is_compared = (visible.sum(1) > 1).to(values)
-    cost = torch.cat([disagreement * is_compared, visible.mean(1)], dim=-1)
-    return cost.transpose(1, 2).unflatten(2, swept.visible.shape[2:])
+    is_compared = (swept.visible.flatten(2).sum(1, keepdim=True) > 1).to(values)
+    return torch.cat([disagreement * is_compared, visible.mean(1)], dim=1).unflatten(2, swept.visible.shape[2:])
+
+
+def view_weights(
+    swept: SweptPixels, hidden: Float[Tensor, "batch view ray plane"] | None = None
+) -> Float[Tensor, "batch view ray plane"]:
+    """How much a view counts at a point, from 0 (does not see it) to 1; next to nothing where the point is hidden."""
+    visible = swept.visible.to(swept.depth_ratio)
+    return visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
+
+
+def _mean_and_variance(
+    values: Float[Tensor, "batch view channel point"], weights: Float[Tensor, "batch view 1 point"]
+) -> tuple[Float[Tensor, "batch channel point"], Float[Tensor, "batch channel point"]]:
+    """Over views; both 0 where all weights are."""
+    share = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
+    mean = (values * share).sum(1)
+    return mean, ((values - mean[:, None]).square() * share).sum(1)

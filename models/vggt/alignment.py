@@ -75,7 +75,8 @@ def align_depth(
         log_scale = best + step * around
     scale = log_scale.gather(1, cost(log_scale).argmin(1, keepdim=True)).exp()
     residual = torch.where(is_known, warp.residual(scale), torch.inf)
-    error = weighted_quantile(_camera_errors(given, predicted, scale)[:, 0], is_apart, 0.5).nan_to_num(nan=0.0)
+    error = weighted_quantile(_camera_errors(given, predicted, scale)[:, 0], is_apart, 0.5)
+    error = torch.where(is_apart.any(-1), error, 0.0)
     scale = torch.where(torch.isfinite(residual), scale[:, 0], torch.ones_like(residual))
     return DepthAlignment(scale, residual, error)
 

@@ -23,6 +23,7 @@ def sampler(rank: int = 0, world_size: int = 1, per_step: int = 2, first: int = 
         items,
         scenes_per_step=per_step,
         n_views=(2, 4),
+        scales=(0.5, 1.0),
         seed=3,
         rank=rank,
         world_size=world_size,
@@ -105,8 +106,8 @@ def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
 
     scene = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))[0]
     targets = pool_targets(scene, scene.train_views)
-    dataset = MultiViewDataset(targets, scale=0.5, is_random=True)
-    one, again, other = (dataset[SampleKey(4, 3, seed)] for seed in (11, 11, 12))
+    dataset = MultiViewDataset(targets, is_random=True)
+    one, again, other = (dataset[SampleKey(4, 3, seed, scale=0.5)] for seed in (11, 11, 12))
     assert torch.equal(one.source.images, again.source.images)
     assert one.source.images.shape == (3, 3, 16, 20)
     assert one.source.cameras.height == 16
@@ -115,5 +116,5 @@ def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
     assert one.seeds != other.seeds
     several = {tuple(dataset[SampleKey(4, 3, seed)].source.ids.tolist()) for seed in range(8)}
     assert len(several) > 1
-    best = MultiViewDataset(targets, scale=1.0, is_random=False)[SampleKey(4, 3, 0)]
+    best = MultiViewDataset(targets, is_random=False)[SampleKey(4, 3, 0)]
     assert tuple(best.source.ids.tolist()) == targets[4].candidates[:3]

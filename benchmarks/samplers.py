@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
+from matplotlib.figure import Figure
 
+from benchmarks.plots import line_plot, save_plot
 from data.datamodule import read_scenes
 from data.dtu import EVALUATION_LIGHTS
-from data.image_io import write_image
 from data.sampling import Target, evenly_spread
 from geometry import one_line_errors, require
 from models.nerf.nerf_config import Marching, SamplerName
@@ -33,8 +32,6 @@ from training.options import option
 
 _PROTOCOL = "dtu-nearest3"
 _NUM_VIEWS = 3
-_SIZE, _MARGIN = (480, 640), 60
-_INK = {"guided": (200, 60, 40), "coarse": (60, 120, 60), "coarse + fine": (50, 70, 190)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     with staged_folder(Path(options.out)) as folder:
         write_json(folder / "samplers.json", {"points": [vars(point) for point in points]})
-        write_image(folder / "samplers.png", plot(points))
+        save_plot(plot(points), folder / "samplers.png")
 
 
 def _require_one_per_sampler(checkpoints: Sequence[str]) -> None:
@@ -139,31 +136,13 @@ def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
     return points
 
 
-def plot(points: Sequence[Point]) -> np.ndarray:
-    """PSNR over the logarithm of the samples per ray, a line per sampler; height width 3, bytes."""
-    height, width = _SIZE
-    picture = np.full((height, width, 3), 255, np.uint8)
-    across = np.log2([point.samples for point in points])
-    up = np.array([point.psnr for point in points])
-    low, high = np.floor(up.min()), np.ceil(up.max()) + 1e-6
-    x = _MARGIN + (across - across.min()) / max(np.ptp(across), 1e-6) * (width - 2 * _MARGIN)
-    y = height - _MARGIN - (up - low) / (high - low) * (height - 2 * _MARGIN)
-    names = [point.sampler for point in points]
-    for row, name in enumerate(dict.fromkeys(names)):
-        line = np.stack([x, y], axis=-1)[[one == name for one in names]].round().astype(np.int32)
-        cv2.polylines(picture, [line[:, None]], False, _INK[name], 2, cv2.LINE_AA)
-        for point in line:
-            cv2.circle(picture, point.tolist(), 4, _INK[name], cv2.FILLED, cv2.LINE_AA)
-        cv2.putText(picture, name, (_MARGIN + 10, 30 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK[name], 1)
-    for point, place in zip(points, x, strict=True):
-        label = (round(place) - 8, height - _MARGIN + 24)
-        cv2.putText(picture, str(point.samples), label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
-    below = (width // 2 - 60, height - 12)
-    cv2.putText(picture, "samples per ray", below, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
-    for level in (low, high):
-        at = round(height - _MARGIN - (level - low) / (high - low) * (height - 2 * _MARGIN))
-        cv2.putText(picture, f"{level:.0f} dB", (4, at + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
-    return picture
+def plot(points: Sequence[Point]) -> Figure:
+    """PSNR over the logarithm of the samples per ray, a line per sampler."""
+    lines = {
+        name: ([p.samples for p in points if p.sampler == name], [p.psnr for p in points if p.sampler == name])
+        for name in dict.fromkeys(point.sampler for point in points)
+    }
+    return line_plot(lines, "samples per ray", "PSNR (dB)", doubles=("x",))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     total = [0.0] * 5
     with torch.inference_mode():
         for name, stage in stages(options).items():
-            row = [*_seconds(stage, options.repeats), *_counted(stage)]
+            row = [*median_seconds(stage, options.repeats), *_counted(stage)]
             row.append(max(row[2] / flops, row[3] / bandwidth))
             total = [one + other for one, other in zip(total, row, strict=True)]
             print(_line(name, row))
@@ -124,7 +124,7 @@ def machine_rates() -> tuple[float, float]:
     """Operations per second of a matrix product and bytes per second (read and written) of a copy."""
     matrix, block = torch.rand(1024, 1024), torch.rand(1 << 24)
     into = torch.empty_like(block)
-    product, copy = _seconds(lambda: matrix @ matrix, 5)[0], _seconds(lambda: into.copy_(block), 5)[0]
+    product, copy = median_seconds(lambda: matrix @ matrix, 5)[0], median_seconds(lambda: into.copy_(block), 5)[0]
     return 2 * 1024**3 / product, 2 * 4 * (1 << 24) / copy
 
 
@@ -156,7 +156,7 @@ def _views(options: SpeedOptions) -> tuple[Views, Views]:
     return Views.stack([views[sources]]), views[middle : middle + 1]
 
 
-def _seconds(stage: Callable[[], Any], repeats: int) -> tuple[float, float]:
+def median_seconds(stage: Callable[[], Any], repeats: int) -> tuple[float, float]:
     """Median wall and CPU seconds, after one call that does not count."""
     stage()
     pairs = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import features, peer_scene, samplers, speed, vggt_memory
+from benchmarks import features, finetune, peer_scene, samplers, scaling, speed, vggt_memory
 from models.nerf.nerf_config import Marching
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
@@ -220,12 +220,11 @@ def test_samplers_spend_what_they_say() -> None:
 
 
 def test_samplers_plot() -> None:
-    """The best point is at the top right, the worst at the bottom left, whole decibels at the edges."""
-    points = [samplers.Point("guided", 4, 20.0, 1.0), samplers.Point("guided", 16, 22.0, 1.0)]
-    picture = samplers.plot(points)
-    (height, width), margin, ink = samplers._SIZE, samplers._MARGIN, list(samplers._INK["guided"])
-    assert picture[height - margin, margin].tolist() == picture[margin, width - margin].tolist() == ink
-    assert picture[margin, margin].tolist() == [255, 255, 255]
+    points = [samplers.Point(name, count, 20.0 + count, 1.0) for name in ("guided", "coarse") for count in (4, 16)]
+    (axes,) = samplers.plot(points).axes
+    assert [line.get_label() for line in axes.lines] == ["guided", "coarse"]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[4, 24], [16, 36]]] * 2
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
 
 
 def test_samplers_run(fields: dict[str, str], small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -244,6 +243,53 @@ def test_samplers_run(fields: dict[str, str], small_dtu: Path, tmp_path: Path, c
     with pytest.raises(SystemExit):
         samplers.main([*command, fields["guided"], fields["guided"]])
     assert "expected one per sampler, got guided" in capsys.readouterr().err
+
+
+def test_finetune_measures_the_general_model_and_then_the_scenes_own(
+    fields: dict[str, str], small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "finetune"
+    more = ("--init_from", fields["guided"], "--scans", "scan2", "--max_steps", "3", "--held_out_every", "2")
+    command = tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *more, "--n_views", "3")
+    finetune.main([*command[2:], "--out", str(out), "--threads", "1", "--n_sources", "3"])
+    points = json.loads((out / "finetune.json").read_text())["points"]
+    assert [point["step"] for point in points] == [0, 2, 3]
+    assert 0 < points[0]["seconds"] < points[1]["seconds"] < points[2]["seconds"]
+    assert (out / "finetune.png").is_file()
+    assert f"{points[2]['psnr'] - points[0]['psnr']:+.2f} dB in" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        finetune.main(["--ckpt", fields["guided"]])
+    assert "--ckpt: a resumed run" in capsys.readouterr().err
+
+
+def test_scaling_runs(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measured(setting: speed.SpeedOptions) -> tuple[tuple[float, ...], float]:
+        asked.append((setting.n_views, setting.width, setting.height, setting.N_guided))
+        return (0.5, 0.25 * setting.n_views, 0.0), 9.0
+
+    monkeypatch.setattr(scaling, "_in_own_process", measured)
+    options = ["--views", "2", "4", "8", "--sizes", "64x32", "64x64", "--samples", "2", "3"]
+    scaling.main([*options, "--out", str(tmp_path / "out")])
+    assert asked[:3] == [(views, 320, 256, 6) for views in (2, 4, 8)]
+    assert asked[3:] == [(3, 64, 32, 6), (3, 64, 64, 6), (3, 320, 256, 2), (3, 320, 256, 3)]
+    printed = capsys.readouterr().out
+    assert "| 4 | 0.500 | 1.000 | 0.000 | 1.500 | 9 |" in printed
+    assert "seconds = 0.5 + 0.25 * views" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("rays.png", "samples.png", "scaling.json", "views.png")
+    ]
+    with pytest.raises(SystemExit):
+        scaling.main(["--views", "3"])
+    assert "--views" in capsys.readouterr().err
+
+
+def test_scaling_measures() -> None:
+    seconds, peak = scaling._measured(speed.SpeedOptions(width=32, height=32, n_views=2, repeats=1, threads=1))
+    assert len(seconds) == len(scaling.STAGES)
+    assert min(seconds) > 0
+    assert peak > 10
 
 
 def test_bytes_and_operations_by_hand() -> None:

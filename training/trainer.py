@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
@@ -36,8 +37,8 @@ class RunData(Protocol):
         """Optimizer steps of an epoch."""
 
 
-def fit(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
-    """Train, from the start or exactly on from `--ckpt`.
+def fit(options: RunOptions, task: RunTask, data: RunData, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Train, from the start or exactly on from `--ckpt`; `callbacks` beside those of every run.
 
     Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
     below the run's folder.
@@ -47,7 +48,7 @@ def fit(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
     """
     _quieten()
     keep_freed_memory()
-    trainer = build_trainer(options, task, data)
+    trainer = build_trainer(options, task, data, callbacks)
     _prepare_folder(options)
     trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
@@ -55,7 +56,9 @@ def fit(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
     return trainer
 
 
-def build_trainer(options: RunOptions, task: RunTask, data: RunData) -> pl.Trainer:
+def build_trainer(
+    options: RunOptions, task: RunTask, data: RunData, callbacks: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
     """A Lightning trainer that counts everything in optimizer steps.
 
     Raises:
@@ -66,14 +69,14 @@ def build_trainer(options: RunOptions, task: RunTask, data: RunData) -> pl.Train
     epochs = options.num_epochs * data.steps_per_epoch(options.devices)
     total_steps = options.max_steps if options.max_steps > 0 else epochs
     metric, best = task.monitor
-    callbacks = [
+    every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common),
         LearningRateMonitor("step"),
         StepProgress(options.log_every, task.shown),
     ]
     try:
-        return _lightning_trainer(options, callbacks, total_steps)
+        return _lightning_trainer(options, [*every_run, *callbacks], total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"

@@ -19,7 +19,7 @@ from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import occupancy, splat_depth
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
-from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, working_size
+from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, halvings, sweep_size, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
 from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines, view_weights
 from models.nerf.scene_residual import SceneResidual
@@ -86,7 +86,7 @@ class GuidedNeRF(nn.Module):
     ) -> AimedMaps:
         """Sweep the target view (one camera per scene), coarse and then fine around what that found."""
         planes = DisparityRange(near, far)
-        rows, cols = working_size(target.height, target.width)
+        rows, cols = sweep_size(target, maps.cameras)
         small = (-(-rows // COARSER), -(-cols // COARSER))
         count = self.config.sweep_planes
         half = torch.full((len(near), *small), 0.5).to(near)
@@ -191,12 +191,14 @@ class GuidedNeRF(nn.Module):
 
 
 def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torch.Generator]) -> SceneBatch:
-    """The same batch with targets cut to a random window of at most rows x cols, one and the same place per step.
+    """The same batch with targets cut to a random window that is swept at rows x cols or, in a small image, fewer.
 
-    A sweep of a part of the view costs as much less as the part is smaller, and sees the same parallax.
+    One and the same place for all scenes. A sweep of a part of the view costs as much less as the part is smaller,
+    and sees the same parallax.
     """
     height, width = batch.target.images.shape[-2:]
-    rows, cols = min(rows, height), min(cols, width)
+    factor = 2 ** halvings(height, width)
+    rows, cols = min(rows * factor, height), min(cols * factor, width)
     top, left = (int(torch.randint(room + 1, (), generator=generators[0])) for room in (height - rows, width - cols))
     window = (..., slice(top, top + rows), slice(left, left + cols))
     target = replace(

@@ -4,13 +4,14 @@ Images of more than about 100 000 pixels are halved first, and again, so that th
 the features look the same at every resolution.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import TensorStruct
+from geometry import Cameras, TensorStruct
 
 SWEEP_CHANNELS = 16
 COARSER = 4
@@ -26,12 +27,32 @@ class LightMaps(TensorStruct):
     fine: Float[Tensor, "batch view channel rows cols"]
 
 
+def halvings(height: int, width: int) -> int:
+    """How often an image is halved until it has at most 2^17 pixels."""
+    count = 0
+    while math.prod(halved(height, width, count)) > _MOST_PIXELS:
+        count += 1
+    return count
+
+
+def halved(height: int, width: int, count: int) -> tuple[int, int]:
+    """Rows and columns, rounded up."""
+    return -(-height // 2**count), -(-width // 2**count)
+
+
 def working_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the fine map of an image: its own, halved until there are at most 2^17 pixels."""
-    rows, cols = height, width
-    while rows * cols > _MOST_PIXELS:
-        rows, cols = -(-rows // 2), -(-cols // 2)
-    return rows, cols
+    """Rows and columns of the fine map of an image."""
+    return halved(height, width, halvings(height, width))
+
+
+def sweep_size(target: Cameras, source: Cameras) -> tuple[int, int]:
+    """Rows and columns of the sweep of a target view (axis batch): no finer than its sources (batch view) are seen.
+
+    That is where a target is a window of a large image, whose own few pixels would not ask for a halving.
+    """
+    seen = source.intrinsics[..., 0, 0].median() / 2 ** halvings(source.height, source.width)
+    finer = (target.intrinsics[..., 0, 0].median() / seen).log2().round()
+    return halved(target.height, target.width, max(halvings(target.height, target.width), int(finer)))
 
 
 class LightStem(nn.Module):

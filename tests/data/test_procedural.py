@@ -1,6 +1,7 @@
 """The procedural generator: closed forms, two-view consistency through the real reader, equal bytes, refusals."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from data.blendedmvs import read_blendedmvs
 from data.dtu import read_dtu
 from data.procedural import Scene, dtu_rig, make_scene, orbit_rig, render_view, rigs
 from data.procedural.__main__ import main
+from data.procedural.generate import claim_folder
+from data.procedural.layout_parts import GeneratorSettings
 from data.procedural.scene import Item, Light
 from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
 from data.procedural.textures import NoiseTexture, available_photos, photo_pyramid
-from geometry import Cameras, Views, sample_at_pixels
+from geometry import Cameras, InputError, Views, sample_at_pixels
 
 DTU = ["--layout", "dtu", "--width", "40", "--height", "32", "--views", "20"]
 
@@ -215,6 +218,20 @@ def test_reader_sees_consistent_cameras_and_depth(tmp_path: Path):
     assert np.abs(views.images[0].permute(1, 2, 0).numpy() - rendered.rgb).max() <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.parametrize("layout", ["dtu", "blendedmvs"])
+def test_the_fast_tracer_writes_the_same_scenes(layout: str, tmp_path: Path):
+    size = ["--layout", layout, "--width", "64", "--height", "48", "--views", "20", "--scenes", "1", "--workers", "1"]
+    for tracer in ("exact", "fast"):
+        main([*size, "--tracer", tracer, "--out", str(tmp_path / tracer)])
+    read = {"dtu": read_dtu, "blendedmvs": read_blendedmvs}[layout]
+    scenes = [read(tmp_path / name, split="all")[0] for name in ("exact", "fast")]
+    exact, fast = (scene.views(scene.train_views[:2]) for scene in scenes)
+    torch.testing.assert_close(exact.cameras, fast.cameras, atol=0, rtol=0)
+    same = (exact.depth - fast.depth).abs() <= 1e-3 * exact.depth
+    assert same.float().mean() > 0.99
+    assert (exact.images - fast.images).abs().mean() < 0.02
+
+
 def test_neighbours_are_the_nearest_by_angle(one_worker: Path):
     scene = read_dtu(one_worker, split="all")[0]
     centers = {view: torch.linalg.inv(frame.w2c)[:3, 3] for view, frame in scene.frames.items()}
@@ -276,3 +293,13 @@ def test_foreign_folder_and_other_settings_are_refused(one_worker: Path, capsys:
     assert "'seed': 9" in error
     assert "'seed': 0" in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_of_before_there_were_two_tracers_was_made_by_the_exact_one(one_worker: Path, tmp_path: Path):
+    settings = json.loads((one_worker / "procedural.json").read_text())
+    settings.pop("tracer")
+    (tmp_path / "procedural.json").write_text(json.dumps(settings))
+    settings.pop("generator")
+    claim_folder(tmp_path, GeneratorSettings(**settings))
+    with pytest.raises(InputError, match="tracer"):
+        claim_folder(tmp_path, GeneratorSettings(**settings, tracer="fast"))

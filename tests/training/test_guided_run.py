@@ -7,7 +7,8 @@ import torch
 
 from geometry import InputError
 from render.evaluate import evaluate
-from render.options import EvaluateOptions
+from render.loading import load_for
+from render.options import EvaluateOptions, RenderOptions
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO, read_checkpoint, record_of
@@ -51,6 +52,8 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     )
     assert (metrics["settings"]["sampler"], metrics["settings"]["N_guided"]) == ("guided", 4)
     assert metrics["mean"]["psnr"] > 3
+    with pytest.raises(InputError, match=r"--N_samples 8: .* was trained with --sampler guided"):
+        load_for(RenderOptions(ckpt=str(last), N_samples=8), torch.device("cpu"))
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
     assert status == 0, errors
@@ -86,6 +89,31 @@ def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
     assert one["global_step"] == other["global_step"] == 4
     torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
     torch.testing.assert_close(one["optimizer_states"], other["optimizer_states"], rtol=0, atol=0)
+
+
+def test_options_that_came_later_count_as_their_defaults(small_dtu: Path, tmp_path: Path) -> None:
+    base = tmp_path / "runs"
+    command = tiny_arguments("train_general.py", small_dtu, base, *GUIDED, "--max_steps", "3", "--expname", "old")
+    assert outcome_of_general(command)[0] == 0
+    last = base / "old" / "checkpoints" / "last.ckpt"
+    contents = torch.load(last, weights_only=True)
+    record = contents["vggt_nerf"]["options"]
+    del record["muon_lrate"], record["imgScale_train"]
+    torch.save(contents, last)
+    longer = [*command, "--ckpt", str(last), "--max_steps", "4"]
+    assert outcome_of_general(longer)[0] == 0
+    status, errors = outcome_of_general([*longer, "--muon_lrate", "1e-3"])
+    assert status != 0
+    assert "--muon_lrate" in errors
+
+
+def test_muon_and_several_scales(small_dtu: Path, tmp_path: Path) -> None:
+    more = ("--muon_lrate", "1e-2", "--imgScale_train", "0.5", "1", "--max_steps", "3", "--expname", "m")
+    command = tiny_arguments("train_general.py", small_dtu, tmp_path / "runs", *GUIDED, *more)
+    assert outcome_of_general(command)[0] == 0
+    contents = read_checkpoint(tmp_path / "runs" / "m" / "checkpoints" / "last.ckpt")
+    assert len(contents["optimizer_states"][0]["inner"]) == 2
+    assert record_of(contents).options["imgScale_train"] == [0.5, 1.0]
 
 
 def test_a_vggt_without_depth_is_of_no_use() -> None:

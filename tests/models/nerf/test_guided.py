@@ -7,15 +7,16 @@ import torch
 
 from geometry import Cameras, RayBundle, SceneBatch, pixel_centers
 from models.nerf.compositing import FieldOutput
-from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, sweep_loss
+from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import occupancy, splat_depth
 from models.nerf.guided_network import GuidedNeRF, random_window
 from models.nerf.light_field import LightSamples
-from models.nerf.light_stem import working_size
+from models.nerf.light_stem import sweep_size, working_size
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.plane_sweep import DisparityRange, matching_cost, sweep_lines
+from models.nerf.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
+from models.nerf.shadow_map import depth_behind, shadow_maps
 from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 from tests.scenes import random_batch, random_views, ring_cameras, slanted_plane_depth
@@ -107,6 +108,56 @@ def test_what_is_in_front_hides_what_is_behind() -> None:
     both = replace(cameras, w2c=cameras.w2c[:1].repeat(2, 1, 1), intrinsics=cameras.intrinsics)
     splat = splat_depth(prior, both[None], both[0][None], 24, 32)
     torch.testing.assert_close(splat.inverse_depth, torch.full((1, 24, 32), 0.5))
+
+
+def two_planes() -> tuple[Cameras, Cameras, torch.Tensor]:
+    """A target, a source 0.5 to its right, and the target's depth: a square at z = 2 before a wall at z = 4."""
+    intrinsics = torch.tensor([[40.0, 0, 20], [0, 40, 20], [0, 0, 1]])
+    w2c = torch.eye(4).repeat(2, 1, 1)
+    w2c[1, 0, 3] = -0.5
+    cameras = Cameras(w2c, intrinsics.repeat(2, 1, 1), 40, 40)
+    depth = torch.full((1, 40, 40), 4.0)
+    depth[:, 14:26, 14:26] = 2.0
+    return cameras[:1], cameras[1:][None], depth
+
+
+def test_what_the_square_covers_is_hidden() -> None:
+    """The square moves by 40 * 0.5 / 2 = 10 pixels, the wall by 5: wall pixels 9..14 lie behind it in the source."""
+    target, source, depth = two_planes()
+    planes = DisparityRange(torch.tensor([1.0]), torch.tensor([5.0]))
+    center = planes.fraction(1 / depth)
+    maps = shadow_maps(planes, center, torch.ones_like(center, dtype=torch.bool), target, source, 40, 40)
+    assert maps[0, 0, 20, 10].item() == pytest.approx(1 / 2)
+    assert maps[0, 0, 20, 2].item() == pytest.approx(1 / 4)
+    assert maps[0, 0, 20, 38].item() == 0  # no pixel of the target falls there
+    inverse = (1 / depth).flatten(1)[..., None]
+    swept = sweep_lines(source, target, pixel_centers(40, 40, depth)[None]).at(inverse)
+    behind = depth_behind(maps, planes, swept, inverse).view(40, 40)
+    assert (behind[20, 9:14] == 1).all()
+    assert (behind[20, 15:25] == -0.5).all()  # on the square itself
+    assert (behind[20, 28:38] == -0.5).all()
+    assert (behind[5] < 0).all()
+    weights = view_weights(swept, behind.view(1, 1, -1, 1)).view(40, 40)
+    assert (weights[20, 9:14] - 0.02).abs().max() < 1e-6
+    assert (weights[20, 15:25] == 1).all()
+    assert (weights[20, :5] == 0).all()  # left of the source's image
+    unsure = shadow_maps(planes, center, torch.zeros_like(center, dtype=torch.bool), target, source, 40, 40)
+    assert not unsure.any()
+
+
+def test_a_hidden_view_does_not_spoil_the_agreement_of_the_others() -> None:
+    cameras = ring_cameras(4)
+    images = torch.full((1, 3, 3, 24, 32), 0.5)
+    images[:, 2] = 1.0
+    inverse = torch.full((1, 24 * 32, 1), 1 / 3)
+    swept = sweep_lines(cameras[:3][None], cameras[3][None], pixel_centers(24, 32, inverse)[None]).at(inverse)
+    hidden = torch.full((1, 3, 24 * 32, 1), -1.0)
+    seen = swept.visible.all(1)[0, :, 0]
+    assert seen.float().mean() > 0.3
+    plain = matching_cost(images, swept, hidden)[0, 0, seen]
+    hidden[:, 2] = 1.0
+    masked = matching_cost(images, swept, hidden)[0, 0, seen]
+    assert (masked < plain - 0.1).all()
 
 
 def test_intervals_widen_where_nothing_is_sure_and_at_edges() -> None:
@@ -222,6 +273,29 @@ def test_a_window_shows_the_same_place() -> None:
     point = cut.target.cameras[:, 0].unproject(middle, torch.full((1, 1), 3.0))
     x, y = batch.target.cameras[:, 0].project(point).pixels[0, 0].floor().long().tolist()
     assert torch.equal(batch.target.images[..., y, x], cut.target.images[..., 4, 5])
+
+
+def test_a_lone_volume_is_regularised_as_one_of_several() -> None:
+    torch.manual_seed(0)
+    net = VolumeRegulariser(3, 8, levels=2, halves_planes=False)
+    cost, centers = torch.rand(2, 3, 8, 10, 6), torch.rand(2, 8, 10, 6)
+    both = net(cost, centers).logits
+    torch.testing.assert_close(net(cost[:1], centers[:1]).logits, both[:1], atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(net(cost[:1], centers[:1]).logits.sum(), net.parameters(), allow_unused=True)]
+    gradients.append(torch.autograd.grad(net(cost, centers).logits[:1].sum(), net.parameters(), allow_unused=True))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_is_swept_as_finely_as_the_view_it_is_from() -> None:
+    whole = ring_cameras(1, 512, 640)
+    source = ring_cameras(3, 512, 640)[None]
+    assert sweep_size(whole, source) == (256, 320)
+    assert sweep_size(whole.cropped(100, 200, 256, 320), source) == (128, 160)
+    assert sweep_size(whole.resized(256, 320), source) == (256, 320)  # half the size, not half the view
+    large = random_batch(1, 2, height=512, width=640)
+    cut = random_window(large, 128, 160, [torch.Generator().manual_seed(3)])
+    assert cut.target.images.shape[-2:] == (256, 320)
 
 
 def test_sizes() -> None:

@@ -63,6 +63,9 @@ class NerfTask(pl.LightningModule):
         self, options: TrainOptions, model: VGGTNeRF, vggt: VGGTRecord, trained_on: dict[str, list[int]]
     ) -> None:
         super().__init__()
+        sampler = model.network.config.sampler
+        if options.color_loss and sampler != "guided":
+            raise InputError(f"--color_loss: expected a model with --sampler guided, got {sampler}")
         self.options = options
         self.model = model
         self.vggt_record = vggt
@@ -92,6 +95,9 @@ class NerfTask(pl.LightningModule):
         if is_guided and self.options.depth_loss:
             losses = losses._replace(depth=aimed.depth_loss(view.depth))
         loss = losses.photometric + self.options.depth_loss * losses.depth
+        if self.options.color_loss:
+            color = aimed.color_loss(view.images)
+            loss = loss + self.options.color_loss * color
         self._require_finite(loss, "loss", batch)
         self._last_names = batch.names
         with torch.no_grad():
@@ -99,6 +105,8 @@ class NerfTask(pl.LightningModule):
             scalars = {"train/loss": loss, "train/psnr": -10 * mse.log10(), "train/opacity": output.opacity.mean()}
             if self.options.depth_loss:
                 scalars["train/depth_loss"] = losses.depth
+            if self.options.color_loss:
+                scalars["train/color_loss"] = color
             if self.options.near_far == "auto":
                 scalars["train/auto_bounds"] = bounds.is_auto.float().mean()
         self.log_dict(scalars)

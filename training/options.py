@@ -130,12 +130,15 @@ class TrainOptions(RunOptions):
     chunk: int = option(4096, "rays rendered at a time in validation")
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
     depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
+    color_loss: float = option(
+        0.0, "weight of the error of the colours on the guided sampler's planes, which teaches depth without depth maps"
+    )
 
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
         super().__post_init__()
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "N_guided", "chunk")
-        self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss")
+        self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss", "color_loss")
         self._require_positive("imgScale_test")
         require(
             bool(self.imgScale_train) and min(self.imgScale_train) > 0 and max(self.imgScale_train) < math.inf,

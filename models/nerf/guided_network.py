@@ -57,6 +57,32 @@ class AimedMaps(TensorStruct):
         """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
         return sum(sweep_loss(level, self.planes, depth) for level in self.levels)
 
+    def color_loss(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
+        """Expected error of the colours that both levels' planes show, where the target's own picture is known.
+
+        On every plane the sources' colours, blended by how much they see, miss the target's by so much (mean over
+        channels); the mean over planes under their likelihood is least where the surface is. Needs no depth.
+        """
+        return sum(self._color_error(level, images) for level in self.levels)
+
+    def _color_error(self, level: PlaneDistribution, images: Tensor) -> Float[Tensor, ""]:
+        rows, cols = level.logits.shape[1:3]
+        scale = rows / images.shape[-2]
+        truth = F.interpolate(images, (rows, cols), mode="area").flatten(2)
+        size = [round(side * scale) for side in self.maps.images.shape[-2:]]
+        sources = F.interpolate(self.maps.images.flatten(0, 1), size, mode="area")
+        pixels = pixel_centers(rows, cols, truth).expand(len(truth), -1, 2)
+        inverse = self.planes.inverse_depth(level.centers.flatten(1, 2).detach())
+        swept = sweep_lines(self.maps.cameras, self.target.resized(rows, cols), pixels).at(inverse)
+        weights = view_weights(swept, depth_behind(self.shadows, self.planes, swept, inverse))[:, :, None]
+        total = weights.sum(1)
+        colors = sample_swept(sources.unflatten(0, self.maps.images.shape[:2]), swept)
+        error = ((colors * weights).sum(1) / total.clamp_min(1e-6) - truth[..., None]).abs().mean(1)
+        likely = level.logits.flatten(1, 2).softmax(-1)
+        # a lone view finds the colour it looks for on some plane or other
+        is_seen = (swept.visible.sum(1) > 1).all(-1)
+        return ((likely * error).sum(-1) * is_seen).sum() / is_seen.sum().clamp_min(1)
+
 
 class GuidedNeRF(nn.Module):
     """Renders a scene it has never seen with a few samples per ray; see `GeneralizableNeRF` for the methods."""

@@ -304,6 +304,22 @@ def test_sizes() -> None:
     assert working_size(1200, 1600) == (300, 400)
 
 
+def test_colours_on_planes_teach_depth(model: VGGTNeRF) -> None:
+    """The loss is least where the plane of `plane_batch`, z = 3 and fraction 1/3, has all the likelihood."""
+    batch = plane_batch()
+    found = aimed(model, batch)
+    centers = torch.linspace(1, 0, 31).expand(1, 24, 32, 31)
+    losses = []
+    for fraction in (1 / 3, 0.55, 0.1):
+        level = PlaneDistribution(-200 * (centers - fraction).abs(), centers, torch.zeros(1, 1, 24, 32))
+        unhidden = replace(found, levels=(level, level), shadows=torch.zeros_like(found.shadows))
+        losses.append(unhidden.color_loss(batch.target.images[:, 0]).item())
+    assert losses[0] < 0.5 * min(losses[1:])
+    loss = found.color_loss(batch.target.images[:, 0])
+    loss.backward()
+    assert all(level.logit.weight.grad.abs().max() > 0 for level in (model.network.coarse, model.network.fine))
+
+
 def test_it_learns_a_scene() -> None:
     """Sixty steps on a textured plane, with its depth known: sweep and colours find it."""
     torch.manual_seed(0)

@@ -92,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print("|---" * 8 + "|")
     for checkpoint in options.ckpt:
-        model, _record = load_model(Path(checkpoint), options.vggt_ckpt)
+        model, record = load_model(Path(checkpoint), options.vggt_ckpt)
         if options.N_guided:
+            sampler = record.network.sampler
+            require(sampler == "guided", f"--N_guided {options.N_guided}: {checkpoint} has --sampler {sampler}")
             model.marching = replace(model.marching, guided=options.N_guided)
         for seed in options.seeds:
             for size in options.sizes:

@@ -8,15 +8,19 @@ from matplotlib.figure import Figure
 
 
 def line_plot(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str, *, doubles: tuple[str, ...] = ()
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    across: str,
+    up: str,
+    *,
+    logarithmic: tuple[str, ...] = (),
 ) -> Figure:
-    """A line through the (x, y) points of every name; `doubles` names the axes (x, y) that are logarithmic."""
+    """A line through the (x, y) points of every name; `logarithmic` names the axes (x, y) that are logarithmic."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, (x, y) in lines.items():
         axes.plot(x, y, marker="o", label=name)
-    for axis in doubles:
+    for axis in logarithmic:
         getattr(axes, f"set_{axis}scale")("log", base=2)
         getattr(axes, f"{axis}axis").set_major_formatter("{x:g}")
     axes.set_xlabel(across)

@@ -142,7 +142,7 @@ def plot(points: Sequence[Point]) -> Figure:
         name: ([p.samples for p in points if p.sampler == name], [p.psnr for p in points if p.sampler == name])
         for name in dict.fromkeys(point.sampler for point in points)
     }
-    return line_plot(lines, "samples per ray", "PSNR (dB)", doubles=("x",))
+    return line_plot(lines, "samples per ray", "PSNR (dB)", logarithmic=("x",))
 
 
 if __name__ == "__main__":

@@ -189,6 +189,8 @@ class NerfTask(pl.LightningModule):
         for name, mine in ours.options.items():
             # an option that came later: the run did what is its default
             before = theirs.options.get(name, defaults[name])
+            if isinstance(mine, list) and not isinstance(before, list):
+                before = [before]  # took one value before it took several
             if name not in _MAY_CHANGE_ON_RESUME and before != mine:
                 raise InputError(
                     f"--{name}: the run to resume was started with {before!r}, got {mine!r}; "

@@ -219,5 +219,4 @@ class FinetuneOptions(TrainOptions):
         """See `TrainOptions`; besides, fine-tuning needs something to start from."""
         super().__post_init__()
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
-        for name in ("residual_channels", "residual_resolution", "residual_lrate"):
-            require(getattr(self, name) > 0, f"--{name}: expected a positive number, got {getattr(self, name)}")
+        self._require_positive("residual_channels", "residual_resolution", "residual_lrate")

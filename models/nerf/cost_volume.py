@@ -16,7 +16,7 @@ from geometry import TensorStruct
 from models.nerf.plane_sweep import DisparityRange
 
 _WINDOW = 2
-_LEAST_FOR_ONEDNN = 20480
+_MOST_WITHOUT_ONEDNN = 20480
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Conv3d(nn.Conv3d):
 
     def forward(self, volume: Float[Tensor, "batch channel rows cols plane"]) -> Tensor:
         """See nn.Conv3d."""
-        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _LEAST_FOR_ONEDNN
+        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _MOST_WITHOUT_ONEDNN
         return super().forward(volume.expand(2, -1, -1, -1, -1))[:1] if is_lone else super().forward(volume)
 
 

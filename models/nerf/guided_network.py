@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.nerf.compositing import RenderOutput, composite
-from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
+from models.nerf.cost_volume import PlaneDistribution, VolumeRegulariser, sweep_loss
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import occupancy, splat_depth
@@ -79,7 +79,7 @@ class AimedMaps(TensorStruct):
         colors = sample_swept(sources.unflatten(0, self.maps.images.shape[:2]), swept)
         error = ((colors * weights).sum(1) / total.clamp_min(1e-6) - truth[..., None]).abs().mean(1)
         likely = level.logits.flatten(1, 2).softmax(-1)
-        # a lone view finds the colour it looks for on some plane or other
+        # where one view alone looks, it finds the colour it looks for on some plane or other
         is_seen = (swept.visible.sum(1) > 1).all(-1)
         return ((likely * error).sum(-1) * is_seen).sum() / is_seen.sum().clamp_min(1)
 
@@ -122,7 +122,7 @@ class GuidedNeRF(nn.Module):
             cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers))], dim=1)
         coarse = self.coarse(cost, centers)
         found = coarse.estimate()
-        shadows = self._shadows(found, maps, target, planes, shrink=COARSER)
+        shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=COARSER)
         wide = intervals(found, coarse.spacing, floor=1.5, ceiling=5.0)
         around = _resampled(
             torch.stack([wide.center.detach(), wide.half, found.confidence.detach()], dim=1), rows, cols
@@ -134,7 +134,7 @@ class GuidedNeRF(nn.Module):
         found = fine.estimate()
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
-        shadows = self._shadows(found, maps, target, planes, shrink=2)
+        shadows = self._shadows(found.center, guide[:, 2], maps, target, planes, shrink=2)
         return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows)
 
     def render_rays(
@@ -200,12 +200,14 @@ class GuidedNeRF(nn.Module):
 
     @staticmethod
     def _shadows(
-        found: DepthEstimate, maps: GuidedMaps, target: Cameras, planes: DisparityRange, shrink: int
+        center: Tensor, confidence: Tensor, maps: GuidedMaps, target: Cameras, planes: DisparityRange, shrink: int
     ) -> Float[Tensor, "batch view rows cols"]:
-        """Of surfaces the sweep found, at the working size of the source images over `shrink`."""
+        """Of surfaces the sweep found, at the working size of the source images over `shrink`.
+
+        Coarser than the sweep where that is fine, so that no holes are left between the points of a surface.
+        """
         rows, cols = (-(-side // shrink) for side in working_size(maps.cameras.height, maps.cameras.width))
-        is_sure = found.confidence > _SURE
-        return shadow_maps(planes, found.center.clamp(0, 1), is_sure, target, maps.cameras, rows, cols)
+        return shadow_maps(planes, center.clamp(0, 1), confidence > _SURE, target, maps.cameras, rows, cols)
 
     @staticmethod
     def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor) -> Tensor:

@@ -106,10 +106,9 @@ def matching_cost(
 ) -> Float[Tensor, "batch cost ray plane"]:
     """Disagreement of the views (log variance) per channel, once more over the views that agree most, and who sees.
 
-    `hidden` (see `shadow_map`): points that lie behind something count as much less in that view.
-
     The second number is over views weighted by how near they are to the mean: a view that is occluded spoils the
-    variance, but not the weighted one. Order-free; channel + 2 entries.
+    variance, but not the weighted one. Order-free; channel + 2 entries. Points that lie behind something (`hidden`,
+    see `depth_behind`) count as much less in that view.
     """
     # channels before points, as the lookup leaves them: nothing is transposed on the way to the volume
     values = sample_swept(maps, swept).flatten(3)

@@ -12,7 +12,7 @@ from geometry import Cameras, pixel_centers
 from models.nerf.plane_sweep import DisparityRange, SweptPixels, sample_swept, sweep_lines
 
 _SOFTNESS = 0.03
-"""Disparity fraction by which a point must lie behind to be taken for hidden."""
+"""Disparity fraction: points half of it behind a surface may belong to it, one and a half behind they are hidden."""
 
 
 @torch.no_grad()
@@ -53,6 +53,8 @@ def depth_behind(
     `inverse`: 1 / camera z of the target, of the points that `swept` holds.
     """
     nearest = sample_swept(maps[:, :, None], swept)[:, :, 0]
-    own = inverse[:, None] / torch.where(swept.visible, swept.depth_ratio, 1.0)
+    ratio = torch.where(swept.visible, swept.depth_ratio, 1.0)
     extent = (1 / planes.near - 1 / planes.far)[:, None, None, None]
-    return ((nearest - own) / (extent * _SOFTNESS) - 0.5).clamp(-1, 1)
+    # a source at half the distance sees every difference of inverse depth four times as large as the target does
+    behind = (nearest - inverse[:, None] / ratio) * ratio.square()
+    return (behind / (extent * _SOFTNESS) - 0.5).clamp(-1, 1)

@@ -118,3 +118,9 @@ def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
     assert len(several) > 1
     best = MultiViewDataset(targets, is_random=False)[SampleKey(4, 3, 0)]
     assert tuple(best.source.ids.tolist()) == targets[4].candidates[:3]
+
+
+def test_one_scale_per_step_and_every_scale_in_turn() -> None:
+    steps = [{key.scale for key in sampler().keys_of(step)} for step in range(20)]
+    assert all(len(scales) == 1 for scales in steps)
+    assert set.union(*steps) == {0.5, 1.0}

@@ -57,6 +57,7 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         (["--muon_lrate", "-1"], "--muon_lrate"),
         (["--muon_lrate", "inf"], "--muon_lrate"),
         (["--imgScale_train", "0.5", "0"], "--imgScale_train"),
+        (["--imgScale_train", "0.5", "nan"], "--imgScale_train"),
         (["--n_views", "1"], "--n_views"),
         (["--n_views", "5", "3"], "--n_views"),
         (["--rays_per_step", "0"], "--rays_per_step"),

@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="scene i depends on the seed and on i only")
     parser.add_argument("--lights", type=int, default=1, help="dtu: lightings 0..lights-1; a single one is number 3")
     parser.add_argument("--first_scan", type=int, default=1, help="number of the first scene in its folder's name")
-    parser.add_argument(
-        "--tracer", default="exact", help=f"one of {', '.join(TRACERS)}; fast: single precision, hard shadows"
-    )
+    parser.add_argument("--tracer", default="exact", help="exact, or fast: single precision, hard shadows")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     return parser
 

@@ -34,8 +34,8 @@ class DemoOptions:
     views: int = option(30, "views per scan, at least 20")
     width: int = option(160, "image width in pixels")
     height: int = option(128, "image height in pixels")
-    general_steps: int = option(250, "optimizer steps of general training")
-    finetune_steps: int = option(200, "optimizer steps of fine-tuning")
+    general_steps: int = option(380, "optimizer steps of general training")
+    finetune_steps: int = option(250, "optimizer steps of fine-tuning")
     frames: int = option(20, "frames of the video")
 
 

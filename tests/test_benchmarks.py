@@ -258,7 +258,7 @@ def test_finetune_measures_the_general_model_and_then_the_scenes_own(
     assert (out / "finetune.png").is_file()
     assert f"{points[2]['psnr'] - points[0]['psnr']:+.2f} dB in" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        finetune.main(["--ckpt", fields["guided"]])
+        finetune.main(["--ckpt", fields["guided"], "--scans", "scan2"])
     assert "--ckpt: a resumed run" in capsys.readouterr().err
 
 

@@ -141,7 +141,7 @@ class TrainOptions(RunOptions):
         self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss", "color_loss")
         self._require_positive("imgScale_test")
         require(
-            bool(self.imgScale_train) and min(self.imgScale_train) > 0 and max(self.imgScale_train) < math.inf,
+            bool(self.imgScale_train) and all(0 < one < math.inf for one in self.imgScale_train),
             f"--imgScale_train: expected positive numbers, got {list(self.imgScale_train)}",
         )
         self._require_range("n_views", 2, "at least 2 views")

@@ -139,7 +139,7 @@ def test_depth_loss_needs_depth(tmp_path: Path) -> None:
 def test_frozen_backbone_is_in_no_checkpoint_and_no_optimizer(tmp_path: Path) -> None:
     task = tiny_task(tmp_path)
     assert all(name.startswith("model.network.") for name in task.state_dict())
-    optimized = sum(parameter.numel() for group in task.parameter_groups() for parameter in group["params"])
+    optimized = sum(parameter.numel() for group in task.build_optimizer().param_groups for parameter in group["params"])
     assert optimized == sum(parameter.numel() for parameter in task.model.network.parameters())
 
 

@@ -131,7 +131,7 @@ def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path)
     task = build_finetune_task(options, *build_data(options, is_per_scene=True).train_scenes.values())
     for name, value in weights(start).items():
         assert torch.equal(task.state_dict()[name], value)
-    rates = {group["lr"]: len(group["params"]) for group in task.parameter_groups()}
+    rates = {group["lr"]: len(group["params"]) for group in task.build_optimizer().param_groups}
     assert set(rates) == {options.lrate, options.residual_lrate}
     assert sum(rates.values()) == len(list(task.model.parameters()))
 

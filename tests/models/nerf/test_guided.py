@@ -145,6 +145,19 @@ def test_what_the_square_covers_is_hidden() -> None:
     assert not unsure.any()
 
 
+def test_a_nearer_source_judges_by_the_targets_disparity() -> None:
+    """A wall at z = 4, seen from half the distance: 0.08 behind it is 0.2 of the softness in the target, 0.8 there."""
+    target, source, _ = two_planes()
+    w2c = torch.eye(4)
+    w2c[2, 3] = -2.0
+    source = replace(source, w2c=w2c[None, None])
+    planes = DisparityRange(torch.tensor([1.0]), torch.tensor([5.0]))
+    inverse = torch.full((1, 1, 1), 1 / 4.08)
+    swept = sweep_lines(source, target, torch.tensor([[[20.0, 20.0]]])).at(inverse)
+    behind = depth_behind(torch.full((1, 1, 40, 40), 1 / 2), planes, swept, inverse).item()
+    assert behind == pytest.approx((1 / 4 - 1 / 4.08) / (0.8 * 0.03) - 0.5, abs=0.01)
+
+
 def test_a_hidden_view_does_not_spoil_the_agreement_of_the_others() -> None:
     cameras = ring_cameras(4)
     images = torch.full((1, 3, 3, 24, 32), 0.5)

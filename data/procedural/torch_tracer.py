@@ -1,6 +1,7 @@
 """All views of a scene at once on torch tensors: the fast twin of `tracer`, for streams and `--tracer fast`.
 
-The same scenes, lights and textures, with hard shadows; depth agrees to about 0.05 mm, colour up to edges and highlights.
+The same scenes, lights and textures, with hard shadows; depth agrees to about 0.05 mm, colour up to edges and
+highlights.
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from geometry import InputError
 from models.nerf.nerf_config import Marching, NearFar, NerfConfig
+from models.nerf.scene_box import SceneBox
 from models.nerf.vggt_nerf import VGGTNeRF
 from training.backbone import VGGTRecord, load_recorded_backbone
 
@@ -116,10 +117,11 @@ def add_record(contents: dict[str, Any], record: CheckpointRecord) -> None:
     contents[_KEY] = record.to_plain()
 
 
-def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_residual: bool = False) -> None:
+def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_scene_parts: bool = False) -> None:
     """Copy the radiance field's weights out of a checkpoint, strictly.
 
-    `may_lack_residual`: the model has a per-scene residual that a general checkpoint cannot have; it stays as it is.
+    `may_lack_scene_parts`: the model has parts of one scene that a general checkpoint cannot have; they stay as they
+    are.
 
     Raises:
         InputError: naming keys that are missing, unexpected or of another shape.
@@ -130,8 +132,9 @@ def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_
         if key.startswith(WEIGHTS_PREFIX)
     }
     own = model.state_dict()
-    if may_lack_residual:
-        weights = {**{key: own[key] for key in own if key.startswith("network.residual.")}, **weights}
+    if may_lack_scene_parts:
+        parts = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, SceneBox))
+        weights = {**{key: own[key] for key in own if key.startswith(parts)}, **weights}
     wrong = sorted(own.keys() ^ weights.keys())
     wrong += [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
     if wrong:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,7 +19,8 @@ from geometry import InputError, SceneBatch, Views
 from models.nerf.guided_network import AimedMaps, random_window
 from models.nerf.losses import render_losses
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.scene_residual import scene_box
+from models.nerf.scene_box import SceneBox, common_box
+from models.nerf.scene_field import distortion_loss
 from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
 from training.backbone import VGGTRecord, load_backbone, load_recorded_backbone, require_same_backbone
 from training.checkpoint import (
@@ -86,7 +88,7 @@ class NerfTask(pl.LightningModule):
         maps = self.model.encode(batch.source, names, trusts_vggt=trusts_vggt)
         view = batch.target[:, 0]
         bounds = self.model.depth_range(maps, view.cameras, view.near, view.far)
-        target = draw_target_rays(batch, count, generators, bounds)
+        target = draw_target_rays(view, count, generators, bounds)
         aimed = self.model.aim(maps, view.cameras, bounds)
         output = self.model.render_rays(aimed, target.rays, jitter_from(generators, count, self.device))
         is_guided = isinstance(aimed, AimedMaps)
@@ -210,16 +212,43 @@ class FinetuneTask(NerfTask):
     task = "finetune"
     is_same_scene = True
 
+    def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
+        """As in general training; the scene's own field learns beside it, and at first alone."""
+        if not self.options.scene_field:
+            return super().training_step(batch, batch_idx)
+        of_field = self._scene_field_loss(batch)
+        if self.global_step >= self.options.scene_field_steps:
+            return super().training_step(batch, batch_idx) + of_field
+        # the rest takes part with nothing, so that every process has a gradient for it
+        return of_field + 0 * sum(parameter.sum() for parameter in self.model.parameters())
+
+    def _scene_field_loss(self, batch: SceneBatch) -> Tensor:
+        """Rays of all source views, which are training views as well: more places than one target view has."""
+        count = -(-self.options.rays_per_step // batch.source.images.shape[1])
+        views = batch.source.map(lambda values: values.flatten(0, 1))
+        streams = [one for one in scene_generators(batch) for _ in range(len(views.images) // len(batch.seeds))]
+        drawn = draw_target_rays(views, count, streams)
+        field = self.model.network.scene_field
+        jitter = jitter_from(streams, count, self.device)
+        output = field.render(drawn.rays, self.model.marching.background, jitter)
+        color = F.mse_loss(output.rgb, drawn.rgb)
+        loss = color + self.options.distortion_loss * distortion_loss(output.weights, output.samples, drawn.rays)
+        self._last_names = batch.names
+        self._require_finite(loss, "loss of the scene's field", batch)
+        self.log("train/scene_field_psnr", -10 * color.detach().clamp_min(1e-10).log10())
+        return loss
+
     def build_optimizer(self) -> Optimizer:
-        """Adam; the residual starts from nothing and gets a rate of its own."""
-        residual = list(self.model.network.residual.parameters())
-        own = {id(parameter) for parameter in residual}
+        """Adam; what is of this scene alone starts from nothing and gets rates of its own."""
+        network = self.model.network
+        parts = [(network.residual, {"lr": self.options.residual_lrate})]
+        if self.options.scene_field:
+            # a cell that few rays meet has tiny gradients
+            parts.append((network.scene_field, {"lr": self.options.scene_field_lrate, "eps": 1e-15}))
+        groups = [{"params": list(part.parameters()), **rates} for part, rates in parts]
+        own = {id(parameter) for group in groups for parameter in group["params"]}
         rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-        groups = [
-            {"params": rest, "lr": self.options.lrate},
-            {"params": residual, "lr": self.options.residual_lrate},
-        ]
-        return torch.optim.Adam(groups)
+        return torch.optim.Adam([{"params": rest, "lr": self.options.lrate}, *groups])
 
 
 def _plain(value: Any) -> Any:
@@ -296,7 +325,7 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
 
 
 def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> FinetuneTask:
-    """Model and task for one scene, whose training cameras give the residual's box."""
+    """Model and task for one scene, whose training cameras give the box of its grids."""
     contents = read_checkpoint(Path(options.ckpt or options.init_from))
     start = record_of(contents)
     vggt = load_recorded_backbone(start.vggt, options.vggt_ckpt, wants_depth=options.near_far == "auto")
@@ -306,14 +335,23 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
             **asdict(start.network),
             "residual_channels": options.residual_channels,
             "residual_resolution": options.residual_resolution,
+            "scene_field": options.scene_field,
         }
     )
+    if options.scene_field and not (config.sampler == "guided" and config.depth_prior):
+        raise InputError(
+            "--scene_field joins the sweep of the guided sampler in the place of VGGT's depth: expected a checkpoint "
+            f"trained with --sampler guided --depth_prior, got {config.sampler}, depth prior {config.depth_prior}"
+        )
     model = VGGTNeRF(vggt, config, _marching(options), cache_bytes=_TOKEN_CACHE_BYTES)
     if options.init_from:
         if start.task != "general":
             raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
-        load_network_weights(model, contents, may_lack_residual=True)
-    model.network.residual.place(*residual_box(model, scene))
+        load_network_weights(model, contents, may_lack_scene_parts=True)
+    box = box_of(model, scene)
+    for part in model.modules():
+        if isinstance(part, SceneBox):
+            part.place(*box)
     trained_on = merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
     task = FinetuneTask(options, model, start.vggt, trained_on)
     if options.ckpt:
@@ -321,8 +359,8 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
     return task
 
 
-def residual_box(model: VGGTNeRF, scene: PosedScene) -> tuple[Tensor, Tensor]:
-    """The box of the per-scene residual, around what the training views see between their near and far."""
+def box_of(model: VGGTNeRF, scene: PosedScene) -> tuple[Tensor, Tensor]:
+    """The box of the per-scene grids, around what the training views see between their near and far."""
     cameras, (near, far) = scene.cameras(scene.train_views), scene.near_far(scene.train_views)
     if model.marching.near_far == "auto":
         several = evenly_spread(scene.train_views, _VIEWS_OF_BOX)
@@ -330,7 +368,7 @@ def residual_box(model: VGGTNeRF, scene: PosedScene) -> tuple[Tensor, Tensor]:
         parts = [slice(view, view + 1) for view in range(len(near))]
         bounds = [model.depth_range(maps, cameras[part], near[part], far[part]) for part in parts]
         near, far = (torch.cat([getattr(one, name) for one in bounds]) for name in ("near", "far"))
-    return scene_box(cameras, near, far)
+    return common_box(cameras, near, far)
 
 
 def merged_views(one: dict[str, list[int]], other: dict[str, list[int]]) -> dict[str, list[int]]:

@@ -214,9 +214,28 @@ class FinetuneOptions(TrainOptions):
     residual_channels: int = option(16, "channels of the per-scene residual, per plane")
     residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
     residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")
+    scene_field: int = option(
+        0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
+    )
+    scene_field_steps: int = option(0, "first optimizer steps, in which only the per-scene field learns")
+    scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
+    distortion_loss: float = option(0.2, "weight of the loss that keeps the per-scene field's surfaces thin")
 
     def __post_init__(self) -> None:
         """See `TrainOptions`; besides, fine-tuning needs something to start from."""
         super().__post_init__()
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
-        self._require_positive("residual_channels", "residual_resolution", "residual_lrate")
+        self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
+        self._require_at_least(0, "scene_field", "scene_field_steps", "distortion_loss")
+        require(
+            bool(self.scene_field) or not self.scene_field_steps,
+            f"--scene_field_steps {self.scene_field_steps}: expected a --scene_field to learn in them, got none",
+        )
+        require(
+            not self.scene_field or self.near_far == "data",
+            f"--scene_field marches between the data's bounds: expected --near_far data, got {self.near_far}",
+        )
+        require(
+            self.max_steps == -1 or self.scene_field_steps < self.max_steps,
+            f"--scene_field_steps {self.scene_field_steps}: expected fewer than --max_steps {self.max_steps}",
+        )

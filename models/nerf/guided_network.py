@@ -16,12 +16,13 @@ from models.nerf.compositing import RenderOutput, composite
 from models.nerf.cost_volume import PlaneDistribution, VolumeRegulariser, sweep_loss
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.depth_splat import occupancy, splat_depth
+from models.nerf.depth_splat import SplattedDepth, occupancy, splat_depth
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
 from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, halvings, sweep_size, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
 from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines, view_weights
+from models.nerf.scene_field import SceneField, SceneView
 from models.nerf.scene_residual import SceneResidual
 from models.nerf.shadow_map import depth_behind, shadow_maps
 
@@ -52,6 +53,8 @@ class AimedMaps(TensorStruct):
     """Centre, half of the interval, confidence, then the sweep's context."""
     shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
     """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
+    scene: SceneView | None = None
+    """The target view as the scene's own field shows it, after fine-tuning."""
 
     def depth_loss(self, depth: Float[Tensor, "batch height width"]) -> Float[Tensor, ""]:
         """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
@@ -101,6 +104,7 @@ class GuidedNeRF(nn.Module):
             if config.residual_channels
             else None
         )
+        self.scene_field = SceneField(config.scene_field) if config.scene_field else None
 
     def encode(self, source: Views, tokens: Tensor | None = None, prior: DepthPrior | None = None) -> GuidedMaps:
         """Once per set of source views; VGGT's tokens are not looked at, only its depth."""
@@ -118,8 +122,10 @@ class GuidedNeRF(nn.Module):
         half = torch.full((len(near), *small), 0.5).to(near)
         centers = fractions(Intervals(half, half), count)
         cost = self._cost(maps, maps.sweep, target, planes, centers, None)
+        scene = None if self.scene_field is None else self.scene_field.view(target, near, far, *small)
         if self.config.depth_prior:
-            cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers))], dim=1)
+            known = None if scene is None else scene.depth
+            cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers), known)], dim=1)
         coarse = self.coarse(cost, centers)
         found = coarse.estimate()
         shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=COARSER)
@@ -135,7 +141,7 @@ class GuidedNeRF(nn.Module):
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=2)
-        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows)
+        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows, scene)
 
     def render_rays(
         self, aimed: AimedMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None
@@ -152,6 +158,10 @@ class GuidedNeRF(nn.Module):
         guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
         length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
         residual = None if self.residual is None else self.residual(rays.at(samples.t).flatten(1, 2))
+        known_color = None
+        if aimed.scene is not None:
+            known = sample_at_pixels(aimed.scene.colors, pixels, aimed.target.height, aimed.target.width)
+            known_color = known[..., :3] + (1 - known[..., 3:]) * marching.background
         swept = sweep_lines(aimed.maps.cameras, aimed.target, pixels).at(inverse)
         behind = depth_behind(aimed.shadows, aimed.planes, swept, inverse)
         features, colors = (
@@ -166,6 +176,7 @@ class GuidedNeRF(nn.Module):
             guide=guide,
             place=place,
             length=length,
+            known_color=known_color,
         )
         return composite(self.field(seen, residual), samples, rays, marching.background)
 
@@ -210,12 +221,12 @@ class GuidedNeRF(nn.Module):
         return shadow_maps(planes, center.clamp(0, 1), confidence > _SURE, target, maps.cameras, rows, cols)
 
     @staticmethod
-    def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor) -> Tensor:
-        """Occupancy by VGGT's depth; all zero where there is none."""
+    def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor, known: SplattedDepth | None) -> Tensor:
+        """Occupancy by a known depth of the target view or else VGGT's of the sources; all zero where there is none."""
         rows, cols = inverse_depth.shape[1:3]
-        if maps.prior is None:
+        if known is None and maps.prior is None:
             return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
-        return occupancy(splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
+        return occupancy(known or splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
 
 
 def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torch.Generator]) -> SceneBatch:

@@ -27,6 +27,8 @@ class NerfConfig:
     residual_channels: int = 0
     """Channels of the per-scene residual; 0 = a general model, which has none."""
     residual_resolution: int = 128
+    scene_field: int = 0
+    """Cells along each side of the per-scene field that tells the guided sampler where surfaces are; 0 = none."""
     depth_prior: bool = False
     """The field, or the sweep of the guided sampler, is told the depth that VGGT sees in every source view."""
     sampler: SamplerName = "hierarchical"

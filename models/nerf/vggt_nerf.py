@@ -151,10 +151,9 @@ def scene_generators(batch: SceneBatch) -> list[torch.Generator]:
 
 
 def draw_target_rays(
-    batch: SceneBatch, count: int, generators: list[torch.Generator], depth_range: DepthRange | None = None
+    target: Views, count: int, generators: list[torch.Generator], depth_range: DepthRange | None = None
 ) -> TargetRays:
-    """`count` random pixels of the (one) target view of every scene; `depth_range` None: the data set's bounds."""
-    target = batch.target[:, 0]
+    """`count` random pixels of every view (one axis, with as many generators); `depth_range` None: the data's."""
     height, width = target.images.shape[-2:]
     flat = torch.stack([torch.randint(height * width, (count,), generator=one) for one in generators])
     flat = flat.to(target.images.device)

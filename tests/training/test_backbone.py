@@ -9,13 +9,13 @@ import torch
 
 from data.datamodule import read_scenes
 from geometry import InputError
-from models.nerf.scene_residual import scene_box
+from models.nerf.scene_box import common_box
 from tests.oracle_vggt import OracleVGGT
 from tests.render.tiny import write_backbone
 from tests.scenes import random_batch
 from training.backbone import VGGTRecord
 from training.checkpoint import CheckpointRecord, load_model
-from training.nerf_task import NerfTask, build_finetune_task, build_general_task, residual_box
+from training.nerf_task import FinetuneTask, NerfTask, box_of, build_finetune_task, build_general_task
 from training.options import FinetuneOptions, GeneralOptions
 
 SIZES = {"feature_channels": 8, "hidden": 8, "fused": 8, "N_samples": 3, "N_importance": 2, "vggt_image_size": 0}
@@ -128,10 +128,10 @@ def test_box_of_the_residual_follows_the_bounds(small_dtu: Path, with_heads: str
     (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
     model = general(vggt_ckpt=with_heads, near_far="auto").model
     cameras = scene.cameras(scene.train_views)
-    by_data = scene_box(cameras, *scene.near_far(scene.train_views))
+    by_data = common_box(cameras, *scene.near_far(scene.train_views))
     config = model.network.config
     model.vggt = OracleVGGT([scene.views(list(scene.frames))], token_shape=(config.token_layers, config.token_channels))
-    low, high = residual_box(model, scene)
+    low, high = box_of(model, scene)
     assert ((high - low) < 1.2 * (by_data[1] - by_data[0])).all()
     points = cameras[:1].unproject(
         torch.tensor([[[20.0, 16.0]]]), scene.views(scene.train_views[:1]).depth[:, 16:17, 20]
@@ -145,3 +145,41 @@ def test_encoding_in_the_order_of_a_batch(with_heads: str) -> None:
     batch = random_batch(2)
     named, anew = model.encode(batch.source, batch.names), model.encode(batch.source)
     torch.testing.assert_close(named.prior.depth, anew.prior.depth, rtol=1e-3, atol=1e-4)
+
+
+def test_the_scene_field_learns_alone_and_then_beside_the_rest(
+    small_dtu: Path, tmp_path: Path, with_heads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    guided = {"sampler": "guided", "sweep_planes": 12}
+    path = saved(general(vggt_ckpt=with_heads, depth_prior=True, **guided), tmp_path / "guided.ckpt")
+    sizes = {"residual_channels": 2, "residual_resolution": 8, "rays_per_step": 32, "scene_field": 8, "color_loss": 0.1}
+    task = build_finetune_task(FinetuneOptions(init_from=str(path), scene_field_steps=2, **sizes), scene)
+    field = task.model.network.scene_field
+    assert (field.box_max - field.box_min).min() > 50  # millimetres
+    task.log_dict = task.log = lambda *_: None
+    batch = random_batch(1)
+    field.place(torch.full((3,), -2.0), torch.full((3,), 2.0))
+    for step, learns in ((1, False), (2, True)):
+        monkeypatch.setattr(FinetuneTask, "global_step", step)
+        task.zero_grad()
+        task.training_step(batch, 0).backward()
+        assert field.grids[0].grad.abs().max() > 0
+        assert bool(task.model.network.coarse.logit.weight.grad.abs().max() > 0) == learns
+    groups = task.build_optimizer().param_groups
+    assert [(group["lr"], group["eps"]) for group in groups] == [(5e-4, 1e-8), (5e-3, 1e-8), (0.1, 1e-15)]
+    again = load_model(saved(task, tmp_path / "finetuned.ckpt"))[0].network.scene_field
+    torch.testing.assert_close(again.box_max, field.box_max)
+
+
+def test_what_a_scene_field_needs(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "hierarchical.ckpt")
+    with pytest.raises(InputError, match=r"--scene_field joins the sweep .* got hierarchical, depth prior True"):
+        build_finetune_task(FinetuneOptions(init_from=str(path), scene_field=8), scene)
+    with pytest.raises(InputError, match="--scene_field_steps 3: expected a --scene_field"):
+        FinetuneOptions(init_from=str(path), scene_field_steps=3)
+    with pytest.raises(InputError, match="--scene_field_steps 300: expected fewer than --max_steps 200"):
+        FinetuneOptions(init_from=str(path), scene_field=8, scene_field_steps=300, max_steps=200)
+    with pytest.raises(InputError, match="expected --near_far data, got auto"):
+        FinetuneOptions(init_from=str(path), scene_field=8, near_far="auto")

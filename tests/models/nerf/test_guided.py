@@ -220,7 +220,7 @@ def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> 
 def test_constant_field_in_closed_form(model: VGGTNeRF, monkeypatch: pytest.MonkeyPatch) -> None:
     """Density 0.7 and one colour: opacity 1 - exp(-0.7 length of the interval), whatever the number of samples."""
     batch, color = random_batch(2), torch.tensor([0.2, 0.5, 0.9])
-    drawn = draw_target_rays(batch, 20, [torch.Generator().manual_seed(seed) for seed in range(2)])
+    drawn = draw_target_rays(batch.target[:, 0], 20, [torch.Generator().manual_seed(seed) for seed in range(2)])
 
     def constant(samples: LightSamples, residual: None) -> FieldOutput:
         return FieldOutput(torch.full_like(samples.place, 0.7), color.expand(*samples.place.shape, 3))
@@ -341,7 +341,7 @@ def test_it_learns_a_scene() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     target = batch.target[:, 0]
     for step in range(60):
-        drawn = draw_target_rays(batch, 256, [torch.Generator().manual_seed(step)])
+        drawn = draw_target_rays(batch.target[:, 0], 256, [torch.Generator().manual_seed(step)])
         aim = aimed(model, batch)
         loss = (model.render_rays(aim, drawn.rays).rgb - drawn.rgb).square().mean()
         optimizer.zero_grad()

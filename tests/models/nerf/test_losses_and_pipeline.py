@@ -55,7 +55,7 @@ def test_losses_by_hand_and_unknown_depth_counts_nothing() -> None:
 
 def test_drawn_rays_show_their_pixels() -> None:
     batch = random_batch(2)
-    drawn = draw_target_rays(batch, 50, scene_generators(batch))
+    drawn = draw_target_rays(batch.target[:, 0], 50, scene_generators(batch))
     target = batch.target[:, 0]
     points = drawn.rays.origins + drawn.rays.directions * 3.0
     pixels = target.cameras.project(points).pixels
@@ -65,7 +65,7 @@ def test_drawn_rays_show_their_pixels() -> None:
         expected = target.images[scene][:, rows[scene], columns[scene]].T
         assert torch.equal(drawn.rgb[scene], expected)
         assert torch.equal(drawn.depth[scene], target.depth[scene][rows[scene], columns[scene]])
-    again = draw_target_rays(batch, 50, scene_generators(batch))
+    again = draw_target_rays(batch.target[:, 0], 50, scene_generators(batch))
     assert torch.equal(again.rgb, drawn.rgb)
 
 
@@ -131,7 +131,7 @@ def test_the_field_learns_a_scene(model: VGGTNeRF) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(60):
         generators = [torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))]
-        drawn = draw_target_rays(batch, 96, generators)
+        drawn = draw_target_rays(batch.target[:, 0], 96, generators)
         output = model.render_rays(
             model.encode(batch.source), drawn.rays, jitter_from(generators, 96, drawn.rgb.device)
         )

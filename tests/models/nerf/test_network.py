@@ -11,7 +11,8 @@ from models.nerf.feature_maps import FeatureMaps
 from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.network import GeneralizableNeRF
 from models.nerf.point_features import gather_point_features
-from models.nerf.scene_residual import SceneResidual, scene_box
+from models.nerf.scene_box import common_box
+from models.nerf.scene_residual import SceneResidual
 from tests.scenes import random_batch, random_views, rigid_motion
 
 TOKEN_CHANNELS = 20
@@ -183,10 +184,10 @@ def test_residual_starts_at_nothing_and_moves_with_its_box() -> None:
 
 def test_scene_box_surrounds_what_the_cameras_look_at() -> None:
     views = random_views(4)
-    low, high = scene_box(views.cameras, views.near, views.far)
+    low, high = common_box(views.cameras, views.near, views.far)
     assert (low < 0).all()
     assert (high > 0).all()
     assert (high - low < 4).all()
     larger = scaled(views, 100.0)
-    scaled_low, _ = scene_box(larger.cameras, larger.near, larger.far)
+    scaled_low, _ = common_box(larger.cameras, larger.near, larger.far)
     torch.testing.assert_close(scaled_low, low * 100, atol=1e-2, rtol=1e-3)

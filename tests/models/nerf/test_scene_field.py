@@ -1,0 +1,160 @@
+"""The per-scene field: closed forms, invariances, and that it learns where surfaces are."""
+
+from dataclasses import replace
+
+import torch
+
+from geometry import pixel_centers
+from models.nerf.compositing import weights_from_density
+from models.nerf.guided_network import GuidedNeRF
+from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.ray_sampling import stratified_samples
+from models.nerf.scene_box import SceneBox
+from models.nerf.scene_field import SceneField, distortion_loss
+from tests.scenes import random_batch, random_views
+
+CONFIG = NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8, depth_prior=True, sampler="guided", sweep_planes=12)
+
+
+def test_the_box_gets_the_middle_half_and_everything_else_the_rest() -> None:
+    box = SceneBox()
+    box.place(torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3]))
+    corner, far = torch.tensor([1.0, 2, 3]), torch.tensor([1e6, 0, 0])
+    torch.testing.assert_close(box.contracted(corner), torch.full((3,), 0.5))
+    torch.testing.assert_close(box.contracted(far), torch.tensor([1.0, 0, 0]))
+    torch.testing.assert_close(box.contracted(torch.zeros(2, 5, 3)), torch.zeros(2, 5, 3))
+    line = box.contracted(torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [4.0, 0, 0]]))[:, 0]
+    torch.testing.assert_close(line, torch.tensor([0.5, 0.75, 0.875]))
+
+
+def test_threads_do_not_alter_what_is_looked_up() -> None:
+    torch.manual_seed(0)
+    field = SceneField(8)
+    for grid in field.grids:
+        torch.nn.init.normal_(grid)
+    points = torch.rand(3, 7, 5, 3) * 4 - 2  # 105 points: no multiple of any number of threads
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(field.logits(points))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].shape == (3, 7, 5, 4)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_the_whole_world_may_move_and_grow() -> None:
+    """Optical lengths have no unit: a scene fifty times as large looks the same."""
+    torch.manual_seed(0)
+    field, views = SceneField(8), random_views(1)
+    for grid in field.grids:
+        torch.nn.init.normal_(grid, std=2)
+    pixels = pixel_centers(24, 32, views.images)[None]
+    field.place(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    before = field.render(views.cameras.rays(pixels, views.near, views.far), 0.0)
+    scale = 50.0
+    w2c = views.cameras.w2c.clone()
+    w2c[..., :3, 3] *= scale
+    cameras = replace(views.cameras, w2c=w2c)
+    field.place(torch.full((3,), -scale), torch.full((3,), scale))
+    after = field.render(cameras.rays(pixels, views.near * scale, views.far * scale), 0.0)
+    torch.testing.assert_close(after.rgb, before.rgb, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(after.depth, before.depth * scale, rtol=1e-3, atol=1e-3)
+
+
+def test_distortion_of_one_and_of_two_thin_surfaces() -> None:
+    views = random_views(1)
+    rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
+    samples = stratified_samples(rays, 10)
+    one, two = torch.zeros(2, 1, 16, 10)
+    one[..., 4] = 1
+    two[..., 2], two[..., 7] = 0.5, 0.5
+    # a surface as thick as a tenth of the ray: 1 / 3 * 0.1; halves 0.5 apart: 2 * 0.25 * 0.5, and two thin ones
+    torch.testing.assert_close(distortion_loss(one, samples, rays), torch.tensor(0.1 / 3))
+    torch.testing.assert_close(distortion_loss(two, samples, rays), torch.tensor(0.25 + 2 * 0.25 * 0.1 / 3))
+
+
+def test_depth_of_a_wall() -> None:
+    """A slab at camera z = 3, opaque: its front is found, narrow and sure."""
+    field, views = SceneField(64), random_views(1)
+    camera = replace(views.cameras, w2c=torch.eye(4)[None])
+    field.place(torch.tensor([-4.0, -4, 0]), torch.tensor([4.0, 4, 6]))
+    wall = torch.full((64,), -20.0)
+    wall[32:40] = 20.0  # z from 3 on: the middle of the box is the middle of the grid
+    with torch.no_grad():
+        field.grids[1][0, 0] = wall[:, None, None]
+    near, far = torch.tensor([1.0]), torch.tensor([5.0])
+    found = field.view(camera, near, far, 6, 8).depth
+    torch.testing.assert_close(1 / found.inverse_depth, torch.full((1, 6, 8), 3.1), atol=0.1, rtol=0)
+    assert found.spread.max() < 0.02
+    assert found.confidence.min() > 0.94
+    with torch.no_grad():
+        field.grids[1][0, 0] = -20.0
+    assert field.view(camera, near, far, 6, 8).depth.confidence.max() < 1e-3
+
+
+def test_sweep_and_own_colour_hear_of_it() -> None:
+    """Its depth reaches the sweep in the place of VGGT's, its colour what no source sees."""
+    torch.manual_seed(0)
+    network, batch = GuidedNeRF(replace(CONFIG, scene_field=8)).eval(), random_batch(1)
+    target = batch.target[:, 0]
+    rays = target.cameras.rays(pixel_centers(24, 32, target.near)[None], target.near, target.far)
+
+    def rendered(images: torch.Tensor) -> torch.Tensor:
+        maps = network.encode(replace(batch.source, images=images))
+        with torch.no_grad():
+            aimed = network.aim(maps, target.cameras, target.near, target.far)
+            logits = aimed.levels[0].logits
+            return logits, network.render_rays(aimed, rays, Marching(1, 0, guided=4)).rgb
+
+    logits, rgb = rendered(batch.source.images)
+    with torch.no_grad():
+        network.scene_field.grids[0][:, 1:] = 8.0
+    same_logits, brighter = rendered(batch.source.images)
+    torch.testing.assert_close(same_logits, logits, rtol=0, atol=0)
+    assert (brighter >= rgb - 1e-6).all()
+    assert (brighter - rgb).max() > 1e-3
+    with torch.no_grad():
+        network.scene_field.grids[1][:, 0] = torch.randn(8, 8, 8) * 20
+    assert (rendered(batch.source.images)[0] - logits).abs().max() > 1e-4
+
+
+def test_it_learns_a_scene() -> None:
+    """Rays of a coloured wall: colour and depth come out, from a grid of nothing."""
+    torch.manual_seed(0)
+    views = random_views(6)
+    field = SceneField(16)
+    field.place(torch.full((3,), -2.0), torch.full((3,), 2.0))
+    rays = views.cameras.rays(pixel_centers(24, 32, views.images).expand(6, -1, 2), views.near, views.far)
+    # the plane through the world's origin that faces camera 0
+    normal = views.cameras[0].w2c[2, :3]
+    t = -(rays.origins @ normal) / (rays.directions @ normal)
+    hits = rays.at(t[..., None])[:, :, 0]
+    inside = (t > rays.t_near) & (t < rays.t_far)
+    truth = torch.sin(2 * hits) / 2 + 0.5
+    optimizer = torch.optim.Adam(field.parameters(), lr=0.1, eps=1e-15)
+    for _ in range(150):
+        output = field.render(rays, 0.0)
+        loss = (output.rgb - truth)[inside].square().mean()
+        loss = loss + 0.02 * distortion_loss(output.weights, output.samples, rays)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    error = (output.rgb - truth)[inside].square().mean()
+    assert error < 0.006
+    off = (output.depth / rays.cos_optical - t)[inside].abs().median()
+    assert off < 0.1 * (views.far - views.near).mean()
+
+
+def test_weights_are_those_of_its_density() -> None:
+    field, views = SceneField(8), random_views(1)
+    field.place(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
+    output = field.render(rays, 0.5)
+    density = torch.nn.functional.softplus(torch.tensor(-5.0)) * 100 / 2
+    expected = weights_from_density(density.expand_as(output.samples.t), output.samples.deltas)
+    torch.testing.assert_close(output.weights, expected)
+    # grey haze before a grey background
+    torch.testing.assert_close(output.rgb, torch.full_like(output.rgb, 0.5))

@@ -22,7 +22,7 @@ from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
 from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, halvings, sweep_size, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
 from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines, view_weights
-from models.nerf.scene_field import SceneField, SceneView
+from models.nerf.scene_field import SceneField
 from models.nerf.scene_residual import SceneResidual
 from models.nerf.shadow_map import depth_behind, shadow_maps
 
@@ -53,8 +53,6 @@ class AimedMaps(TensorStruct):
     """Centre, half of the interval, confidence, then the sweep's context."""
     shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
     """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
-    scene: SceneView | None = None
-    """The target view as the scene's own field shows it, after fine-tuning."""
 
     def depth_loss(self, depth: Float[Tensor, "batch height width"]) -> Float[Tensor, ""]:
         """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
@@ -122,9 +120,8 @@ class GuidedNeRF(nn.Module):
         half = torch.full((len(near), *small), 0.5).to(near)
         centers = fractions(Intervals(half, half), count)
         cost = self._cost(maps, maps.sweep, target, planes, centers, None)
-        scene = None if self.scene_field is None else self.scene_field.view(target, near, far, *small)
         if self.config.depth_prior:
-            known = None if scene is None else scene.depth
+            known = None if self.scene_field is None else self.scene_field.depth(target, near, far, *small)
             cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers), known)], dim=1)
         coarse = self.coarse(cost, centers)
         found = coarse.estimate()
@@ -141,7 +138,7 @@ class GuidedNeRF(nn.Module):
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=2)
-        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows, scene)
+        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows)
 
     def render_rays(
         self, aimed: AimedMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None
@@ -158,10 +155,6 @@ class GuidedNeRF(nn.Module):
         guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
         length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
         residual = None if self.residual is None else self.residual(rays.at(samples.t).flatten(1, 2))
-        known_color = None
-        if aimed.scene is not None:
-            known = sample_at_pixels(aimed.scene.colors, pixels, aimed.target.height, aimed.target.width)
-            known_color = known[..., :3] + (1 - known[..., 3:]) * marching.background
         swept = sweep_lines(aimed.maps.cameras, aimed.target, pixels).at(inverse)
         behind = depth_behind(aimed.shadows, aimed.planes, swept, inverse)
         features, colors = (
@@ -176,7 +169,6 @@ class GuidedNeRF(nn.Module):
             guide=guide,
             place=place,
             length=length,
-            known_color=known_color,
         )
         return composite(self.field(seen, residual), samples, rays, marching.background)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from geometry import TensorStruct
 from models.layers import masked_mean_and_variance, mlp
 from models.nerf.compositing import FieldOutput
+from models.nerf.plane_sweep import share_seen
 from models.nerf.view_aggregation import masked_softmax
 
 DIRECTION_CHANNELS = 4
@@ -21,7 +22,6 @@ GUIDE_CHANNELS = 3
 """Numbers about a ray's interval and a sample's place in it, besides the sweep's context."""
 _VARIANCE_FLOOR = 1e-3
 _OPTICAL_LENGTH = 8.0
-_LEAST_COLOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ class LightSamples(TensorStruct):
     """From 1 at the near end of the ray's interval to -1 at its far end, 0 where the sweep expects the surface."""
     length: Float[Tensor, "batch ray"]
     """Of the interval, scene units."""
-    known_color: Float[Tensor, "batch ray 3"] | None = None
-    """Where the field's own colour starts from, when the scene has been learned."""
 
 
 class LightField(nn.Module):
@@ -84,7 +82,7 @@ class LightField(nn.Module):
         hidden = F.relu(hidden.flatten(2, 3))
         logits = self.blend(hidden)
         pooled = (hidden * masked_softmax(logits, visible)).sum(1)
-        seen = weights.to(observed.dtype).mean(1)
+        seen = share_seen(weights.to(observed.dtype))
         fused = self.fuse(torch.cat([pooled, statistics, seen], dim=-1))
         if residual is not None:
             fused = fused + residual
@@ -102,11 +100,7 @@ class LightField(nn.Module):
         samples: LightSamples,
     ) -> Float[Tensor, "batch ray sample 3"]:
         """Blend of what the visible views show, and one colour of the field's own for what none of them sees."""
-        own = self.own_color(fused)
-        if samples.known_color is not None:
-            known = torch.logit(samples.known_color, eps=_LEAST_COLOR)[:, :, None]
-            own = torch.cat([own[..., :3] + known, own[..., 3:]], dim=-1)
-        own = own.flatten(1, 2)
+        own = self.own_color(fused).flatten(1, 2)
         view_logits = logits[..., 0].masked_fill(samples.weights == 0, -1e4)
         shares = torch.softmax(torch.cat([view_logits, own[:, None, :, 3]], dim=1).float(), dim=1)
         blended = (shares[:, :-1, :, None] * samples.colors).sum(1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from geometry import Cameras, TensorStruct, full_precision
@@ -21,6 +21,8 @@ _VARIANCE_FLOOR = 1e-2
 _LEAST_DEPTH_RATIO = 1e-3
 _LEAST_SHARE = 0.02
 """What a hidden view still counts: the others may not see the point either."""
+MOST_VIEWS = 6
+"""So many views have a say at a point, the nearest that see it: farther ones match worse than they help."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class SweepLines(TensorStruct):
 
     base: Float[Tensor, "batch view ray 3"]
     shift: Float[Tensor, "batch view 1 3"]
+    nearest: Int[Tensor, "batch view"]
+    """Source views by the distance of their camera to the target's."""
 
     def at(self, inverse_depth: Float[Tensor, "batch ray plane"]) -> "SweptPixels":
         """Positions of points in every source view."""
@@ -61,7 +65,7 @@ class SweepLines(TensorStruct):
         scale = 1 / torch.where(in_front, ratio, 1.0)
         places = torch.stack([x * scale, y * scale], dim=-1).clamp(-2, 2)
         inside = (places.abs() <= 1).all(-1)
-        return SweptPixels(places, ratio, in_front & inside)
+        return SweptPixels(places, ratio, in_front & inside, self.nearest)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class SweptPixels(TensorStruct):
     """Camera z in the source view over camera z in the target view."""
     visible: Bool[Tensor, "batch view ray plane"]
     """In front of the camera and inside the image."""
+    nearest: Int[Tensor, "batch view"]
+    """See `SweepLines`."""
 
 
 @full_precision
@@ -87,7 +93,8 @@ def sweep_lines(source: Cameras, target: Cameras, pixels: Float[Tensor, "batch r
     rotation = onto_source @ between[..., :3, :3] @ torch.linalg.inv(target.intrinsics.double())[:, None]
     shift = (onto_source @ between[..., :3, 3:]).transpose(-1, -2)
     base = homogeneous[:, None] @ rotation.transpose(-1, -2).to(pixels)
-    return SweepLines(base, shift.to(pixels))
+    nearest = (source.centers - target.centers[:, None]).norm(dim=-1).argsort(dim=1, stable=True)
+    return SweepLines(base, shift.to(pixels), nearest)
 
 
 def sample_swept(
@@ -112,23 +119,42 @@ def matching_cost(
     """
     # channels before points, as the lookup leaves them: nothing is transposed on the way to the volume
     values = sample_swept(maps, swept).flatten(3)
-    visible = view_weights(swept, hidden).flatten(2)[:, :, None]
+    visible = view_weights(swept, hidden)
+    is_asked = _is_asked(visible, swept.nearest).flatten(2)[:, :, None]
+    visible = visible.flatten(2)[:, :, None]
     mean, variance = _mean_and_variance(values, visible)
     distance = (values - mean[:, None]).square().mean(2, keepdim=True)
-    trust = visible * torch.exp(-2 * distance / distance.detach().mean(1, keepdim=True).clamp_min(_VARIANCE_FLOOR))
+    usual = (distance.detach() * is_asked).sum(1, keepdim=True) / is_asked.sum(1, keepdim=True)
+    trust = visible * torch.exp(-2 * distance / usual.clamp_min(_VARIANCE_FLOOR))
     _, trusted = _mean_and_variance(values, trust)
     disagreement = torch.log(torch.cat([variance, trusted.mean(1, keepdim=True)], dim=1) + _VARIANCE_FLOOR) / 4 + 0.5
     # one view agrees with itself: that says nothing
     is_compared = (swept.visible.flatten(2).sum(1, keepdim=True) > 1).to(values)
-    return torch.cat([disagreement * is_compared, visible.mean(1)], dim=1).unflatten(2, swept.visible.shape[2:])
+    return torch.cat([disagreement * is_compared, share_seen(visible)], dim=1).unflatten(2, swept.visible.shape[2:])
 
 
 def view_weights(
     swept: SweptPixels, hidden: Float[Tensor, "batch view ray plane"] | None = None
 ) -> Float[Tensor, "batch view ray plane"]:
-    """How much a view counts at a point, from 0 (does not see it) to 1; next to nothing where the point is hidden."""
+    """How much a view counts at a point: 0 = does not see it, or enough nearer ones do; next to 0 = it is hidden."""
     visible = swept.visible.to(swept.depth_ratio)
-    return visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
+    weights = visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
+    return weights * _is_asked(weights, swept.nearest)
+
+
+def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
+    """Sum of the weights of all views over the most that it can be."""
+    return weights.sum(1) / min(weights.shape[1], MOST_VIEWS)
+
+
+@torch.no_grad()
+def _is_asked(weights: Float[Tensor, "batch view ray plane"], nearest: Int[Tensor, "batch view"]) -> Tensor:
+    """Where the nearer views together count for less than `MOST_VIEWS`."""
+    if weights.shape[1] <= MOST_VIEWS:
+        return torch.ones_like(weights)
+    sorted_weights = weights.take_along_dim(nearest[:, :, None, None], dim=1)
+    nearer = (sorted_weights.cumsum(1) - sorted_weights).take_along_dim(nearest.argsort(dim=1)[:, :, None, None], dim=1)
+    return (nearer < MOST_VIEWS - 0.5).to(weights)
 
 
 def _mean_and_variance(

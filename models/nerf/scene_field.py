@@ -5,14 +5,12 @@ network over all source views. Where hardly any source looks, or at a grazing an
 but the rays of all photographs together still say where the surface is.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Cameras, RayBundle, RaySamples, TensorStruct, pixel_centers
+from geometry import Cameras, RayBundle, RaySamples, pixel_centers
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
 from models.nerf.depth_splat import SplattedDepth
 from models.nerf.nerf_config import Jitter
@@ -26,15 +24,6 @@ _OPTICAL_LENGTH = 100.0
 """Density of a softplus of 1, over the size of the box: opaque within a few cells."""
 _MOST_CONFIDENCE = 0.95
 _LEAST_SPREAD = 0.005
-
-
-@dataclass(frozen=True)
-class SceneView(TensorStruct):
-    """What the field knows of a target view."""
-
-    depth: SplattedDepth
-    colors: Float[Tensor, "batch 4 rows cols"]
-    """RGB before black, and opacity."""
 
 
 class SceneField(SceneBox):
@@ -66,10 +55,10 @@ class SceneField(SceneBox):
         return composite(FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, background)
 
     @torch.no_grad()
-    def view(
+    def depth(
         self, target: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"], rows: int, cols: int
-    ) -> SceneView:
-        """A target view (one camera per scene) at a low resolution; its depth as if carried over from source views."""
+    ) -> SplattedDepth:
+        """Of a target view (one camera per scene), as if it had been carried over from source views."""
         camera = target.resized(rows, cols)
         rays = camera.rays(pixel_centers(rows, cols, near).expand(len(near), -1, 2), near, far)
         seen = self.render(rays, background=0.0)
@@ -78,9 +67,7 @@ class SceneField(SceneBox):
         mean = (share * inverse).sum(-1)
         spread = (share * (inverse - mean[..., None]).square()).sum(-1).sqrt() / mean.clamp_min(1e-12)
         maps = (mean, spread.clamp_min(_LEAST_SPREAD), _MOST_CONFIDENCE * seen.opacity)
-        depth = SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
-        colors = torch.cat([seen.rgb, seen.opacity[..., None]], dim=-1)
-        return SceneView(depth, colors.movedim(-1, 1).unflatten(2, (rows, cols)))
+        return SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
 
 
 def distortion_loss(

@@ -351,3 +351,32 @@ def test_it_learns_a_scene() -> None:
     truth = target.images[0].permute(1, 2, 0)
     assert (shown.rgb - truth).square().mean() < 0.25 * truth.var(unbiased=False)
     assert (shown.depth - target.depth[0]).abs().median() < 0.1
+
+
+def test_the_nearest_views_that_see_a_point_have_a_say() -> None:
+    """Of nine views the six nearest count, farther ones only where nearer ones do not look; in whatever order."""
+    cameras, target = ring_cameras(9), ring_cameras(9)[4:5]
+    pixels = torch.tensor([[[16.0, 12.0], [3.0, 12.0]]])
+    inverse = torch.tensor([[[1 / 3.0], [1 / 3.0]]])
+    swept = sweep_lines(cameras[None], target, pixels).at(inverse)
+    assert swept.visible[0, :, 0].all()
+    weights = view_weights(swept)[0, :, 0, 0]
+    assert weights.sum() == 6
+    assert weights[[0, 8]].sum() == 0  # the farthest on either side
+    hidden = torch.zeros(1, 9, 2, 1)
+    hidden[:, 4] = 1
+    assert view_weights(swept, hidden)[0, :, 0, 0].sum() == 6.02
+    blind = replace(swept, visible=swept.visible & (torch.arange(9) > 2)[None, :, None, None])
+    assert view_weights(blind)[0, :, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    shuffled = sweep_lines(cameras[order][None], target, pixels).at(inverse)
+    maps = torch.randn(1, 9, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    # views 3 and 5 are equally far: ties, and so the sixth view, may go either way
+    torch.testing.assert_close(view_weights(shuffled).sum(1), view_weights(swept).sum(1))
+    far = torch.cat([maps, torch.randn(1, 2, 3, 6, 8)], dim=1)
+    more = Cameras(
+        torch.cat([cameras.w2c, cameras.w2c[:1], cameras.w2c[8:]]), cameras.intrinsics[:1].repeat(11, 1, 1), 24, 32
+    )
+    swept_more = sweep_lines(more[None], target, pixels[:, :1]).at(inverse[:, :1])
+    few = sweep_lines(cameras[None], target, pixels[:, :1]).at(inverse[:, :1])
+    torch.testing.assert_close(matching_cost(far, swept_more), matching_cost(maps, few))

@@ -230,7 +230,7 @@ class FinetuneTask(NerfTask):
         drawn = draw_target_rays(views, count, streams)
         field = self.model.network.scene_field
         jitter = jitter_from(streams, count, self.device)
-        output = field.render(drawn.rays, self.model.marching.background, jitter)
+        output = field.render(drawn.rays, jitter)
         color = F.mse_loss(output.rgb, drawn.rgb)
         loss = color + self.options.distortion_loss * distortion_loss(output.weights, output.samples, drawn.rays)
         self._last_names = batch.names
@@ -243,8 +243,10 @@ class FinetuneTask(NerfTask):
         network = self.model.network
         parts = [(network.residual, {"lr": self.options.residual_lrate})]
         if self.options.scene_field:
-            # a cell that few rays meet has tiny gradients
-            parts.append((network.scene_field, {"lr": self.options.scene_field_lrate, "eps": 1e-15}))
+            # a cell that few rays meet has tiny gradients; surfaces come to rest only at a low rate
+            rates = {"lr": self.options.scene_field_lrate, "eps": 1e-15}
+            alone = self.options.scene_field_steps
+            parts.append((network.scene_field, {**rates, **({"decay_end": alone} if alone else {})}))
         groups = [{"params": list(part.parameters()), **rates} for part, rates in parts]
         own = {id(parameter) for group in groups for parameter in group["params"]}
         rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]

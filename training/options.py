@@ -217,7 +217,9 @@ class FinetuneOptions(TrainOptions):
     scene_field: int = option(
         0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
     )
-    scene_field_steps: int = option(0, "first optimizer steps, in which only the per-scene field learns")
+    scene_field_steps: int = option(
+        0, "first optimizer steps, in which only the per-scene field learns and its rate falls"
+    )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     distortion_loss: float = option(0.2, "weight of the loss that keeps the per-scene field's surfaces thin")
 

@@ -29,20 +29,26 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
     warmup-scheduler 0.3 keeps the second phase in a scheduler object of its own: it is pickled into checkpoints, is
     restored tied to a dead optimizer (the rate freezes), and is stepped one step late (the rate overshoots). Here the
     rate is a closed form of the step count, which is all the state there is.
+
+    A parameter group may come to the end of its decay earlier: after `decay_end` steps, a key of the group.
     """
 
     def __init__(self, optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_fraction: float) -> None:
         self.final_fraction = final_fraction
-        self.decay_steps = max(1, total_steps - warmup_steps)
+        self.total_steps = total_steps
         super().__init__(optimizer, multiplier=1.0, total_epoch=warmup_steps)
 
     def get_lr(self) -> list[float]:
         """Rates of the parameter groups at `last_epoch`, which counts optimizer steps. Never zero before the end."""
         if self.last_epoch < self.total_epoch:
             return [base * (self.last_epoch + 1) / (self.total_epoch + 1) for base in self.base_lrs]
-        progress = min(1.0, (self.last_epoch - self.total_epoch) / self.decay_steps)
+        ends = [group.get("decay_end", self.total_steps) for group in self.optimizer.param_groups]
+        return [base * self._decay(end) for base, end in zip(self.base_lrs, ends, strict=True)]
+
+    def _decay(self, end: int) -> float:
+        progress = min(1.0, (self.last_epoch - self.total_epoch) / max(1, end - self.total_epoch))
         cosine = (1 + math.cos(math.pi * progress)) / 2
-        return [base * (self.final_fraction + (1 - self.final_fraction) * cosine) for base in self.base_lrs]
+        return self.final_fraction + (1 - self.final_fraction) * cosine
 
 
 class LinearCosine(StepCountState):

@@ -19,11 +19,13 @@ from models.nerf.scene_box import SceneBox
 
 _COARSER = 4
 _SAMPLES = 64
-_FIRST_LOGIT = -5.0
+_FIRST_LOGIT = -6.0
 _OPTICAL_LENGTH = 100.0
 """Density of a softplus of 1, over the size of the box: opaque within a few cells."""
 _MOST_CONFIDENCE = 0.95
-_LEAST_SPREAD = 0.005
+_HAZE_POWER = 4
+"""Half opaque haze, as all is before the first step, says nothing about the depth."""
+_BACKGROUND = 0.5
 
 
 class SceneField(SceneBox):
@@ -46,13 +48,16 @@ class SceneField(SceneBox):
         )
         return found[:, :, 0, 0].movedim(1, -1).reshape(-1, 4)[: len(places)].unflatten(0, points_world.shape[:-1])
 
-    def render(self, rays: RayBundle, background: float, jitter: Jitter | None = None) -> RenderOutput:
-        """March rays from t_near to t_far with evenly spread samples."""
+    def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
+        """March rays from t_near to t_far with evenly spread samples.
+
+        What they do not hit is grey: before black, dark surfaces would come out as haze, without a depth.
+        """
         samples = stratified_samples(rays, _SAMPLES, None if jitter is None else jitter(_SAMPLES))
         logits = self.logits(rays.at(samples.t))
         size = (self.box_max - self.box_min).mean()
         density = F.softplus(logits[..., 0] + _FIRST_LOGIT) * _OPTICAL_LENGTH / size
-        return composite(FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, background)
+        return composite(FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, _BACKGROUND)
 
     @torch.no_grad()
     def depth(
@@ -61,19 +66,22 @@ class SceneField(SceneBox):
         """Of a target view (one camera per scene), as if it had been carried over from source views."""
         camera = target.resized(rows, cols)
         rays = camera.rays(pixel_centers(rows, cols, near).expand(len(near), -1, 2), near, far)
-        seen = self.render(rays, background=0.0)
+        seen = self.render(rays)
         inverse = 1 / (seen.samples.t * rays.cos_optical[..., None])
-        share = seen.weights / seen.opacity.clamp_min(1e-6)[..., None]
-        mean = (share * inverse).sum(-1)
-        spread = (share * (inverse - mean[..., None]).square()).sum(-1).sqrt() / mean.clamp_min(1e-12)
-        maps = (mean, spread.clamp_min(_LEAST_SPREAD), _MOST_CONFIDENCE * seen.opacity)
+        mean = (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6)
+        # rays end at one surface: how far their weights are spread out says little about how right it is
+        maps = (mean, torch.zeros_like(mean), _MOST_CONFIDENCE * seen.opacity**_HAZE_POWER)
         return SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
 
 
 def distortion_loss(
     weights: Float[Tensor, "*batch ray sample"], samples: RaySamples, rays: RayBundle
 ) -> Float[Tensor, ""]:
-    """How far a ray's weight is spread out, in units of its length (Barron et al. 2022, eq. 15); mean over rays."""
+    """How far a ray's weight is spread out, in units of its length (Barron et al. 2022, eq. 15); mean over rays.
+
+    Of weights that sum to one: others could be had for less by rays that hit nothing.
+    """
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
     length = (rays.t_far - rays.t_near)[..., None]
     place = (samples.t - rays.t_near[..., None]) / length
     before = torch.cumsum(weights, dim=-1) - weights

@@ -36,6 +36,15 @@ def test_linear_cosine_closed_form() -> None:
     assert curve[-1][1] == pytest.approx(0.01)
 
 
+def test_a_group_may_come_to_rest_earlier() -> None:
+    optimizer = two_rates()
+    optimizer.param_groups[1]["decay_end"] = 9
+    curve = run(optimizer, warmup_cosine(optimizer), 16)
+    assert curve[4] == pytest.approx([1.0, 0.5])
+    assert curve[9] == pytest.approx([0.1 + 0.9 / 2, 0.05])
+    assert curve[15] == pytest.approx([0.1, 0.05])
+
+
 def test_no_warmup_starts_at_the_peak() -> None:
     assert linear_cosine(0.0, 3.0, warmup_fraction=0.0) == pytest.approx(3.0)
 

@@ -78,8 +78,7 @@ class NerfTask(pl.LightningModule):
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Render random rays of the target views and compare."""
         count = self.options.rays_per_step
-        if self.options.depth_loss and batch.target.depth is None:
-            raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
+        self._require_depth(batch)
         generators = scene_generators(batch)
         if self.model.network.config.sampler == "guided":
             batch = random_window(batch, *_WINDOW, generators)
@@ -125,6 +124,10 @@ class NerfTask(pl.LightningModule):
         if self.trainer.precision != "16-mixed":
             self._require_finite(norm, "gradient", None)
         self.log("train/grad_norm", norm)
+
+    def _require_depth(self, batch: SceneBatch) -> None:
+        if self.options.depth_loss and batch.target.depth is None:
+            raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
 
     def _require_finite(self, value: Tensor, what: str, batch: SceneBatch | None) -> None:
         if bool(torch.isfinite(value).all()):
@@ -217,10 +220,34 @@ class FinetuneTask(NerfTask):
         if not self.options.scene_field:
             return super().training_step(batch, batch_idx)
         of_field = self._scene_field_loss(batch)
-        if self.global_step >= self.options.scene_field_steps:
+        if self.global_step >= self._steps_alone:
             return super().training_step(batch, batch_idx) + of_field
-        # the rest takes part with nothing, so that every process has a gradient for it
+        self._require_depth(batch)
+        # the rest takes part with nothing: several processes wait for a gradient of every parameter
         return of_field + 0 * sum(parameter.sum() for parameter in self.model.parameters())
+
+    def configure_gradient_clipping(self, *arguments: Any, **keywords: Any) -> None:
+        """As in general training; while the scene's field learns alone, Adam hears nothing of the rest."""
+        if self.global_step < self._steps_alone:
+            own = {id(parameter) for parameter in self.model.network.scene_field.parameters()}
+            for parameter in self.model.parameters():
+                parameter.grad = parameter.grad if id(parameter) in own else None
+        super().configure_gradient_clipping(*arguments, **keywords)
+
+    @property
+    def _steps_alone(self) -> int:
+        return self.options.scene_field_steps if self.options.scene_field else 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """As in general training.
+
+        Raises:
+            InputError: when the run ends before anything but the scene's field has learned.
+        """
+        steps = int(self.trainer.estimated_stepping_batches)
+        if self._steps_alone >= steps:
+            raise InputError(f"--scene_field_steps {self._steps_alone}: expected fewer than the run's {steps} steps")
+        return super().configure_optimizers()
 
     def _scene_field_loss(self, batch: SceneBatch) -> Tensor:
         """Rays of all source views, which are training views as well: more places than one target view has."""
@@ -240,17 +267,16 @@ class FinetuneTask(NerfTask):
 
     def build_optimizer(self) -> Optimizer:
         """Adam; what is of this scene alone starts from nothing and gets rates of its own."""
-        network = self.model.network
-        parts = [(network.residual, {"lr": self.options.residual_lrate})]
+        network, alone = self.model.network, self._steps_alone
+        parts = [(network.residual, {"lr": self.options.residual_lrate, "begin": alone})]
         if self.options.scene_field:
             # a cell that few rays meet has tiny gradients; surfaces come to rest only at a low rate
             rates = {"lr": self.options.scene_field_lrate, "eps": 1e-15}
-            alone = self.options.scene_field_steps
-            parts.append((network.scene_field, {**rates, **({"decay_end": alone} if alone else {})}))
+            parts.append((network.scene_field, {**rates, **({"end": alone} if alone else {})}))
         groups = [{"params": list(part.parameters()), **rates} for part, rates in parts]
         own = {id(parameter) for group in groups for parameter in group["params"]}
         rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-        return torch.optim.Adam([{"params": rest, "lr": self.options.lrate}, *groups])
+        return torch.optim.Adam([{"params": rest, "lr": self.options.lrate, "begin": alone}, *groups])
 
 
 def _plain(value: Any) -> Any:

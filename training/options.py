@@ -218,7 +218,7 @@ class FinetuneOptions(TrainOptions):
         0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
     )
     scene_field_steps: int = option(
-        0, "first optimizer steps, in which only the per-scene field learns and its rate falls"
+        400, "first optimizer steps, in which only the per-scene field learns and its rate falls"
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     distortion_loss: float = option(0.2, "weight of the loss that keeps the per-scene field's surfaces thin")
@@ -229,15 +229,23 @@ class FinetuneOptions(TrainOptions):
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
         self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
         self._require_at_least(0, "scene_field", "scene_field_steps", "distortion_loss")
+        if not self.scene_field:
+            return
+        self._require_at_least(8, "scene_field")
         require(
-            bool(self.scene_field) or not self.scene_field_steps,
-            f"--scene_field_steps {self.scene_field_steps}: expected a --scene_field to learn in them, got none",
-        )
-        require(
-            not self.scene_field or self.near_far == "data",
+            self.near_far == "data",
             f"--scene_field marches between the data's bounds: expected --near_far data, got {self.near_far}",
         )
         require(
-            self.max_steps == -1 or self.scene_field_steps < self.max_steps,
-            f"--scene_field_steps {self.scene_field_steps}: expected fewer than --max_steps {self.max_steps}",
+            not self.white_bkgd,
+            "--scene_field looks for a surface on every ray: expected photographs, got --white_bkgd",
+        )
+        require(
+            not self.scene_field_steps or self.scene_field_steps > self.warmup_steps,
+            f"--scene_field_steps {self.scene_field_steps}: expected 0 or more than --warmup_steps {self.warmup_steps}",
+        )
+        require(
+            self.max_steps == -1 or self.scene_field_steps + self.warmup_steps < self.max_steps,
+            f"--scene_field_steps {self.scene_field_steps} and as many --warmup_steps {self.warmup_steps} behind them: "
+            f"expected fewer than --max_steps {self.max_steps}",
         )

@@ -30,7 +30,7 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
     restored tied to a dead optimizer (the rate freezes), and is stepped one step late (the rate overshoots). Here the
     rate is a closed form of the step count, which is all the state there is.
 
-    A parameter group may come to the end of its decay earlier: after `decay_end` steps, a key of the group.
+    A parameter group may begin later or end earlier than the run: its keys `begin` and `end`, in steps.
     """
 
     def __init__(self, optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_fraction: float) -> None:
@@ -40,15 +40,16 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
 
     def get_lr(self) -> list[float]:
         """Rates of the parameter groups at `last_epoch`, which counts optimizer steps. Never zero before the end."""
-        if self.last_epoch < self.total_epoch:
-            return [base * (self.last_epoch + 1) / (self.total_epoch + 1) for base in self.base_lrs]
-        ends = [group.get("decay_end", self.total_steps) for group in self.optimizer.param_groups]
-        return [base * self._decay(end) for base, end in zip(self.base_lrs, ends, strict=True)]
+        groups = self.optimizer.param_groups
+        return [base * self._fraction(group) for base, group in zip(self.base_lrs, groups, strict=True)]
 
-    def _decay(self, end: int) -> float:
-        progress = min(1.0, (self.last_epoch - self.total_epoch) / max(1, end - self.total_epoch))
-        cosine = (1 + math.cos(math.pi * progress)) / 2
-        return self.final_fraction + (1 - self.final_fraction) * cosine
+    def _fraction(self, group: dict[str, Any]) -> float:
+        begin, end = group.get("begin", 0), group.get("end", self.total_steps)
+        step, warmup = max(0, self.last_epoch - begin), self.total_epoch
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, end - begin - warmup))
+        return self.final_fraction + (1 - self.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class LinearCosine(StepCountState):

@@ -143,13 +143,13 @@ def view_weights(
 
 
 def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
-    """Sum of the weights of all views over the most that it can be."""
-    return weights.sum(1) / min(weights.shape[1], MOST_VIEWS)
+    """Sum of the weights of all views over the number of views that have a say, at most 1."""
+    return (weights.sum(1) / min(weights.shape[1], MOST_VIEWS)).clamp_max(1)
 
 
 @torch.no_grad()
 def _is_asked(weights: Float[Tensor, "batch view ray plane"], nearest: Int[Tensor, "batch view"]) -> Tensor:
-    """Where the nearer views together count for less than `MOST_VIEWS`."""
+    """Where the nearer views together count for less than `MOST_VIEWS`, give or take half a hidden one."""
     if weights.shape[1] <= MOST_VIEWS:
         return torch.ones_like(weights)
     sorted_weights = weights.take_along_dim(nearest[:, :, None, None], dim=1)

@@ -19,6 +19,8 @@ from models.nerf.scene_box import SceneBox
 
 _COARSER = 4
 _SAMPLES = 64
+_MOST_PARTS = 8
+"""Each part of a lookup has a gradient of the whole grid."""
 _FIRST_LOGIT = -6.0
 _OPTICAL_LENGTH = 100.0
 """Density of a softplus of 1, over the size of the box: opaque within a few cells."""
@@ -40,7 +42,7 @@ class SceneField(SceneBox):
         """Of density and colour."""
         places = self.contracted(points_world).reshape(-1, 3)
         # torch's 3D lookup runs one thread per batch entry on a CPU
-        parts = torch.get_num_threads() if places.device.type == "cpu" and len(places) else 1
+        parts = min(torch.get_num_threads(), _MOST_PARTS) if places.device.type == "cpu" and len(places) else 1
         padded = F.pad(places, (0, 0, 0, -len(places) % parts)).view(parts, 1, 1, -1, 3)
         found = sum(
             F.grid_sample(grid.expand(parts, -1, -1, -1, -1), padded, padding_mode="border", align_corners=True)

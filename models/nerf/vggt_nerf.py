@@ -60,7 +60,9 @@ class VGGTNeRF(nn.Module):
 
         Without `trusts_vggt` as if VGGT had contradicted the given cameras.
         """
-        seen = self.frozen_features(source, names)
+        is_learned = self.network.config.scene_field and self.marching.near_far == "data"
+        # a scene's own field has taken the place of VGGT's depth
+        seen = None if is_learned else self.frozen_features(source, names)
         if seen is None:
             return self.network.encode(source, None)
         prior = None

@@ -153,7 +153,14 @@ def test_the_scene_field_learns_alone_and_then_beside_the_rest(
     (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
     guided = {"sampler": "guided", "sweep_planes": 12}
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True, **guided), tmp_path / "guided.ckpt")
-    sizes = {"residual_channels": 2, "residual_resolution": 8, "rays_per_step": 32, "scene_field": 8, "color_loss": 0.1}
+    sizes = {
+        "residual_channels": 2,
+        "residual_resolution": 8,
+        "rays_per_step": 32,
+        "scene_field": 8,
+        "color_loss": 0.1,
+        "warmup_steps": 1,
+    }
     task = build_finetune_task(FinetuneOptions(init_from=str(path), scene_field_steps=2, **sizes), scene)
     field = task.model.network.scene_field
     assert (field.box_max - field.box_min).min() > 50  # millimetres
@@ -168,6 +175,7 @@ def test_the_scene_field_learns_alone_and_then_beside_the_rest(
         assert bool(task.model.network.coarse.logit.weight.grad.abs().max() > 0) == learns
     groups = task.build_optimizer().param_groups
     assert [(group["lr"], group["eps"]) for group in groups] == [(5e-4, 1e-8), (5e-3, 1e-8), (0.1, 1e-15)]
+    assert [(group.get("begin"), group.get("end")) for group in groups] == [(2, None), (2, None), (None, 2)]
     again = load_model(saved(task, tmp_path / "finetuned.ckpt"))[0].network.scene_field
     torch.testing.assert_close(again.box_max, field.box_max)
 
@@ -177,9 +185,12 @@ def test_what_a_scene_field_needs(small_dtu: Path, tmp_path: Path, with_heads: s
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "hierarchical.ckpt")
     with pytest.raises(InputError, match=r"--scene_field joins the sweep .* got hierarchical, depth prior True"):
         build_finetune_task(FinetuneOptions(init_from=str(path), scene_field=8), scene)
-    with pytest.raises(InputError, match="--scene_field_steps 3: expected a --scene_field"):
-        FinetuneOptions(init_from=str(path), scene_field_steps=3)
-    with pytest.raises(InputError, match="--scene_field_steps 300: expected fewer than --max_steps 200"):
-        FinetuneOptions(init_from=str(path), scene_field=8, scene_field_steps=300, max_steps=200)
-    with pytest.raises(InputError, match="expected --near_far data, got auto"):
-        FinetuneOptions(init_from=str(path), scene_field=8, near_far="auto")
+    for wrong, message in (
+        ({"scene_field": 4}, "--scene_field: expected at least 8, got 4"),
+        ({"scene_field_steps": 50}, "--scene_field_steps 50: expected 0 or more than --warmup_steps 100"),
+        ({"max_steps": 400}, "--scene_field_steps 400 .* expected fewer than --max_steps 400"),
+        ({"near_far": "auto"}, "expected --near_far data, got auto"),
+        ({"white_bkgd": True}, "expected photographs, got --white_bkgd"),
+    ):
+        with pytest.raises(InputError, match=message):
+            FinetuneOptions(init_from=str(path), **{"scene_field": 8, **wrong})

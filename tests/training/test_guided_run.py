@@ -1,5 +1,6 @@
 """The guided sampler through the scripts: train, evaluate, fine-tune; what it refuses."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from geometry import InputError
 from render.evaluate import evaluate
 from render.loading import load_for
 from render.options import EvaluateOptions, RenderOptions
+from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO, read_checkpoint, record_of
@@ -60,16 +62,11 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     assert record_of(read_checkpoint(base / "f" / "checkpoints" / "last.ckpt")).network.sampler == "guided"
 
 
-def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
-    """Stopped after two of four steps and taken up again: weights and the optimizer's moments bit for bit the same."""
-    base = tmp_path / "runs"
-    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "2", "--max_steps", "4")
-    command = {
-        name: tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", name)
-        for name in ("whole", "broken")
-    }
+def stopped_and_resumed(outcome: Callable[[list[str]], tuple[int, str]], command: dict[str, list[str]], base: Path):
+    """Checkpoints of an unbroken run and of one that stopped at its first save and was taken up again."""
     last = {name: base / name / "checkpoints" / "last.ckpt" for name in command}
-    assert outcome_of_general(command["whole"])[0] == 0
+    status, errors = outcome(command["whole"])
+    assert status == 0, errors
 
     class Stopped(Exception):
         pass
@@ -82,13 +79,57 @@ def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
         with pytest.raises(Stopped):
-            outcome_of_general(command["broken"])
+            outcome(command["broken"])
     assert read_checkpoint(last["broken"])["global_step"] == 2
-    assert outcome_of_general([*command["broken"], "--ckpt", str(last["broken"])])[0] == 0
-    one, other = (read_checkpoint(last[name]) for name in ("whole", "broken"))
-    assert one["global_step"] == other["global_step"] == 4
+    without_start = [one for one in command["broken"] if one != "--init_from" and not one.endswith("start.ckpt")]
+    status, errors = outcome([*without_start, "--ckpt", str(last["broken"])])
+    assert status == 0, errors
+    return (read_checkpoint(last[name]) for name in ("whole", "broken"))
+
+
+def require_equal(one: dict, other: dict) -> None:
+    assert one["global_step"] == other["global_step"]
     torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
     torch.testing.assert_close(one["optimizer_states"], other["optimizer_states"], rtol=0, atol=0)
+
+
+def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
+    """Stopped after two of four steps and taken up again: weights and the optimizer's moments bit for bit the same."""
+    base = tmp_path / "runs"
+    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "2", "--max_steps", "4")
+    command = {
+        name: tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", name)
+        for name in ("whole", "broken")
+    }
+    require_equal(*stopped_and_resumed(outcome_of_general, command, base))
+
+
+def test_resume_of_finetuning_with_a_scene_field_is_exact(small_dtu: Path, tmp_path: Path) -> None:
+    """Stopped while the field learns alone, taken up again and led on to where the rest learns too."""
+    base, start = tmp_path / "runs", tmp_path / "start.ckpt"
+    vggt = f"random:{write_backbone(tmp_path / 'heads.json', with_depth=True)}"
+    general = (*GUIDED, "--vggt_ckpt", vggt, "--depth_prior", "--max_steps", "3", "--expname", "g")
+    assert outcome_of_general(tiny_arguments("train_general.py", small_dtu, base, *general))[0] == 0
+    (base / "g" / "checkpoints" / "last.ckpt").rename(start)
+    common = ("--init_from", str(start), "--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--color_loss", "0.1")
+    common += ("--scene_field", "8", "--scene_field_steps", "3", "--warmup_steps", "1", "--max_steps", "6")
+    command = {
+        name: tiny_arguments("train_finetune.py", small_dtu, base, *common, "--save_every", "2", "--expname", name)
+        for name in ("whole", "broken")
+    }
+    one, other = stopped_and_resumed(outcome_of_finetune, command, base)
+    require_equal(one, other)
+    begun = read_checkpoint(start)["state_dict"]
+    name = next(name for name in begun if name.startswith("model.network.coarse") and name.endswith("weight"))
+    assert (one["state_dict"][name] - begun[name]).abs().max() > 0
+    assert one["state_dict"]["model.network.scene_field.grids.0"].abs().max() > 0
+    # Adam has heard of the rest in three steps only
+    steps = {int(state["step"]) for state in one["optimizer_states"][0]["state"].values()}
+    assert steps == {3, 6}
+    longer = [*command["whole"], "--expname", "short", "--max_steps", "-1", "--scene_field_steps", "4000"]
+    status, errors = outcome_of_finetune(longer)
+    assert status != 0
+    assert "--scene_field_steps 4000: expected fewer than the run's" in errors
 
 
 def test_options_that_came_later_count_as_their_defaults(small_dtu: Path, tmp_path: Path) -> None:

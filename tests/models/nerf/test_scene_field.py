@@ -6,6 +6,7 @@ import torch
 
 from geometry import pixel_centers
 from models.nerf.compositing import weights_from_density
+from models.nerf.depth_prior import DepthPrior
 from models.nerf.guided_network import GuidedNeRF
 from models.nerf.nerf_config import NerfConfig
 from models.nerf.ray_sampling import stratified_samples
@@ -45,7 +46,7 @@ def test_threads_do_not_alter_what_is_looked_up() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
-def test_the_whole_world_may_move_and_grow() -> None:
+def test_the_whole_world_may_grow() -> None:
     """Optical lengths have no unit: a scene fifty times as large looks the same."""
     torch.manual_seed(0)
     field, views = SceneField(8), random_views(1)
@@ -100,12 +101,17 @@ def test_the_sweep_hears_of_it() -> None:
     torch.manual_seed(0)
     network, batch = GuidedNeRF(replace(CONFIG, scene_field=8)).eval(), random_batch(1)
     target = batch.target[:, 0]
+    depth = torch.full((1, 3, 24, 32), 3.0)
+    prior = DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1), torch.ones(1))
 
     def logits() -> torch.Tensor:
         with torch.no_grad():
-            return network.aim(network.encode(batch.source), target.cameras, target.near, target.far).levels[0].logits
+            maps = replace(network.encode(batch.source), prior=prior)
+            return network.aim(maps, target.cameras, target.near, target.far).levels[0].logits
 
     before = logits()
+    prior = None
+    torch.testing.assert_close(logits(), before, rtol=0, atol=0)
     with torch.no_grad():
         network.scene_field.grids[1][:, 1:] = torch.randn(3, 8, 8, 8)
     torch.testing.assert_close(logits(), before, rtol=0, atol=0)

@@ -119,12 +119,15 @@ def matching_cost(
     """
     # channels before points, as the lookup leaves them: nothing is transposed on the way to the volume
     values = sample_swept(maps, swept).flatten(3)
-    visible = view_weights(swept, hidden)
-    is_asked = _is_asked(visible, swept.nearest).flatten(2)[:, :, None]
-    visible = visible.flatten(2)[:, :, None]
+    weights, is_asked = _weights_of_asked(swept, hidden)
+    visible = weights.flatten(2)[:, :, None]
     mean, variance = _mean_and_variance(values, visible)
     distance = (values - mean[:, None]).square().mean(2, keepdim=True)
-    usual = (distance.detach() * is_asked).sum(1, keepdim=True) / is_asked.sum(1, keepdim=True)
+    if is_asked is None:
+        usual = distance.detach().mean(1, keepdim=True)
+    else:
+        asked = is_asked.flatten(2)[:, :, None]
+        usual = (distance.detach() * asked).sum(1, keepdim=True) / asked.sum(1, keepdim=True)
     trust = visible * torch.exp(-2 * distance / usual.clamp_min(_VARIANCE_FLOOR))
     _, trusted = _mean_and_variance(values, trust)
     disagreement = torch.log(torch.cat([variance, trusted.mean(1, keepdim=True)], dim=1) + _VARIANCE_FLOOR) / 4 + 0.5
@@ -137,9 +140,7 @@ def view_weights(
     swept: SweptPixels, hidden: Float[Tensor, "batch view ray plane"] | None = None
 ) -> Float[Tensor, "batch view ray plane"]:
     """How much a view counts at a point: 0 = does not see it, or enough nearer ones do; next to 0 = it is hidden."""
-    visible = swept.visible.to(swept.depth_ratio)
-    weights = visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
-    return weights * _is_asked(weights, swept.nearest)
+    return _weights_of_asked(swept, hidden)[0]
 
 
 def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
@@ -147,14 +148,20 @@ def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
     return (weights.sum(1) / min(weights.shape[1], MOST_VIEWS)).clamp_max(1)
 
 
-@torch.no_grad()
-def _is_asked(weights: Float[Tensor, "batch view ray plane"], nearest: Int[Tensor, "batch view"]) -> Tensor:
-    """Where the nearer views together count for less than `MOST_VIEWS`, give or take half a hidden one."""
+def _weights_of_asked(swept: SweptPixels, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weights of views, and which were asked: as long as nearer ones count for less than `MOST_VIEWS`; None = all."""
+    visible = swept.visible.to(swept.depth_ratio)
+    weights = visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
     if weights.shape[1] <= MOST_VIEWS:
-        return torch.ones_like(weights)
-    sorted_weights = weights.take_along_dim(nearest[:, :, None, None], dim=1)
-    nearer = (sorted_weights.cumsum(1) - sorted_weights).take_along_dim(nearest.argsort(dim=1)[:, :, None, None], dim=1)
-    return (nearer < MOST_VIEWS - 0.5).to(weights)
+        return weights, None
+    is_asked = torch.empty_like(swept.visible)
+    nearer = torch.zeros_like(weights[:, 0])
+    scene = torch.arange(len(weights), device=weights.device)
+    for view in swept.nearest.unbind(1):
+        # give or take half a view, as hidden ones count for a fraction
+        is_asked[scene, view] = nearer < MOST_VIEWS - 0.5
+        nearer = nearer + weights[scene, view].detach()
+    return weights * is_asked, is_asked
 
 
 def _mean_and_variance(

@@ -213,6 +213,7 @@ class FinetuneTask(NerfTask):
     """One scene: field, stem and the residual are optimised; VGGT tokens are computed once per set of views."""
 
     task = "finetune"
+    shown = ("train/psnr", "train/scene_field_psnr", "val/psnr")
     is_same_scene = True
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:

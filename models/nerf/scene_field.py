@@ -35,7 +35,7 @@ class SceneField(SceneBox):
 
     def __init__(self, resolution: int) -> None:
         super().__init__()
-        sizes = (max(2, resolution // _COARSER), resolution)
+        sizes = (resolution // _COARSER, resolution)
         self.grids = nn.ParameterList(nn.Parameter(torch.zeros(1, 4, size, size, size)) for size in sizes)
 
     def logits(self, points_world: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4"]:

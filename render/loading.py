@@ -31,9 +31,9 @@ def usable_device(name: str) -> torch.device:
         return torch.device(torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` has tensors, but no numbers in them
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise InputError(f"--device: expected auto or a device of this machine, got {name!r} ({reason})") from None
     return device
 

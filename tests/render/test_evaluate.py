@@ -15,6 +15,7 @@ from data.image_io import image_size
 from geometry import InputError
 from render import evaluate as command
 from render.evaluate import evaluate, evaluate_targets, summary
+from render.loading import usable_device
 from render.options import EvaluateOptions
 from render.protocols import PROTOCOLS, targets_of
 from render.table import scores_table
@@ -170,3 +171,9 @@ def test_wrong_options(changes: dict, message: str, general: Path, data_root: Pa
     with pytest.raises(InputError, match=message):
         evaluate(EvaluateOptions(**values))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99"])
+def test_devices_that_cannot_compute_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"--device: expected auto or a device of this machine, got '{name}'"):
+        usable_device(name)

@@ -173,6 +173,8 @@ def test_the_scene_field_learns_alone_and_then_beside_the_rest(
         task.training_step(batch, 0).backward()
         assert field.grids[0].grad.abs().max() > 0
         assert bool(task.model.network.coarse.logit.weight.grad.abs().max() > 0) == learns
+    assert task.model.vggt.has_depth
+    assert task.model.encode(batch.source).prior is None  # nobody asks VGGT any more
     groups = task.build_optimizer().param_groups
     assert [(group["lr"], group["eps"]) for group in groups] == [(5e-4, 1e-8), (5e-3, 1e-8), (0.1, 1e-15)]
     assert [(group.get("begin"), group.get("end")) for group in groups] == [(2, None), (2, None), (None, 2)]

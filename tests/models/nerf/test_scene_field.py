@@ -83,11 +83,12 @@ def test_depth_of_a_wall() -> None:
     field, views = SceneField(64), random_views(1)
     camera = replace(views.cameras, w2c=torch.eye(4)[None])
     field.place(torch.tensor([-4.0, -4, 0]), torch.tensor([4.0, 4, 6]))
+    near, far = torch.tensor([1.0]), torch.tensor([5.0])
+    assert field.depth(camera, near, far, 6, 8).confidence.max() < 0.01  # the haze of before the first step
     wall = torch.full((64,), -20.0)
     wall[32:40] = 20.0  # z from 3 on: the middle of the box is the middle of the grid
     with torch.no_grad():
         field.grids[1][0, 0] = wall[:, None, None]
-    near, far = torch.tensor([1.0]), torch.tensor([5.0])
     found = field.depth(camera, near, far, 6, 8)
     torch.testing.assert_close(1 / found.inverse_depth, torch.full((1, 6, 8), 3.1), atol=0.1, rtol=0)
     assert found.confidence.min() > 0.94

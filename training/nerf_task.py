@@ -10,17 +10,19 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from data.base import PosedScene
 from data.datamodule import SceneDataModule
 from data.image_io import write_image
-from data.sampling import evenly_spread
+from data.sampling import evenly_spread, pool_targets
 from geometry import InputError, SceneBatch, Views
 from models.nerf.guided_network import AimedMaps, random_window
 from models.nerf.losses import render_losses
 from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.plane_sweep import DisparityRange
 from models.nerf.scene_box import SceneBox, common_box
-from models.nerf.scene_field import distortion_loss
+from models.nerf.scene_field import Surfaces, surface_loss
 from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
 from training.backbone import VGGTRecord, load_backbone, load_recorded_backbone, require_same_backbone
 from training.checkpoint import (
@@ -210,34 +212,53 @@ class NerfTask(pl.LightningModule):
 
 
 class FinetuneTask(NerfTask):
-    """One scene: field, stem and the residual are optimised; VGGT tokens are computed once per set of views."""
+    """One scene: field, stem and the residual are optimised; VGGT tokens are computed once per set of views.
+
+    With `--scene_field` a field of the scene learns first and alone. Then it stands still and the rest learns to use
+    it: a field that went on would know the training views ever better than others, and be believed too much.
+    """
 
     task = "finetune"
     shown = ("train/psnr", "train/scene_field_psnr", "val/psnr")
     is_same_scene = True
 
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        model: VGGTNeRF,
+        vggt: VGGTRecord,
+        trained_on: dict[str, list[int]],
+        scene: PosedScene,
+    ) -> None:
+        super().__init__(options, model, vggt, trained_on)
+        self._scene = scene
+        self._surfaces: Surfaces | None = None
+
+    def on_train_start(self) -> None:
+        """The general model looks at every training view, for the scene's field to learn from."""
+        if self._field_learns:
+            self._surfaces = self._see_surfaces()
+
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
-        """As in general training; the scene's own field learns beside it, and at first alone."""
+        """As in general training; at first the scene's own field alone."""
         if not self.options.scene_field:
             return super().training_step(batch, batch_idx)
-        of_field = self._scene_field_loss(batch)
-        if self.global_step >= self._steps_alone:
-            return super().training_step(batch, batch_idx) + of_field
-        self._require_depth(batch)
-        # the rest takes part with nothing: several processes wait for a gradient of every parameter
-        return of_field + 0 * sum(parameter.sum() for parameter in self.model.parameters())
+        loss = self._scene_field_loss(batch) if self._field_learns else super().training_step(batch, batch_idx)
+        # the others take part with nothing: several processes wait for a gradient of every parameter
+        return loss + 0 * sum(parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def configure_gradient_clipping(self, *arguments: Any, **keywords: Any) -> None:
-        """As in general training; while the scene's field learns alone, Adam hears nothing of the rest."""
-        if self.global_step < self._steps_alone:
+        """As in general training; Adam hears of the scene's field as long as that learns, then of the rest."""
+        if self.options.scene_field:
             own = {id(parameter) for parameter in self.model.network.scene_field.parameters()}
             for parameter in self.model.parameters():
-                parameter.grad = parameter.grad if id(parameter) in own else None
+                if (id(parameter) in own) != self._field_learns:
+                    parameter.grad = None
         super().configure_gradient_clipping(*arguments, **keywords)
 
     @property
-    def _steps_alone(self) -> int:
-        return self.options.scene_field_steps if self.options.scene_field else 0
+    def _field_learns(self) -> bool:
+        return bool(self.options.scene_field) and self.global_step < self.options.scene_field_steps
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """As in general training.
@@ -245,35 +266,56 @@ class FinetuneTask(NerfTask):
         Raises:
             InputError: when the run ends before anything but the scene's field has learned.
         """
-        steps = int(self.trainer.estimated_stepping_batches)
-        if self._steps_alone >= steps:
-            raise InputError(f"--scene_field_steps {self._steps_alone}: expected fewer than the run's {steps} steps")
+        steps, alone = int(self.trainer.estimated_stepping_batches), self.options.scene_field_steps
+        if self.options.scene_field and alone >= steps:
+            raise InputError(f"--scene_field_steps {alone}: expected fewer than the run's {steps} steps")
         return super().configure_optimizers()
+
+    @torch.no_grad()
+    def _see_surfaces(self) -> Surfaces:
+        """Of all training views, at the finest scale of the run, from as many of the others as a step has at most."""
+        scale, count = max(self.options.imgScale_train), self.options.view_range[1]
+        targets = pool_targets(self._scene, self._scene.train_views)
+        maps = []
+        bar = tqdm(targets, desc="surfaces", unit="view", leave=False, disable=not self.trainer.is_global_zero)
+        for target in bar:
+            source = Views.stack([self._scene.views(target.candidates[:count], scale, wants_depth=False)])
+            view = self._scene.views([target.view_id], scale, wants_depth=False).to(self.device)
+            seen = self.model.encode(source.to(self.device))
+            bounds = self.model.depth_range(seen, view.cameras, view.near, view.far)
+            maps.append(self.model.aim(seen, view.cameras, bounds).surface)
+        ids = torch.tensor([target.view_id for target in targets], device=self.device)
+        return Surfaces(ids, torch.cat(maps))
 
     def _scene_field_loss(self, batch: SceneBatch) -> Tensor:
         """Rays of all source views, which are training views as well: more places than one target view has."""
+        self._require_depth(batch)
         count = -(-self.options.rays_per_step // batch.source.images.shape[1])
         views = batch.source.map(lambda values: values.flatten(0, 1))
         streams = [one for one in scene_generators(batch) for _ in range(len(views.images) // len(batch.seeds))]
         drawn = draw_target_rays(views, count, streams)
         field = self.model.network.scene_field
-        jitter = jitter_from(streams, count, self.device)
-        output = field.render(drawn.rays, jitter)
+        output = field.render(drawn.rays, jitter_from(streams, count, self.device))
         color = F.mse_loss(output.rgb, drawn.rgb)
-        loss = color + self.options.distortion_loss * distortion_loss(output.weights, output.samples, drawn.rays)
+        known = self._surfaces.of(views, drawn.pixels)
+        away = surface_loss(output, drawn.rays, DisparityRange(views.near, views.far), known)
+        loss = color + self.options.surface_loss * away
         self._last_names = batch.names
         self._require_finite(loss, "loss of the scene's field", batch)
-        self.log("train/scene_field_psnr", -10 * color.detach().clamp_min(1e-10).log10())
+        if self.global_step + 1 == self.options.scene_field_steps:  # before this step's checkpoint and validation
+            field.is_learned.fill_(True)
+        self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
         return loss
 
     def build_optimizer(self) -> Optimizer:
         """Adam; what is of this scene alone starts from nothing and gets rates of its own."""
-        network, alone = self.model.network, self._steps_alone
+        network = self.model.network
+        alone = self.options.scene_field_steps if self.options.scene_field else 0
         parts = [(network.residual, {"lr": self.options.residual_lrate, "begin": alone})]
         if self.options.scene_field:
             # a cell that few rays meet has tiny gradients; surfaces come to rest only at a low rate
             rates = {"lr": self.options.scene_field_lrate, "eps": 1e-15}
-            parts.append((network.scene_field, {**rates, **({"end": alone} if alone else {})}))
+            parts.append((network.scene_field, {**rates, "end": alone}))
         groups = [{"params": list(part.parameters()), **rates} for part, rates in parts]
         own = {id(parameter) for group in groups for parameter in group["params"]}
         rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
@@ -382,7 +424,7 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
         if isinstance(part, SceneBox):
             part.place(*box)
     trained_on = merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
-    task = FinetuneTask(options, model, start.vggt, trained_on)
+    task = FinetuneTask(options, model, start.vggt, trained_on, scene)
     if options.ckpt:
         task.require_same_run(contents)
     return task

@@ -218,17 +218,17 @@ class FinetuneOptions(TrainOptions):
         0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
     )
     scene_field_steps: int = option(
-        400, "first optimizer steps, in which only the per-scene field learns and its rate falls"
+        200, "first optimizer steps, in which the per-scene field learns, alone; then it stands still"
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
-    distortion_loss: float = option(0.2, "weight of the loss that keeps the per-scene field's surfaces thin")
+    surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
 
     def __post_init__(self) -> None:
         """See `TrainOptions`; besides, fine-tuning needs something to start from."""
         super().__post_init__()
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
         self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
-        self._require_at_least(0, "scene_field", "scene_field_steps", "distortion_loss")
+        self._require_at_least(0, "scene_field", "surface_loss")
         if not self.scene_field:
             return
         self._require_at_least(8, "scene_field")
@@ -241,8 +241,8 @@ class FinetuneOptions(TrainOptions):
             "--scene_field looks for a surface on every ray: expected photographs, got --white_bkgd",
         )
         require(
-            not self.scene_field_steps or self.scene_field_steps > self.warmup_steps,
-            f"--scene_field_steps {self.scene_field_steps}: expected 0 or more than --warmup_steps {self.warmup_steps}",
+            self.scene_field_steps > self.warmup_steps,
+            f"--scene_field_steps {self.scene_field_steps}: expected more than --warmup_steps {self.warmup_steps}",
         )
         require(
             self.max_steps == -1 or self.scene_field_steps + self.warmup_steps < self.max_steps,

@@ -18,10 +18,11 @@ from models.nerf.depth_guide import Intervals, fractions, guided_samples, interv
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import SplattedDepth, occupancy, splat_depth
 from models.nerf.feature_maps import FeatureMaps
-from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples
+from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples, SceneSamples
 from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, halvings, sweep_size, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
-from models.nerf.plane_sweep import DisparityRange, matching_cost, sample_swept, sweep_lines, view_weights
+from models.nerf.plane_sweep import DisparityRange, SweptPixels, matching_cost, sample_swept, sweep_lines, view_weights
+from models.nerf.scene_colors import SceneColors
 from models.nerf.scene_field import SceneField
 from models.nerf.scene_residual import SceneResidual
 from models.nerf.shadow_map import depth_behind, shadow_maps
@@ -29,6 +30,8 @@ from models.nerf.shadow_map import depth_behind, shadow_maps
 FINE_PLANES = 8
 _COARSE_WIDTH, _FINE_WIDTH = 16, 8
 _PRIOR_CHANNELS = 3
+_STRICTNESS = 50.0
+"""By how much the logit of a plane falls per squared difference of colour from the scene's own field."""
 _SURE = 0.5
 """Confidence of surfaces that cast shadows; with the few planes of the fine level hardly any has less."""
 
@@ -53,6 +56,13 @@ class AimedMaps(TensorStruct):
     """Centre, half of the interval, confidence, then the sweep's context."""
     shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
     """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
+    scene: SceneColors | None
+    """What the scene's own field shows in the target view, where there is one."""
+
+    @property
+    def surface(self) -> Float[Tensor, "batch 2 rows cols"]:
+        """Disparity fraction and confidence of the target's surface."""
+        return self.guide[:, [0, 2]]
 
     def depth_loss(self, depth: Float[Tensor, "batch height width"]) -> Float[Tensor, ""]:
         """How badly both levels know the target's depth (camera z, 0 = unknown), see `sweep_loss`."""
@@ -104,6 +114,11 @@ class GuidedNeRF(nn.Module):
         )
         self.scene_field = SceneField(config.scene_field) if config.scene_field else None
 
+    @property
+    def knows_scene(self) -> bool:
+        """Whether a field of the scene takes the place of VGGT's depth."""
+        return self.scene_field is not None and bool(self.scene_field.is_learned)
+
     def encode(self, source: Views, tokens: Tensor | None = None, prior: DepthPrior | None = None) -> GuidedMaps:
         """Once per set of source views; VGGT's tokens are not looked at, only its depth."""
         maps: LightMaps = self.stem(source.images)
@@ -119,11 +134,17 @@ class GuidedNeRF(nn.Module):
         count = self.config.sweep_planes
         half = torch.full((len(near), *small), 0.5).to(near)
         centers = fractions(Intervals(half, half), count)
-        cost = self._cost(maps, maps.sweep, target, planes, centers, None)
+        cost, swept = self._cost(maps, maps.sweep, target, planes, centers, None)
+        seen = self.scene_field.view(target, near, far, *small) if self.knows_scene else None
         if self.config.depth_prior:
-            known = None if self.scene_field is None else self.scene_field.depth(target, near, far, *small)
+            known = None if seen is None else seen.depth
             cost = torch.cat([cost, self._prior(maps, target, planes.inverse_depth(centers), known)], dim=1)
         coarse = self.coarse(cost, centers)
+        scene = None
+        if seen is not None:
+            scene = SceneColors.of(seen.rgb, target, maps.images)
+            doubt = scene.mean_doubt(swept, seen.rgb.flatten(2).transpose(1, 2)).unflatten(1, small)
+            coarse = replace(coarse, logits=coarse.logits - _STRICTNESS * doubt)
         found = coarse.estimate()
         shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=COARSER)
         wide = intervals(found, coarse.spacing, floor=1.5, ceiling=5.0)
@@ -131,14 +152,15 @@ class GuidedNeRF(nn.Module):
             torch.stack([wide.center.detach(), wide.half, found.confidence.detach()], dim=1), rows, cols
         )
         centers = fractions(Intervals(around[:, 0], around[:, 1]), FINE_PLANES)
-        cost = self._cost(maps, maps.features, target, planes, centers, shadows)
+        cost, _ = self._cost(maps, maps.features, target, planes, centers, shadows)
         trust = around[:, 2:, :, :, None].expand(-1, -1, -1, -1, FINE_PLANES)
         fine = self.fine(torch.cat([cost, trust], dim=1), centers)
         found = fine.estimate()
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, target, planes, shrink=2)
-        return AimedMaps(maps, target, planes, (coarse, fine), torch.cat([guide, fine.context], dim=1), shadows)
+        guide = torch.cat([guide, fine.context], dim=1)
+        return AimedMaps(maps, target, planes, (coarse, fine), guide, shadows, scene)
 
     def render_rays(
         self, aimed: AimedMaps, rays: RayBundle, marching: Marching, jitter: Jitter | None = None
@@ -160,6 +182,10 @@ class GuidedNeRF(nn.Module):
         features, colors = (
             sample_swept(one, swept).flatten(3).transpose(2, 3) for one in (aimed.maps.features, aimed.maps.images)
         )
+        scene = None
+        if aimed.scene is not None:
+            rgb = sample_at_pixels(aimed.scene.rgb, pixels, aimed.target.height, aimed.target.width)
+            scene = SceneSamples(rgb, aimed.scene.doubt(swept, rgb).flatten(2))
         seen = LightSamples(
             features=features,
             colors=colors,
@@ -169,6 +195,7 @@ class GuidedNeRF(nn.Module):
             guide=guide,
             place=place,
             length=length,
+            scene=scene,
         )
         return composite(self.field(seen, residual), samples, rays, marching.background)
 
@@ -192,14 +219,14 @@ class GuidedNeRF(nn.Module):
         planes: DisparityRange,
         centers: Tensor,
         shadows: Tensor | None,
-    ) -> Float[Tensor, "batch cost rows cols plane"]:
+    ) -> tuple[Float[Tensor, "batch cost rows cols plane"], SweptPixels]:
         rows, cols = centers.shape[1:3]
         pixels = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
         inverse = planes.inverse_depth(centers.flatten(1, 2))
         swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(inverse)
         behind = None if shadows is None else depth_behind(shadows, planes, swept, inverse)
         cost = matching_cost(features, swept, behind)
-        return cost.unflatten(2, (rows, cols))
+        return cost.unflatten(2, (rows, cols)), swept
 
     @staticmethod
     def _shadows(
@@ -230,7 +257,7 @@ def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torc
     height, width = batch.target.images.shape[-2:]
     factor = 2 ** halvings(height, width)
     rows, cols = min(rows * factor, height), min(cols * factor, width)
-    top, left = (int(torch.randint(room + 1, (), generator=generators[0])) for room in (height - rows, width - cols))
+    top, left = (_random_start(size, part, generators[0]) for size, part in ((height, rows), (width, cols)))
     window = (..., slice(top, top + rows), slice(left, left + cols))
     target = replace(
         batch.target,
@@ -240,6 +267,12 @@ def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torc
         cameras=batch.target.cameras.cropped(top, left, rows, cols),
     )
     return replace(batch, target=target)
+
+
+def _random_start(size: int, part: int, generator: torch.Generator) -> int:
+    """Windows that reach over the edge are pushed back inside: else hardly any would hold what lies at the edge."""
+    start = int(torch.randint(-part, size + 1, (), generator=generator))
+    return min(max(start, 0), size - part)
 
 
 def _resampled(maps: Float[Tensor, "batch channel rows cols"], rows: int, cols: int) -> Tensor:

@@ -22,6 +22,8 @@ GUIDE_CHANNELS = 3
 """Numbers about a ray's interval and a sample's place in it, besides the sweep's context."""
 _VARIANCE_FLOOR = 1e-3
 _OPTICAL_LENGTH = 8.0
+_STRICTNESS = 10.0
+"""By how much the logit of a view falls per squared difference of its colour from the scene's own field."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class LightSamples(TensorStruct):
     """From 1 at the near end of the ray's interval to -1 at its far end, 0 where the sweep expects the surface."""
     length: Float[Tensor, "batch ray"]
     """Of the interval, scene units."""
+    scene: "SceneSamples | None" = None
+    """What the scene's own field says, where there is one."""
+
+
+@dataclass(frozen=True)
+class SceneSamples(TensorStruct):
+    """What the field of a scene says about samples."""
+
+    rgb: Float[Tensor, "batch ray 3"]
+    """Coarsely, what the ray sees."""
+    doubt: Float[Tensor, "batch view point"]
+    """How much the source views' colours contradict that, see `SceneColors.doubt`."""
 
 
 class LightField(nn.Module):
@@ -81,6 +95,8 @@ class LightField(nn.Module):
         hidden = hidden.unflatten(2, (-1, count)) + self.directions_in(samples.directions)[..., None, :]
         hidden = F.relu(hidden.flatten(2, 3))
         logits = self.blend(hidden)
+        if samples.scene is not None:
+            logits = logits - _STRICTNESS * samples.scene.doubt[..., None]
         pooled = (hidden * masked_softmax(logits, visible)).sum(1)
         seen = share_seen(weights.to(observed.dtype))
         fused = self.fuse(torch.cat([pooled, statistics, seen], dim=-1))
@@ -99,10 +115,17 @@ class LightField(nn.Module):
         logits: Float[Tensor, "batch view point 1"],
         samples: LightSamples,
     ) -> Float[Tensor, "batch ray sample 3"]:
-        """Blend of what the visible views show, and one colour of the field's own for what none of them sees."""
+        """Blend of what the visible views show, and one colour of the field's own for what none of them sees.
+
+        The scene's own field knows the latter better, where there is one.
+        """
         own = self.own_color(fused).flatten(1, 2)
         view_logits = logits[..., 0].masked_fill(samples.weights == 0, -1e4)
         shares = torch.softmax(torch.cat([view_logits, own[:, None, :, 3]], dim=1).float(), dim=1)
         blended = (shares[:, :-1, :, None] * samples.colors).sum(1)
-        colors = blended + shares[:, -1, :, None] * torch.sigmoid(own[..., :3])
-        return colors.unflatten(1, fused.shape[1:3])
+        known = torch.sigmoid(own[..., :3]) if samples.scene is None else _per_point(samples.scene.rgb, fused.shape[2])
+        return (blended + shares[:, -1, :, None] * known).unflatten(1, fused.shape[1:3])
+
+
+def _per_point(values: Float[Tensor, "batch ray channel"], count: int) -> Float[Tensor, "batch point channel"]:
+    return values.repeat_interleave(count, dim=1)

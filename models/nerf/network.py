@@ -21,6 +21,9 @@ from models.nerf.view_aggregation import ViewAggregation
 class GeneralizableNeRF(nn.Module):
     """Renders a scene it has never seen from a few posed images of it."""
 
+    knows_scene = False
+    """See `GuidedNeRF.knows_scene`."""
+
     def __init__(self, config: NerfConfig) -> None:
         super().__init__()
         self.config = config

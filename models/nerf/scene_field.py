@@ -1,19 +1,23 @@
-"""Where the surfaces of one scene are, learned from its photographs alone: a coarse field beside the general network.
+"""Where the surfaces of one scene are, all its photographs considered: a coarse field beside the general network.
 
 Density and colour on voxel grids (Sun et al. 2022, DVGO, sec. 4), which cost two lookups per sample instead of a
-network over all source views. Where hardly any source looks, or at a grazing angle, the views do not match in a sweep,
-but the rays of all photographs together still say where the surface is.
+network over all source views. It learns from the photographs and, as few rays alone would leave much open, from where
+the general model sees surfaces in them (in the spirit of Deng et al. 2022, DS-NeRF, sec. 3.2). What one sweep cannot
+know, at a margin where hardly any source looks or at a grazing angle, others have seen from elsewhere.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from geometry import Cameras, RayBundle, RaySamples, pixel_centers
+from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
 from models.nerf.depth_splat import SplattedDepth
 from models.nerf.nerf_config import Jitter
+from models.nerf.plane_sweep import DisparityRange
 from models.nerf.ray_sampling import stratified_samples
 from models.nerf.scene_box import SceneBox
 
@@ -31,10 +35,14 @@ _BACKGROUND = 0.5
 
 
 class SceneField(SceneBox):
-    """Density and colour, seen alike from everywhere, on a grid and a four times coarser one; their sum counts."""
+    """Density and colour, seen alike from everywhere, on a grid and a four times coarser one; their sum counts.
+
+    Until `is_learned` (a buffer, part of the state) nobody asks it for depth.
+    """
 
     def __init__(self, resolution: int) -> None:
         super().__init__()
+        self.register_buffer("is_learned", torch.tensor(False))
         sizes = (resolution // _COARSER, resolution)
         self.grids = nn.ParameterList(nn.Parameter(torch.zeros(1, 4, size, size, size)) for size in sizes)
 
@@ -62,10 +70,10 @@ class SceneField(SceneBox):
         return composite(FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, _BACKGROUND)
 
     @torch.no_grad()
-    def depth(
+    def view(
         self, target: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"], rows: int, cols: int
-    ) -> SplattedDepth:
-        """Of a target view (one camera per scene), as if it had been carried over from source views."""
+    ) -> "SceneView":
+        """A target view (one camera per scene), coarsely."""
         camera = target.resized(rows, cols)
         rays = camera.rays(pixel_centers(rows, cols, near).expand(len(near), -1, 2), near, far)
         seen = self.render(rays)
@@ -73,21 +81,44 @@ class SceneField(SceneBox):
         mean = (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6)
         # rays end at one surface: how far their weights are spread out says little about how right it is
         maps = (mean, torch.zeros_like(mean), _MOST_CONFIDENCE * seen.opacity**_HAZE_POWER)
-        return SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
+        depth = SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
+        return SceneView(depth, seen.rgb.movedim(-1, 1).unflatten(2, (rows, cols)))
 
 
-def distortion_loss(
-    weights: Float[Tensor, "*batch ray sample"], samples: RaySamples, rays: RayBundle
+@dataclass(frozen=True)
+class SceneView(TensorStruct):
+    """What the field of a scene shows in a target view."""
+
+    depth: SplattedDepth
+    """As if it had been carried over from source views."""
+    rgb: Float[Tensor, "batch 3 rows cols"]
+
+
+@dataclass(frozen=True)
+class Surfaces(TensorStruct):
+    """Where the general model sees the surfaces of some views of a scene."""
+
+    ids: Int[Tensor, " view"]
+    """View numbers."""
+    maps: Float[Tensor, "view 2 rows cols"]
+    """Disparity fraction between a view's near and far, and confidence in [0, 1]; they cover the image edge to edge."""
+
+    def of(self, views: Views, pixels: Float[Tensor, "view ray 2"]) -> Float[Tensor, "view ray 2"]:
+        """Fraction and confidence at pixels of some of the views, at whatever size."""
+        order = self.ids.argsort()
+        place = order[torch.searchsorted(self.ids[order], views.ids)]
+        return sample_at_pixels(self.maps[place], pixels, views.cameras.height, views.cameras.width)
+
+
+def surface_loss(
+    seen: RenderOutput, rays: RayBundle, planes: DisparityRange, known: Float[Tensor, "view ray 2"]
 ) -> Float[Tensor, ""]:
-    """How far a ray's weight is spread out, in units of its length (Barron et al. 2022, eq. 15); mean over rays.
+    """How far the weight of rays lies from surfaces that are known already; mean over rays, by confidence.
 
-    Of weights that sum to one: others could be had for less by rays that hit nothing.
+    Distances are disparity fractions, as in the sweep; what goes through is as far away as can be, 1. One surface in
+    the right place is best: a loss for thinness (Barron et al. 2022, eq. 15) adds nothing.
     """
-    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
-    length = (rays.t_far - rays.t_near)[..., None]
-    place = (samples.t - rays.t_near[..., None]) / length
-    before = torch.cumsum(weights, dim=-1) - weights
-    moment_before = torch.cumsum(weights * place, dim=-1) - weights * place
-    between = 2 * (weights * (place * before - moment_before)).sum(-1)
-    within = (weights.square() * samples.deltas / length).sum(-1) / 3
-    return (between + within).mean()
+    place = planes.fraction(1 / (seen.samples.t * rays.cos_optical[..., None]))
+    fraction, confidence = known.unbind(-1)
+    away = (seen.weights * (place - fraction[..., None]).abs()).sum(-1) + 1 - seen.opacity
+    return (away * confidence).mean()

@@ -60,9 +60,8 @@ class VGGTNeRF(nn.Module):
 
         Without `trusts_vggt` as if VGGT had contradicted the given cameras.
         """
-        is_learned = self.network.config.scene_field and self.marching.near_far == "data"
-        # a scene's own field has taken the place of VGGT's depth
-        seen = None if is_learned else self.frozen_features(source, names)
+        is_asked = not self.network.knows_scene or self.marching.near_far == "auto"
+        seen = self.frozen_features(source, names) if is_asked else None
         if seen is None:
             return self.network.encode(source, None)
         prior = None
@@ -141,6 +140,7 @@ def is_out_of_memory(error: Exception) -> bool:
 class TargetRays(TensorStruct):
     """Random rays of target views and what the photographs show there."""
 
+    pixels: Float[Tensor, "batch ray 2"]
     rays: RayBundle
     rgb: Float[Tensor, "batch ray 3"]
     depth: Float[Tensor, "batch ray"] | None
@@ -163,6 +163,7 @@ def draw_target_rays(
     pixels = torch.stack([flat % width, flat // width], dim=-1).to(target.images) + 0.5
     bounds = (target.near, target.far) if depth_range is None else (depth_range.near, depth_range.far)
     return TargetRays(
+        pixels=pixels,
         rays=target.cameras.rays(pixels, *bounds),
         rgb=rgb,
         depth=None if target.depth is None else target.depth.flatten(1).gather(1, flat),

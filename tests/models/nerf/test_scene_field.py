@@ -5,13 +5,14 @@ from dataclasses import replace
 import torch
 
 from geometry import pixel_centers
-from models.nerf.compositing import weights_from_density
+from models.nerf.compositing import RenderOutput, weights_from_density
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.guided_network import GuidedNeRF
-from models.nerf.nerf_config import NerfConfig
+from models.nerf.guided_network import AimedMaps, GuidedNeRF
+from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.plane_sweep import DisparityRange
 from models.nerf.ray_sampling import stratified_samples
 from models.nerf.scene_box import SceneBox
-from models.nerf.scene_field import SceneField, distortion_loss
+from models.nerf.scene_field import SceneField, Surfaces, surface_loss
 from tests.scenes import random_batch, random_views
 
 CONFIG = NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8, depth_prior=True, sampler="guided", sweep_planes=12)
@@ -65,60 +66,88 @@ def test_the_whole_world_may_grow() -> None:
     torch.testing.assert_close(after.depth, before.depth * scale, rtol=1e-3, atol=1e-3)
 
 
-def test_distortion_of_one_and_of_two_thin_surfaces() -> None:
+def test_surface_loss_of_weight_here_there_and_nowhere() -> None:
+    """Half the weight on the known surface, a quarter somewhere else, a quarter goes through: 0 / 2 + d / 4 + 1 / 4."""
     views = random_views(1)
     rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
     samples = stratified_samples(rays, 10)
-    one, two = torch.zeros(2, 1, 16, 10)
-    one[..., 4] = 1
-    two[..., 2], two[..., 7] = 0.25, 0.25
-    # a surface as thick as a tenth of the ray: 1 / 3 * 0.1; two equal ones half of it apart, though half of the light
-    # passes both: 2 * 0.25 * 0.5 and what each of them has
-    torch.testing.assert_close(distortion_loss(one, samples, rays), torch.tensor(0.1 / 3))
-    torch.testing.assert_close(distortion_loss(two, samples, rays), torch.tensor(0.25 + 2 * 0.25 * 0.1 / 3))
+    planes = DisparityRange(views.near, views.far)
+    place = planes.fraction(1 / (samples.t * rays.cos_optical[..., None]))
+    weights = torch.zeros(1, 16, 10)
+    weights[..., 4], weights[..., 8] = 0.5, 0.25
+    seen = RenderOutput(torch.zeros(1, 16, 3), torch.zeros(1, 16), weights.sum(-1), weights, samples)
+    known = torch.stack([place[..., 4], torch.full((1, 16), 0.5)], dim=-1)
+    known[:, 8:, 1] = 0  # of half of the rays nothing is known
+    expected = ((place[..., 4] - place[..., 8]) / 4 + 0.25)[:, :8].mean() * 0.5 / 2
+    torch.testing.assert_close(surface_loss(seen, rays, planes, known), expected)
+
+
+def test_surfaces_are_found_by_view_number_at_any_size() -> None:
+    fraction = torch.linspace(0, 1, 8).expand(3, 6, 8) + torch.tensor([10.0, 20, 30]).view(3, 1, 1)
+    surfaces = Surfaces(torch.tensor([7, 3, 5]), torch.stack([fraction, torch.full_like(fraction, 0.5)], dim=1))
+    views = replace(random_views(2), ids=torch.tensor([5, 7]))
+    width = views.cameras.width
+    pixels = torch.tensor([[width / 16, 9.0], [width * 15 / 16, 3.0]]).expand(2, 2, 2)
+    found = surfaces.of(views, pixels)
+    torch.testing.assert_close(found[..., 0], torch.tensor([[30.0, 31], [10, 11]]))
+    assert (found[..., 1] == 0.5).all()
 
 
 def test_depth_of_a_wall() -> None:
-    """A slab at camera z = 3, opaque: its front is found and sure."""
+    """A slab at camera z = 3, opaque and white: its front is found and sure."""
     field, views = SceneField(64), random_views(1)
     camera = replace(views.cameras, w2c=torch.eye(4)[None])
     field.place(torch.tensor([-4.0, -4, 0]), torch.tensor([4.0, 4, 6]))
     near, far = torch.tensor([1.0]), torch.tensor([5.0])
-    assert field.depth(camera, near, far, 6, 8).confidence.max() < 0.01  # the haze of before the first step
     wall = torch.full((64,), -20.0)
     wall[32:40] = 20.0  # z from 3 on: the middle of the box is the middle of the grid
     with torch.no_grad():
         field.grids[1][0, 0] = wall[:, None, None]
-    found = field.depth(camera, near, far, 6, 8)
+        field.grids[1][0, 1:] = 20.0
+    seen = field.view(camera, near, far, 6, 8)
+    found = seen.depth
     torch.testing.assert_close(1 / found.inverse_depth, torch.full((1, 6, 8), 3.1), atol=0.1, rtol=0)
     assert found.confidence.min() > 0.94
+    torch.testing.assert_close(seen.rgb, torch.ones(1, 3, 6, 8))
     with torch.no_grad():
         field.grids[1][0, 0] = -20.0
-    assert field.depth(camera, near, far, 6, 8).confidence.max() < 1e-3
+    assert field.view(camera, near, far, 6, 8).depth.confidence.max() < 1e-3
 
 
-def test_the_sweep_hears_of_it() -> None:
-    """Its depth reaches the sweep in the place of VGGT's."""
+def test_the_sweep_and_the_rays_hear_of_it_once_it_has_learned() -> None:
+    """Its depth reaches the sweep in the place of VGGT's, its colour the rays."""
     torch.manual_seed(0)
     network, batch = GuidedNeRF(replace(CONFIG, scene_field=8)).eval(), random_batch(1)
     target = batch.target[:, 0]
     depth = torch.full((1, 3, 24, 32), 3.0)
     prior = DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1), torch.ones(1))
+    rays = target.cameras.rays(pixel_centers(4, 4, target.images)[None], target.near, target.far)
 
-    def logits() -> torch.Tensor:
-        with torch.no_grad():
-            maps = replace(network.encode(batch.source), prior=prior)
-            return network.aim(maps, target.cameras, target.near, target.far).levels[0].logits
+    @torch.no_grad()
+    def aimed(prior: DepthPrior | None) -> AimedMaps:
+        maps = replace(network.encode(batch.source), prior=prior)
+        return network.aim(maps, target.cameras, target.near, target.far)
 
-    before = logits()
-    prior = None
-    torch.testing.assert_close(logits(), before, rtol=0, atol=0)
-    with torch.no_grad():
-        network.scene_field.grids[1][:, 1:] = torch.randn(3, 8, 8, 8)
-    torch.testing.assert_close(logits(), before, rtol=0, atol=0)
+    def change(one: AimedMaps, other: AimedMaps) -> float:
+        return (one.levels[0].logits - other.levels[0].logits).abs().max().item()
+
     with torch.no_grad():
         network.scene_field.grids[1][:, 0] = torch.randn(8, 8, 8) * 20
-    assert (logits() - before).abs().max() > 1e-4
+    without = aimed(None)
+    assert without.scene is None
+    assert change(aimed(prior), without) > 1e-4
+    network.scene_field.is_learned.fill_(True)
+    of_depth = aimed(None)
+    assert change(of_depth, without) > 1e-4
+    assert change(of_depth, aimed(prior)) == 0
+    with torch.no_grad():
+        network.scene_field.grids[1][:, 1:] = torch.randn(3, 8, 8, 8)
+    of_both = aimed(None)
+    assert change(of_both, of_depth) > 1e-4
+    marching = Marching(0, 0, guided=3)
+    with torch.no_grad():
+        shown, blind = (network.render_rays(one, rays, marching).rgb for one in (of_both, replace(of_both, scene=None)))
+    assert (shown - blind).abs().max() > 1e-4
 
 
 def test_it_learns_a_scene() -> None:
@@ -138,7 +167,6 @@ def test_it_learns_a_scene() -> None:
     for _ in range(100):
         output = field.render(rays)
         loss = (output.rgb - truth)[inside].square().mean()
-        loss = loss + 0.02 * distortion_loss(output.weights, output.samples, rays)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

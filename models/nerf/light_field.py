@@ -22,7 +22,7 @@ GUIDE_CHANNELS = 3
 """Numbers about a ray's interval and a sample's place in it, besides the sweep's context."""
 _VARIANCE_FLOOR = 1e-3
 _OPTICAL_LENGTH = 8.0
-_STRICTNESS = 10.0
+_STRICTNESS = 20.0
 """By how much the logit of a view falls per squared difference of its colour from the scene's own field."""
 
 

@@ -29,8 +29,6 @@ _FIRST_LOGIT = -6.0
 _OPTICAL_LENGTH = 100.0
 """Density of a softplus of 1, over the size of the box: opaque within a few cells."""
 _MOST_CONFIDENCE = 0.95
-_HAZE_POWER = 4
-"""Half opaque haze, as all is before the first step, says nothing about the depth."""
 _BACKGROUND = 0.5
 
 
@@ -80,7 +78,7 @@ class SceneField(SceneBox):
         inverse = 1 / (seen.samples.t * rays.cos_optical[..., None])
         mean = (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6)
         # rays end at one surface: how far their weights are spread out says little about how right it is
-        maps = (mean, torch.zeros_like(mean), _MOST_CONFIDENCE * seen.opacity**_HAZE_POWER)
+        maps = (mean, torch.zeros_like(mean), _MOST_CONFIDENCE * seen.opacity)
         depth = SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
         return SceneView(depth, seen.rgb.movedim(-1, 1).unflatten(2, (rows, cols)))
 

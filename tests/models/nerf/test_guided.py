@@ -288,6 +288,19 @@ def test_a_window_shows_the_same_place() -> None:
     assert torch.equal(batch.target.images[..., y, x], cut.target.images[..., 4, 5])
 
 
+def test_windows_reach_the_edges_as_often_as_they_do_not() -> None:
+    """Of half the view: pushed back inside from a start between one window before the edge and one behind it."""
+    batch = random_batch(1)
+    lefts = []
+    for seed in range(300):
+        cut = random_window(batch, 12, 16, [torch.Generator().manual_seed(seed)])
+        principal = [one.target.cameras.intrinsics[0, 0, 0, 2].item() for one in (batch, cut)]
+        lefts.append(round(principal[0] - principal[1]))
+    shares = [sum(left == edge for left in lefts) / 300 for edge in (0, 16)]
+    assert shares == pytest.approx([17 / 49, 17 / 49], abs=0.08)
+    assert set(lefts) == set(range(17))
+
+
 def test_a_lone_volume_is_regularised_as_one_of_several() -> None:
     torch.manual_seed(0)
     net = VolumeRegulariser(3, 8, levels=2, halves_planes=False)

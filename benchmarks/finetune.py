@@ -82,7 +82,7 @@ class HeldOut(pl.Callback):
         self.measurements: list[Measurement] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: FinetuneTask) -> None:
-        """The general model; where a scene's field takes the place of VGGT's depth, without that."""
+        """The general model, as nothing has learned yet."""
         self._measure(0, pl_module)
 
     def on_train_batch_end(

@@ -198,11 +198,16 @@ class NerfTask(pl.LightningModule):
             before = theirs.options.get(name, defaults[name])
             if isinstance(mine, list) and not isinstance(before, list):
                 before = [before]  # took one value before it took several
-            if name not in _MAY_CHANGE_ON_RESUME and before != mine:
+            if name not in _MAY_CHANGE_ON_RESUME | self.without_effect and before != mine:
                 raise InputError(
                     f"--{name}: the run to resume was started with {before!r}, got {mine!r}; "
                     f"--init_from starts a new run from its weights"
                 )
+
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """Options that do nothing in this run, given the others."""
+        return frozenset()
 
     def record(self) -> CheckpointRecord:
         """What every checkpoint of this run says about itself."""
@@ -257,6 +262,12 @@ class FinetuneTask(NerfTask):
         super().configure_gradient_clipping(*arguments, **keywords)
 
     @property
+    def without_effect(self) -> frozenset[str]:
+        """Those of the scene's field where there is none."""
+        of_field = frozenset({"scene_field_steps", "scene_field_lrate", "surface_loss"})
+        return frozenset() if self.options.scene_field else of_field
+
+    @property
     def _field_learns(self) -> bool:
         return bool(self.options.scene_field) and self.global_step < self.options.scene_field_steps
 
@@ -267,8 +278,11 @@ class FinetuneTask(NerfTask):
             InputError: when the run ends before anything but the scene's field has learned.
         """
         steps, alone = int(self.trainer.estimated_stepping_batches), self.options.scene_field_steps
-        if self.options.scene_field and alone >= steps:
-            raise InputError(f"--scene_field_steps {alone}: expected fewer than the run's {steps} steps")
+        if self.options.scene_field and alone + self.options.warmup_steps >= steps:
+            raise InputError(
+                f"--scene_field_steps {alone} and as many --warmup_steps {self.options.warmup_steps} behind them: "
+                f"expected fewer than the run's {steps} steps"
+            )
         return super().configure_optimizers()
 
     @torch.no_grad()
@@ -304,6 +318,7 @@ class FinetuneTask(NerfTask):
         self._require_finite(loss, "loss of the scene's field", batch)
         if self.global_step + 1 == self.options.scene_field_steps:  # before this step's checkpoint and validation
             field.is_learned.fill_(True)
+            self._surfaces = None
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
         return loss
 
@@ -419,6 +434,8 @@ def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> Finetune
         if start.task != "general":
             raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
         load_network_weights(model, contents, may_lack_scene_parts=True)
+    else:
+        load_network_weights(model, contents)
     box = box_of(model, scene)
     for part in model.modules():
         if isinstance(part, SceneBox):

@@ -142,7 +142,7 @@ class GuidedNeRF(nn.Module):
         coarse = self.coarse(cost, centers)
         scene = None
         if seen is not None:
-            scene = SceneColors.of(seen.rgb, target, maps.images)
+            scene = SceneColors.of(seen.rgb, target, maps.images, maps.cameras)
             doubt = scene.mean_doubt(swept, seen.rgb.flatten(2).transpose(1, 2)).unflatten(1, small)
             coarse = replace(coarse, logits=coarse.logits - _STRICTNESS * doubt)
         found = coarse.estimate()

@@ -27,9 +27,12 @@ class SceneColors(TensorStruct):
         rgb: Float[Tensor, "batch 3 rows cols"],
         target: Cameras,
         images: Float[Tensor, "batch view 3 height width"],
+        source: Cameras,
     ) -> "SceneColors":
-        """`rgb` covers the target's image; the sources get pixels as large: detail must not count as a difference."""
-        size = [max(1, round(side * rgb.shape[-1] / target.width)) for side in images.shape[-2:]]
+        """`rgb` covers the target's image; the sources' pixels get as large: detail must not count as a difference."""
+        focal = target.intrinsics[..., 0, 0].median() * rgb.shape[-1] / target.width
+        shrink = min(1.0, (focal / source.intrinsics[..., 0, 0].median()).item())
+        size = [max(1, round(side * shrink)) for side in images.shape[-2:]]
         return cls(rgb, F.interpolate(images.flatten(0, 1), size, mode="area").unflatten(0, images.shape[:2]))
 
     def doubt(self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]) -> Float[Tensor, "batch view ray plane"]:

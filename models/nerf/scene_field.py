@@ -102,9 +102,15 @@ class Surfaces(TensorStruct):
     """Disparity fraction between a view's near and far, and confidence in [0, 1]; they cover the image edge to edge."""
 
     def of(self, views: Views, pixels: Float[Tensor, "view ray 2"]) -> Float[Tensor, "view ray 2"]:
-        """Fraction and confidence at pixels of some of the views, at whatever size."""
-        order = self.ids.argsort()
-        place = order[torch.searchsorted(self.ids[order], views.ids)]
+        """Fraction and confidence at pixels of some of the views, at whatever size.
+
+        Raises:
+            ValueError: for a view whose surfaces are not here.
+        """
+        matches = views.ids[:, None] == self.ids
+        if not bool(matches.any(1).all()):
+            raise ValueError(f"expected views out of {self.ids.tolist()}, got {views.ids.tolist()}")
+        place = matches.int().argmax(1)
         return sample_at_pixels(self.maps[place], pixels, views.cameras.height, views.cameras.width)
 
 

@@ -130,7 +130,15 @@ def test_resume_of_finetuning_with_a_scene_field_is_exact(small_dtu: Path, tmp_p
     longer = [*command["whole"], "--expname", "short", "--max_steps", "-1", "--scene_field_steps", "4000"]
     status, errors = outcome_of_finetune(longer)
     assert status != 0
-    assert "--scene_field_steps 4000: expected fewer than the run's" in errors
+    assert "--scene_field_steps 4000 and as many --warmup_steps 1 behind them: expected fewer than the run's" in errors
+    last = base / "whole" / "checkpoints" / "last.ckpt"
+    contents = torch.load(last, weights_only=True)
+    del contents["state_dict"]["model.network.scene_field.is_learned"]  # as when it did not stand still
+    torch.save(contents, last)
+    resumed = [one for one in command["whole"] if one not in ("--init_from", str(start))]
+    status, errors = outcome_of_finetune([*resumed, "--ckpt", str(last)])
+    assert status != 0
+    assert "expected the weights of this architecture" in errors
 
 
 def test_options_that_came_later_count_as_their_defaults(small_dtu: Path, tmp_path: Path) -> None:
@@ -149,6 +157,20 @@ def test_options_that_came_later_count_as_their_defaults(small_dtu: Path, tmp_pa
     status, errors = outcome_of_general([*longer, "--muon_lrate", "1e-3"])
     assert status != 0
     assert "--muon_lrate" in errors
+
+
+def test_options_without_effect_may_differ(small_dtu: Path, tmp_path: Path) -> None:
+    """A fine-tuning without a scene's field, begun when that had another default of its steps."""
+    base, start = tmp_path / "runs", tmp_path / "start.ckpt"
+    command = tiny_arguments("train_general.py", small_dtu, base, *GUIDED, "--max_steps", "3", "--expname", "g")
+    assert outcome_of_general(command)[0] == 0
+    (base / "g" / "checkpoints" / "last.ckpt").rename(start)
+    more = ("--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--expname", "f")
+    command = tiny_arguments("train_finetune.py", small_dtu, base, *more, "--init_from", str(start), "--max_steps", "3")
+    assert outcome_of_finetune(command)[0] == 0
+    last = base / "f" / "checkpoints" / "last.ckpt"
+    longer = tiny_arguments("train_finetune.py", small_dtu, base, *more, "--ckpt", str(last), "--max_steps", "4")
+    assert outcome_of_finetune([*longer, "--scene_field_steps", "400", "--surface_loss", "0.1"])[0] == 0
 
 
 def test_muon_and_several_scales(small_dtu: Path, tmp_path: Path) -> None:

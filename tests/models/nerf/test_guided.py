@@ -288,7 +288,7 @@ def test_a_window_shows_the_same_place() -> None:
     assert torch.equal(batch.target.images[..., y, x], cut.target.images[..., 4, 5])
 
 
-def test_windows_reach_the_edges_as_often_as_they_do_not() -> None:
+def test_two_of_three_windows_reach_an_edge() -> None:
     """Of half the view: pushed back inside from a start between one window before the edge and one behind it."""
     batch = random_batch(1)
     lefts = []

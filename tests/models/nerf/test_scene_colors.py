@@ -1,11 +1,19 @@
 """The scene's field as a touchstone for colours: closed forms."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from geometry import pixel_centers
+from models.nerf.depth_splat import SplattedDepth
+from models.nerf.guided_network import GuidedNeRF
+from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples, SceneSamples
+from models.nerf.nerf_config import NerfConfig
 from models.nerf.plane_sweep import DisparityRange, sweep_lines
 from models.nerf.scene_colors import SceneColors
+from models.nerf.scene_field import SceneView
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 
 
@@ -15,7 +23,7 @@ def test_true_planes_are_doubted_least() -> None:
     target = batch.target[:, 0]
     rows, cols = (side // 4 for side in target.images.shape[-2:])
     rgb = torch.nn.functional.interpolate(target.images, (rows, cols), mode="area")
-    colors = SceneColors.of(rgb, target.cameras, batch.source.images)
+    colors = SceneColors.of(rgb, target.cameras, batch.source.images, batch.source.cameras)
     shrunk = [side // 4 for side in batch.source.images.shape[-2:]]
     assert list(colors.sources.shape[-2:]) == shrunk
     pixels = pixel_centers(rows, cols, rgb)[None]
@@ -38,7 +46,7 @@ def test_doubt_is_the_mean_squared_difference_over_channels() -> None:
     batch = plane_batch()
     images = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1).expand_as(batch.source.images)
     target = batch.target[:, 0].cameras
-    colors = SceneColors.of(torch.zeros(1, 3, 6, 8), target, images)
+    colors = SceneColors.of(torch.zeros(1, 3, 6, 8), target, images, batch.source.cameras)
     swept = sweep_lines(batch.source.cameras, target, torch.tensor([[[16.0, 12.0], [400.0, 12.0]]])).at(
         torch.full((1, 2, 1), 1 / 3)
     )
@@ -47,12 +55,72 @@ def test_doubt_is_the_mean_squared_difference_over_channels() -> None:
     torch.testing.assert_close(colors.mean_doubt(swept, shown), torch.tensor([0.03, 0]).view(1, 2, 1))
 
 
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("part", [(slice(None), slice(None)), (slice(4, 16), slice(8, 24))])
-def test_a_window_of_the_target_is_compared_as_coarsely_as_all_of_it(part: tuple[slice, slice]) -> None:
+def test_sources_are_as_coarse_as_the_target(part: tuple[slice, slice], zoom: float) -> None:
+    """A window of the target, or a target of another size: a coarse pixel spans the same angle in all views."""
     batch = plane_batch()
+    cameras = batch.target[:, 0].cameras
+    rows, cols = (len(range(side)[one]) for side, one in zip((24, 32), part, strict=True))
+    cropped = cameras.cropped(part[0].start or 0, part[1].start or 0, rows, cols)
+    target = cropped.resized(round(rows * zoom), round(cols * zoom))
+    small = torch.rand(1, 3, rows // 2, cols // 2)
+    colors = SceneColors.of(small, target, batch.source.images, batch.source.cameras)
+    assert list(colors.sources.shape[-2:]) == [12, 16]
+
+
+def test_no_source_is_enlarged() -> None:
+    batch = plane_batch()
+    target = batch.target[:, 0].cameras
+    colors = SceneColors.of(torch.rand(1, 3, 48, 64), target, batch.source.images, batch.source.cameras)
+    assert torch.equal(colors.sources, batch.source.images)
+
+
+def test_planes_that_show_the_right_colour_are_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scene's field shows the target as it is, or its negative, without a word on depth."""
+    torch.manual_seed(0)
+    config = NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8, depth_prior=True, sampler="guided")
+    network, batch = GuidedNeRF(replace(config, sweep_planes=12, scene_field=8)).eval(), plane_batch()
     target = batch.target[:, 0]
-    image = target.images[(..., *part)]
-    cropped = target.cameras.cropped(part[0].start or 0, part[1].start or 0, *image.shape[-2:])
-    small = torch.nn.functional.interpolate(image, [side // 2 for side in image.shape[-2:]], mode="area")
-    colors = SceneColors.of(small, cropped, batch.source.images)
-    assert list(colors.sources.shape[-2:]) == [side // 2 for side in batch.source.images.shape[-2:]]
+
+    @torch.no_grad()
+    def distance(image: torch.Tensor) -> float:
+        """Mean distance of the planes from the true one, fraction 1/3, by their likelihood."""
+
+        def view(*where: Any) -> SceneView:
+            rgb = torch.nn.functional.interpolate(image, where[-2:], mode="area")
+            nothing = torch.zeros(1, *where[-2:])
+            return SceneView(SplattedDepth(nothing, nothing, nothing), rgb)
+
+        monkeypatch.setattr(network.scene_field, "view", view)
+        level = network.aim(network.encode(batch.source), target.cameras, target.near, target.far).levels[0]
+        return ((level.centers - 1 / 3).abs() * level.logits.softmax(-1)).sum(-1).mean().item()
+
+    before = distance(target.images)
+    network.scene_field.is_learned.fill_(True)
+    assert distance(target.images) < before - 0.01
+    assert distance(1 - target.images) > distance(target.images) + 0.01
+
+
+def test_a_doubted_view_is_blended_less() -> None:
+    torch.manual_seed(0)
+    field = LightField(4, GUIDE_CHANNELS, hidden=8, fused=8)
+    views, rays, count = 3, 5, 2
+    colors = torch.zeros(1, views, rays * count, 3)
+    colors[:, 0] = 1
+    seen = LightSamples(
+        features=torch.rand(1, views, rays * count, 4),
+        colors=colors,
+        weights=torch.ones(1, views, rays * count),
+        behind=torch.zeros(1, views, rays * count),
+        directions=torch.zeros(1, views, rays, 4),
+        guide=torch.rand(1, rays, GUIDE_CHANNELS),
+        place=torch.linspace(1, -1, count).expand(1, rays, count),
+        length=torch.ones(1, rays),
+    )
+    shown = []
+    for doubt in (0.0, 0.1):
+        doubts = torch.zeros(1, views, rays * count)
+        doubts[:, 0] = doubt
+        shown.append(field(replace(seen, scene=SceneSamples(torch.zeros(1, rays, 3), doubts))).rgb)
+    assert (shown[1] < 0.7 * shown[0]).all()

@@ -268,8 +268,12 @@ class FinetuneTask(NerfTask):
         return frozenset() if self.options.scene_field else of_field
 
     @property
+    def _steps_alone(self) -> int:
+        return self.options.scene_field_steps if self.options.scene_field else 0
+
+    @property
     def _field_learns(self) -> bool:
-        return bool(self.options.scene_field) and self.global_step < self.options.scene_field_steps
+        return self.global_step < self._steps_alone
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """As in general training.
@@ -277,8 +281,8 @@ class FinetuneTask(NerfTask):
         Raises:
             InputError: when the run ends before anything but the scene's field has learned.
         """
-        steps, alone = int(self.trainer.estimated_stepping_batches), self.options.scene_field_steps
-        if self.options.scene_field and alone + self.options.warmup_steps >= steps:
+        steps, alone = int(self.trainer.estimated_stepping_batches), self._steps_alone
+        if alone and alone + self.options.warmup_steps >= steps:
             raise InputError(
                 f"--scene_field_steps {alone} and as many --warmup_steps {self.options.warmup_steps} behind them: "
                 f"expected fewer than the run's {steps} steps"
@@ -316,7 +320,7 @@ class FinetuneTask(NerfTask):
         loss = color + self.options.surface_loss * away
         self._last_names = batch.names
         self._require_finite(loss, "loss of the scene's field", batch)
-        if self.global_step + 1 == self.options.scene_field_steps:  # before this step's checkpoint and validation
+        if self.global_step + 1 == self._steps_alone:  # before this step's checkpoint and validation
             field.is_learned.fill_(True)
             self._surfaces = None
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
@@ -324,8 +328,7 @@ class FinetuneTask(NerfTask):
 
     def build_optimizer(self) -> Optimizer:
         """Adam; what is of this scene alone starts from nothing and gets rates of its own."""
-        network = self.model.network
-        alone = self.options.scene_field_steps if self.options.scene_field else 0
+        network, alone = self.model.network, self._steps_alone
         parts = [(network.residual, {"lr": self.options.residual_lrate, "begin": alone})]
         if self.options.scene_field:
             # a cell that few rays meet has tiny gradients; surfaces come to rest only at a low rate

@@ -123,9 +123,6 @@ class LightField(nn.Module):
         view_logits = logits[..., 0].masked_fill(samples.weights == 0, -1e4)
         shares = torch.softmax(torch.cat([view_logits, own[:, None, :, 3]], dim=1).float(), dim=1)
         blended = (shares[:, :-1, :, None] * samples.colors).sum(1)
-        known = torch.sigmoid(own[..., :3]) if samples.scene is None else _per_point(samples.scene.rgb, fused.shape[2])
+        scene = samples.scene
+        known = torch.sigmoid(own[..., :3]) if scene is None else scene.rgb.repeat_interleave(fused.shape[2], dim=1)
         return (blended + shares[:, -1, :, None] * known).unflatten(1, fused.shape[1:3])
-
-
-def _per_point(values: Float[Tensor, "batch ray channel"], count: int) -> Float[Tensor, "batch point channel"]:
-    return values.repeat_interleave(count, dim=1)

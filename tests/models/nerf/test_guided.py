@@ -330,6 +330,15 @@ def test_sizes() -> None:
     assert working_size(1200, 1600) == (300, 400)
 
 
+def test_the_surface_is_what_both_levels_are_sure_of(model: VGGTNeRF) -> None:
+    found = aimed(model, plane_batch())
+    coarse, fine = (level.estimate() for level in found.levels)
+    both = fine.confidence * torch.nn.functional.interpolate(
+        coarse.confidence[:, None], fine.confidence.shape[1:], mode="bilinear"
+    ).squeeze(1)
+    torch.testing.assert_close(found.surface, torch.stack([fine.center, both], dim=1))
+
+
 def test_colours_on_planes_teach_depth(model: VGGTNeRF) -> None:
     """The loss is least where the plane of `plane_batch`, z = 3 and fraction 1/3, has all the likelihood."""
     batch = plane_batch()

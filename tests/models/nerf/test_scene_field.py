@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from geometry import pixel_centers
@@ -91,6 +92,8 @@ def test_surfaces_are_found_by_view_number_at_any_size() -> None:
     found = surfaces.of(views, pixels)
     torch.testing.assert_close(found[..., 0], torch.tensor([[30.0, 31], [10, 11]]))
     assert (found[..., 1] == 0.5).all()
+    with pytest.raises(ValueError, match=r"expected views out of \[7, 3, 5\], got \[5, 4\]"):
+        surfaces.of(replace(views, ids=torch.tensor([5, 4])), pixels)
 
 
 def test_depth_of_a_wall() -> None:

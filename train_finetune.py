@@ -2,8 +2,8 @@
 
 from geometry import one_line_errors
 from training.cli import parse_options
-from training.nerf_task import build_data, build_finetune_task
-from training.options import FinetuneOptions
+from training.nerf.build import build_data, build_finetune_task
+from training.nerf.options import FinetuneOptions
 from training.trainer import fit
 
 

@@ -2,8 +2,8 @@
 
 from geometry import one_line_errors
 from training.cli import parse_options
-from training.nerf_task import build_data, build_general_task
-from training.options import GeneralOptions
+from training.nerf.build import build_data, build_general_task
+from training.nerf.options import GeneralOptions
 from training.trainer import fit
 
 

@@ -2,9 +2,9 @@
 
 from geometry import one_line_errors
 from training.cli import parse_options
-from training.vggt_evaluation import evaluate
-from training.vggt_options import VGGTOptions
-from training.vggt_runs import export_run, train_run
+from training.vggt.evaluation import evaluate
+from training.vggt.options import VGGTOptions
+from training.vggt.runs import export_run, train_run
 
 
 @one_line_errors

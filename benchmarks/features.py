@@ -31,8 +31,9 @@ from render.protocols import PROTOCOLS, targets_of
 from training.backbone import NO_VGGT
 from training.cli import parse_options
 from training.files import staged_file, write_json
-from training.nerf_task import build_data, build_general_task
-from training.options import GeneralOptions, option
+from training.nerf.build import build_data, build_general_task
+from training.nerf.options import GeneralOptions
+from training.options import option
 from training.trainer import fit
 
 ARMS = {

@@ -28,8 +28,9 @@ from render.loading import peak_memory_mb
 from render.protocols import PROTOCOLS, targets_of
 from training.cli import parse_options
 from training.files import staged_folder, write_json
-from training.nerf_task import FinetuneTask, build_data, build_finetune_task
-from training.options import FinetuneOptions, option
+from training.nerf.build import FinetuneTask, build_data, build_finetune_task
+from training.nerf.options import FinetuneOptions
+from training.options import option
 from training.trainer import fit
 
 _PROTOCOL = PROTOCOLS["full"]

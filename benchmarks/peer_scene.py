@@ -21,9 +21,9 @@ from geometry.conversions import intrinsics_from_integer_centers
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.loading import peak_memory_mb
 from training.allocator import keep_freed_memory
-from training.checkpoint import load_model
 from training.cli import parse_options
 from training.metrics import psnr, ssim
+from training.nerf.checkpoint import load_model
 from training.options import option
 
 _LEAST_REPEATS = 5

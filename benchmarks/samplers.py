@@ -24,10 +24,10 @@ from render.evaluate import EvaluatedView, evaluate_targets
 from render.loading import read_record
 from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
-from training.checkpoint import load_model
 from training.cli import parse_options
 from training.files import staged_folder, write_json
 from training.metrics import lpips_metric
+from training.nerf.checkpoint import load_model
 from training.options import option
 
 _PROTOCOL = "dtu-nearest3"

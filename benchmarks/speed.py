@@ -27,8 +27,8 @@ from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.loading import peak_memory_mb
 from training.allocator import keep_freed_memory
-from training.checkpoint import load_model
 from training.cli import parse_options
+from training.nerf.checkpoint import load_model
 from training.options import option
 
 

@@ -19,7 +19,8 @@ from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTConfig
 from models.vggt.ground_truth import ground_truth
 from models.vggt.losses import LossWeights, vggt_objective
-from training.learning import clip_by_group, frozen_modules, module_groups
+from training.run_task import clip_by_group
+from training.vggt.learning import frozen_modules, module_groups
 
 MODES = ("frozen", "unfrozen", "checkpointed")
 HEADS = ("camera", "depth")

@@ -23,7 +23,6 @@ from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.loading import (
     load_for,
     peak_memory_mb,
-    read_record,
     reset_peak_memory,
     scenes_for,
     usable_device,
@@ -45,7 +44,9 @@ from render.table import scores_table
 from training.checkpoint import current_commit
 from training.cli import parse_options
 from training.files import staged_folder, write_json
-from training.pictures import as_bytes, comparison
+from training.nerf.checkpoint import read_nerf_checkpoint
+from training.nerf.pictures import comparison
+from training.pictures import as_bytes
 
 _MILLIMETRE_DATASET = "dtu"
 BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_colour}
@@ -90,12 +91,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     device = usable_device(options.device)
     reset_peak_memory(device)
     protocol = protocol_named(options.protocol, options.dataset_name, options.n_views)
-    checkpoint = Path(options.ckpt)
-    record = read_record(checkpoint)
+    checkpoint = read_nerf_checkpoint(Path(options.ckpt))
+    record = checkpoint.record
     scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
     targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
     require_one_mask(protocol, targets)
-    model = load_for(options, device)
+    model = load_for(options, checkpoint, device)
     with staged_folder(Path(options.out)) as folder:
         views = evaluate_targets(
             model,
@@ -110,7 +111,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         metrics = {
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
-            "weights": weight_identities(checkpoint, record),
+            "weights": weight_identities(checkpoint),
             "missing_targets": [name for scene in scenes for name in missing_targets(protocol, scene)],
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())

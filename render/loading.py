@@ -17,7 +17,8 @@ from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
 from render.options import RenderOptions
 from training.allocator import keep_freed_memory
-from training.checkpoint import CheckpointRecord, load_model, read_checkpoint, record_of
+from training.checkpoint import Checkpoint
+from training.nerf.checkpoint import NerfRecord
 
 
 def usable_device(name: str) -> torch.device:
@@ -52,16 +53,11 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def read_record(path: Path) -> CheckpointRecord:
-    """How a checkpoint came about, without loading VGGT; see `read_checkpoint` for errors."""
-    return record_of(read_checkpoint(path))
-
-
-def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
+def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord], device: torch.device) -> VGGTNeRF:
     """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options."""
     keep_freed_memory()
     near_far = None if options.near_far == "trained" else options.near_far
-    model, _record = load_model(Path(options.ckpt), options.vggt_ckpt, near_far)
+    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far)
     sampler = model.network.config.sampler
     for name in ("N_samples", "N_importance") if sampler == "guided" else ("N_guided",):
         given = getattr(options, name)
@@ -79,18 +75,19 @@ def load_for(options: RenderOptions, device: torch.device) -> VGGTNeRF:
     return model.to(device)
 
 
-def weight_identities(path: Path, record: CheckpointRecord) -> dict[str, Any]:
+def weight_identities(checkpoint: Checkpoint[NerfRecord]) -> dict[str, Any]:
     """The `weights` entry of `metrics.json`."""
-    checkpoint = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}
+    path, record = checkpoint.path, checkpoint.record
+    own = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}
     vggt = {"source": record.vggt.source, "name": record.vggt.name, "sha256": record.vggt.sha256}
     return {
-        "checkpoint": checkpoint,
+        "checkpoint": own,
         "vggt": {**vggt, "layers": list(record.vggt.layers), "heads": list(record.vggt.heads)},
     }
 
 
 def scenes_for(
-    record: CheckpointRecord, dataset_name: str, datadir: str, scans: tuple[str, ...], *, split: Split = "test"
+    record: NerfRecord, dataset_name: str, datadir: str, scans: tuple[str, ...], *, split: Split = "test"
 ) -> list[PosedScene]:
     """The scans named, under their evaluation lighting; by default those of the split, or the scene fine-tuned on.
 
@@ -111,7 +108,7 @@ def scenes_for(
     return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), lights=EVALUATION_LIGHTS)
 
 
-def _scan_of(record: CheckpointRecord, datadir: str) -> str:
+def _scan_of(record: NerfRecord, datadir: str) -> str:
     """The scan a model was fine-tuned on: the one named then, or the only one of its folder (or of `datadir` now)."""
     named = record.options["scans"]
     if named:

@@ -20,11 +20,12 @@ from data.view_selection import nearest_by_center
 from geometry import InputError, Views, one_line_errors, rigid_inverse
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
-from render.loading import load_for, read_record, scenes_for, usable_device
+from render.loading import load_for, scenes_for, usable_device
 from render.options import VideoOptions
 from render.trajectories import CameraPath, camera_path
 from training.cli import parse_options
 from training.files import staged_file
+from training.nerf.checkpoint import read_nerf_checkpoint
 from training.pictures import as_bytes, colored_depth
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -49,7 +50,8 @@ def make_video(options: VideoOptions) -> list[Path]:
         InputError: for anything the user can mend, before a file is written or with none left behind.
     """
     device = usable_device(options.device)
-    record = read_record(Path(options.ckpt))
+    checkpoint = read_nerf_checkpoint(Path(options.ckpt))
+    record = checkpoint.record
     scans = (options.scan,) if options.scan else ()
     scene = _only(scenes_for(record, options.dataset_name, options.datadir, scans, split="all"))
     pool = pool_of(scene, options.source_views, options.n_views)
@@ -58,7 +60,7 @@ def make_video(options: VideoOptions) -> list[Path]:
     along = pool if is_local and options.trajectory != "interpolate" else central
     path = camera_path(options.trajectory, scene.views(along, options.imgScale_test), options.frames)
     choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
-    model = load_for(options, device)
+    model = load_for(options, checkpoint, device)
     out = Path(options.out)
     files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "training": {"geometry", "data", "models", "training"},
     "render": set(PACKAGES),
 }
-COMMANDS = {Path("data/inspect.py"): set(PACKAGES)}
+COMMANDS = {Path("training/vggt/inspect.py"): set(PACKAGES)}
 """Entry points that nothing imports: they may look at everything."""
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

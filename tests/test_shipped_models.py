@@ -11,9 +11,9 @@ from data.procedural.scene import make_scene
 from data.procedural.torch_tracer import render_views
 from geometry import Views
 from models.vggt import load_vggt
-from training.checkpoint import read_checkpoint, record_of
-from training.vggt_metrics import group_scores
-from training.vggt_task import output_of_group
+from training.nerf.checkpoint import read_nerf_checkpoint
+from training.vggt.metrics import group_scores
+from training.vggt.task import output_of_group
 
 CKPTS = Path(__file__).parents[1] / "ckpts"
 NANO = CKPTS / "vggt_nano.safetensors"
@@ -46,5 +46,5 @@ def test_vggt_nano_beats_a_constant_and_a_guess(groups: Views) -> None:
 
 @pytest.mark.parametrize("name", ["general_nano.ckpt", "general_guided.ckpt"])
 def test_general_models_were_trained_on_the_vggt_beside_them(name: str) -> None:
-    record = record_of(read_checkpoint(CKPTS / name))
+    record = read_nerf_checkpoint(CKPTS / name).record
     assert record.vggt.sha256 == hashlib.sha256(NANO.read_bytes()).hexdigest()

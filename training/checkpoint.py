@@ -1,41 +1,33 @@
-"""Checkpoints: what they record, how they are written so that a crash cannot spoil them, how they are read."""
+"""Checkpoints: what tells those of one task from another's, how they are written whole, how they are read safely.
+
+A task makes one `CheckpointKind` for each kind of checkpoint it writes; nothing here knows any of them.
+"""
 
 import os
 import pickle
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
 from geometry import InputError
-from models.nerf.nerf_config import Marching, NearFar, NerfConfig
-from models.nerf.scene_box import SceneBox
-from models.nerf.vggt_nerf import VGGTNeRF
-from training.backbone import VGGTRecord, load_recorded_backbone
 
-_KEY = "vggt_nerf"
-VGGT_KEY = "vggt_training"
-_WRITERS = {_KEY: "train_general.py or train_finetune.py", VGGT_KEY: "train_vggt.py"}
-WEIGHTS_PREFIX = "model."
+_WEIGHTS_PREFIX = "model."
+"""Lightning's, for the attribute of the task that holds the network."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """All that is needed to rebuild the model of a checkpoint, as plain values inside it."""
+    """What a checkpoint says about itself; a task adds all that is needed to build its network again."""
 
-    task: str
-    """`general` or `finetune`."""
-    network: NerfConfig
-    marching: Marching
-    vggt: VGGTRecord
     options: dict[str, Any]
     """The resolved options of the run."""
     commit: str
-    trained_on: dict[str, list[int]]
-    """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, strings and numbers only, as `torch.load(weights_only=True)` demands."""
@@ -43,22 +35,63 @@ class CheckpointRecord:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "CheckpointRecord":
-        """The inverse of `to_plain`."""
-        vggt = dict(plain["vggt"])
-        vggt |= {name: tuple(vggt[name]) for name in ("layers", "heads") if name in vggt}
-        return cls(
-            task=plain["task"],
-            network=NerfConfig(**plain["network"]),
-            marching=Marching(**plain["marching"]),
-            vggt=VGGTRecord(**vggt),
-            options=plain["options"],
-            commit=plain["commit"],
-            trained_on=plain["trained_on"],
-        )
+        """The inverse of `to_plain`; KeyError or TypeError for a record of another version."""
+        return cls(**plain)
+
+
+Record = TypeVar("Record", bound=CheckpointRecord)
+
+
+@dataclass(frozen=True)
+class CheckpointKind(Generic[Record]):
+    """What tells the checkpoints of one task from those of others."""
+
+    key: str
+    """Of the record in the file."""
+    written_by: str
+    """The script, for error messages."""
+    record: type[Record]
+    build: Callable[..., nn.Module]
+    """The network of a record, weights not loaded; further arguments are the task's own."""
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[Record]):
+    """A checkpoint file, read once."""
+
+    path: Path
+    kind: CheckpointKind[Record]
+    record: Record
+    contents: dict[str, Any]
+    """All of the file: weights, optimizer, schedule, position in the data."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the network, by the names of its own state dict."""
+        return {
+            name.removeprefix(_WEIGHTS_PREFIX): tensor
+            for name, tensor in self.contents["state_dict"].items()
+            if name.startswith(_WEIGHTS_PREFIX)
+        }
+
+    def network(self, **how: Any) -> nn.Module:
+        """The network with its weights, ready to be used, on the CPU; `how`: see `CheckpointKind.build`.
+
+        Raises:
+            InputError: when the weights are not those of the record.
+        """
+        network = self.kind.build(self.record, **how)
+        load_strictly(network, self.weights, f"checkpoint {self.path}")
+        return network.eval()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: a file under its final name is always whole."""
+
+    def __init__(self, resumed: Checkpoint | None = None) -> None:
+        """`resumed`: the checkpoint that the run goes on from, so that it is not read a second time."""
+        super().__init__()
+        self._resumed = resumed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Replace `path` in one step."""
@@ -73,89 +106,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever Lightning asks for."""
-        return read_checkpoint(Path(path), kind=None)
+        if self._resumed is not None and self._resumed.path == Path(path):
+            return self._resumed.contents
+        return _plain_contents(Path(path))
 
 
-def read_checkpoint(path: Path, kind: str | None = _KEY) -> dict[str, Any]:
-    """Contents of a checkpoint of this project, on the CPU. Code inside the file is never executed.
-
-    `kind` is the key of the record it must hold: a radiance field's, `VGGT_KEY`, or None for either.
-
-    Raises:
-        InputError: when the file is missing, damaged, holds anything but plain data, or is not one of ours.
-    """
-    if not path.is_file():
-        raise InputError(f"checkpoint {path}: expected a file, got nothing there")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"checkpoint {path}: expected tensors and plain values, got other pickled objects") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({error})") from None
-    wanted = _WRITERS if kind is None else {kind: _WRITERS[kind]}
-    if not isinstance(contents, dict) or not wanted.keys() & contents.keys() or "state_dict" not in contents:
-        raise InputError(f"checkpoint {path}: expected one written by {' or '.join(wanted.values())}")
-    return contents
-
-
-def record_of(contents: dict[str, Any]) -> CheckpointRecord:
-    """The record inside the contents of a checkpoint.
+def read_checkpoint(path: Path, *kinds: CheckpointKind[Any]) -> Checkpoint[Any]:
+    """A checkpoint of one of the kinds, on the CPU. Code inside the file is never executed.
 
     Raises:
-        InputError: when it is incomplete or of another version.
+        InputError: when the file is missing, damaged, holds anything but plain data, is of no such kind, or has a
+            record of another version.
     """
+    contents = _plain_contents(path)
+    kind = next((kind for kind in kinds if kind.key in contents), None)
+    if kind is None or "state_dict" not in contents:
+        scripts = " or ".join(dict.fromkeys(kind.written_by for kind in kinds))
+        raise InputError(f"checkpoint {path}: expected one written by {scripts}")
     try:
-        return CheckpointRecord.from_plain(contents[_KEY])
-    except (KeyError, TypeError) as error:
+        record = kind.record.from_plain(contents[kind.key])
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"checkpoint: expected a record of this version, got one without or with other {error}"
+            f"checkpoint {path}: expected a record of this version, got one without or with other {reason}"
         ) from None
+    return Checkpoint(path, kind, record, contents)
 
 
-def add_record(contents: dict[str, Any], record: CheckpointRecord) -> None:
-    """Put a record into the contents of a checkpoint."""
-    contents[_KEY] = record.to_plain()
-
-
-def load_network_weights(model: VGGTNeRF, contents: dict[str, Any], *, may_lack_scene_parts: bool = False) -> None:
-    """Copy the radiance field's weights out of a checkpoint, strictly.
-
-    `may_lack_scene_parts`: the model has parts of one scene that a general checkpoint cannot have; they stay as they
-    are.
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy weights into a network that has exactly these.
 
     Raises:
         InputError: naming keys that are missing, unexpected or of another shape.
     """
-    weights = {
-        key.removeprefix(WEIGHTS_PREFIX): tensor
-        for key, tensor in contents["state_dict"].items()
-        if key.startswith(WEIGHTS_PREFIX)
-    }
-    own = model.state_dict()
-    if may_lack_scene_parts:
-        parts = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, SceneBox))
-        weights = {**{key: own[key] for key in own if key.startswith(parts)}, **weights}
+    own = network.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
     wrong += [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
     if wrong:
-        raise InputError(
-            f"checkpoint: expected the weights of this architecture, got {len(wrong)} that differ: {wrong[:3]}"
-        )
-    model.load_state_dict(weights)
-
-
-def load_model(path: Path, vggt_ckpt: str = "", near_far: NearFar | None = None) -> tuple[VGGTNeRF, CheckpointRecord]:
-    """A trained model ready to render, on the CPU, and the record of how it came about.
-
-    `near_far`: where rays start and end; None = as trained.
-    """
-    contents = read_checkpoint(path)
-    record = record_of(contents)
-    marching = replace(record.marching, near_far=near_far or record.marching.near_far)
-    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=marching.near_far == "auto")
-    model = VGGTNeRF(vggt, record.network, marching)
-    load_network_weights(model, contents)
-    return model.eval(), record
+        count = len(wrong)
+        raise InputError(f"{where}: expected the weights of this architecture, got {count} that differ: {wrong[:3]}")
+    network.load_state_dict(weights)
 
 
 def current_commit() -> str:
@@ -169,3 +159,17 @@ def current_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _plain_contents(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: expected a file, got nothing there")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"checkpoint {path}: expected tensors and plain values, got other pickled objects") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({error})") from None
+    if not isinstance(contents, dict):
+        raise InputError(f"checkpoint {path}: expected the contents of a checkpoint, got a {type(contents).__name__}")
+    return contents

@@ -1,15 +1,10 @@
-"""Pictures of results: depth in colour, and panels that show a view beside the truth."""
+"""Pictures of results: bytes for files, depth in color."""
 
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
-
-from models.nerf.vggt_nerf import RenderedImage
-
-_ERROR_GAIN = 5.0
 
 
 def as_bytes(picture: Float[Tensor, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -22,31 +17,3 @@ def colored_depth(depth: Float[Tensor, "height width"], near: float, far: float)
     closeness = 1 - ((depth - near) / (far - near)).clamp(0, 1)
     colors = torch.from_numpy(matplotlib.colormaps["turbo"](closeness.cpu().numpy())[..., :3]).float()
     return colors * (depth.cpu() > 0)[..., None]
-
-
-def comparison(
-    sources: Float[Tensor, "view 3 height width"],
-    truth: Float[Tensor, "3 height width"],
-    rendered: RenderedImage,
-    near: float,
-    far: float,
-    true_depth: Float[Tensor, "height width"] | None = None,
-) -> Float[Tensor, "panel_height panel_width 3"]:
-    """Above: the source views. Below: truth, prediction, absolute error (x5), predicted depth, true depth if known."""
-    truth_hwc = truth.cpu().permute(1, 2, 0)
-    panels = [truth_hwc, rendered.rgb, ((rendered.rgb - truth_hwc).abs() * _ERROR_GAIN).clamp(0, 1)]
-    panels.append(colored_depth(rendered.depth, near, far))
-    if true_depth is not None:
-        panels.append(colored_depth(true_depth, near, far))
-    above = _side_by_side([source.cpu().permute(1, 2, 0) for source in sources])
-    below = _side_by_side(panels)
-    width = max(above.shape[1], below.shape[1])
-    return torch.cat([_padded(above, width), _padded(below, width)], dim=0)
-
-
-def _side_by_side(panels: list[Tensor]) -> Tensor:
-    return torch.cat(panels, dim=1)
-
-
-def _padded(panel: Tensor, width: int) -> Tensor:
-    return F.pad(panel, (0, 0, 0, width - panel.shape[1]), value=1.0)

@@ -17,16 +17,7 @@ from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
 from training.options import RunOptions
 from training.progress import StepProgress
-
-
-@runtime_checkable
-class RunTask(Protocol):
-    """What a Lightning module must have besides."""
-
-    monitor: tuple[str, str]
-    """Validation metric that chooses best.ckpt, and whether the "min" or the "max" of it is best."""
-    shown: tuple[str, ...]
-    """Metrics beside the progress bar."""
+from training.run_task import RunTask
 
 
 @runtime_checkable
@@ -68,22 +59,25 @@ def build_trainer(
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
     epochs = options.num_epochs * data.steps_per_epoch(options.devices)
     total_steps = options.max_steps if options.max_steps > 0 else epochs
-    metric, best = task.monitor
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
-        ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common),
         LearningRateMonitor("step"),
         StepProgress(options.log_every, task.shown),
     ]
+    if task.monitor is not None:
+        metric, best = task.monitor
+        every_run.append(ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common))
     try:
-        return _lightning_trainer(options, [*every_run, *callbacks], total_steps)
+        return _lightning_trainer(options, AtomicCheckpointIO(task.resumed), [*every_run, *callbacks], total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
         raise InputError(f"{asked} --precision {options.precision}: not possible here ({reason})") from None
 
 
-def _lightning_trainer(options: RunOptions, callbacks: list[pl.Callback], total_steps: int) -> pl.Trainer:
+def _lightning_trainer(
+    options: RunOptions, checkpoint_io: AtomicCheckpointIO, callbacks: list[pl.Callback], total_steps: int
+) -> pl.Trainer:
     return pl.Trainer(
         max_steps=total_steps,
         max_epochs=-1,
@@ -94,7 +88,7 @@ def _lightning_trainer(options: RunOptions, callbacks: list[pl.Callback], total_
         log_every_n_steps=options.log_every,
         callbacks=callbacks,
         logger=TensorBoardLogger(options.run_dir, name="", version="tensorboard"),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[checkpoint_io],
         devices=options.devices,
         accelerator=options.accelerator,
         strategy=options.lightning_strategy,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Cameras, RayBundle, SceneBatch, TensorStruct, Views, pixel_centers, sample_at_pixels
+from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.nerf.compositing import RenderOutput, composite
 from models.nerf.cost_volume import PlaneDistribution, VolumeRegulariser, sweep_loss
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
@@ -19,7 +19,7 @@ from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import SplattedDepth, occupancy, splat_depth
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples, SceneSamples
-from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, halvings, sweep_size, working_size
+from models.nerf.light_stem import COARSER, SWEEP_CHANNELS, LightMaps, LightStem, sweep_size, working_size
 from models.nerf.nerf_config import Jitter, Marching, NerfConfig
 from models.nerf.plane_sweep import DisparityRange, SweptPixels, matching_cost, sample_swept, sweep_lines, view_weights
 from models.nerf.scene_colors import SceneColors
@@ -246,33 +246,6 @@ class GuidedNeRF(nn.Module):
         if known is None and maps.prior is None:
             return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
         return occupancy(known or splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
-
-
-def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torch.Generator]) -> SceneBatch:
-    """The same batch with targets cut to a random window that is swept at rows x cols or, in a small image, fewer.
-
-    One and the same place for all scenes. A sweep of a part of the view costs as much less as the part is smaller,
-    and sees the same parallax.
-    """
-    height, width = batch.target.images.shape[-2:]
-    factor = 2 ** halvings(height, width)
-    rows, cols = min(rows * factor, height), min(cols * factor, width)
-    top, left = (_random_start(size, part, generators[0]) for size, part in ((height, rows), (width, cols)))
-    window = (..., slice(top, top + rows), slice(left, left + cols))
-    target = replace(
-        batch.target,
-        images=batch.target.images[window],
-        depth=None if batch.target.depth is None else batch.target.depth[window],
-        mask=None if batch.target.mask is None else batch.target.mask[window],
-        cameras=batch.target.cameras.cropped(top, left, rows, cols),
-    )
-    return replace(batch, target=target)
-
-
-def _random_start(size: int, part: int, generator: torch.Generator) -> int:
-    """Windows that reach over the edge are pushed back inside: else hardly any would hold what lies at the edge."""
-    start = int(torch.randint(-part, size + 1, (), generator=generator))
-    return min(max(start, 0), size - part)
 
 
 def _resampled(maps: Float[Tensor, "batch channel rows cols"], rows: int, cols: int) -> Tensor:

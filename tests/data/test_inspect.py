@@ -1,4 +1,4 @@
-"""`python -m data.inspect` on a tiny folder: what it writes is read back."""
+"""`python -m training.vggt.inspect` on a tiny folder: what it writes is read back."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,11 @@ import trimesh
 
 from data.frame_groups import SceneFrames
 from data.image_io import read_image
-from data.inspect import InspectOptions, contact_sheet, inspect_group, main
 from data.point_cloud import ColoredPoints, colored_points, depth_agreement_of, write_ply
 from geometry import InputError, Views, pixel_centers
 from tests.data import tiny_scenes as tiny
 from tests.scenes import random_views
+from training.vggt.inspect import InspectOptions, contact_sheet, inspect_group, main
 
 CONFIG = """dataset_name = [dtu]
 datadir = [{folder}]

@@ -114,7 +114,7 @@ def test_without_depth_the_objects_mask_is_used(data_root: Path, tmp_path: Path)
 
 
 def test_tokens_of_the_same_sources_are_computed_once(general: Path, data_root: Path):
-    from training.checkpoint import load_model
+    from training.nerf.checkpoint import load_model
 
     model, _ = load_model(general)
     scene, protocol = only_scene(data_root), PROTOCOLS["dtu-fixed3"]

@@ -16,7 +16,7 @@ from render.options import VideoOptions
 from render.trajectories import camera_path
 from render.video import central_views, make_video, nearest_views, pool_of, render_path, video_file
 from tests.render.tiny import HEIGHT, SCAN, WIDTH, TruthModel, scene_on_a_line
-from training.checkpoint import load_model
+from training.nerf.checkpoint import load_model
 
 CPU = torch.device("cpu")
 

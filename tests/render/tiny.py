@@ -15,8 +15,8 @@ from geometry import Cameras
 from models.nerf.depth_range import DepthRange
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from models.vggt.cache import FeatureCache
-from training.nerf_task import build_general_task
-from training.options import GeneralOptions
+from training.nerf.build import build_general_task
+from training.nerf.options import GeneralOptions
 
 WIDTH, HEIGHT = 40, 32
 SCAN = "scan7"

@@ -16,9 +16,9 @@ from tests.oracle_vggt import OracleVGGT
 from tests.render.tiny import write_backbone
 from tests.scenes import random_batch
 from training.backbone import VGGTRecord
-from training.checkpoint import CheckpointRecord, load_model
-from training.nerf_task import FinetuneTask, NerfTask, box_of, build_finetune_task, build_general_task
-from training.options import FinetuneOptions, GeneralOptions
+from training.nerf.build import FinetuneTask, NerfTask, box_of, build_finetune_task, build_general_task
+from training.nerf.checkpoint import NerfRecord, load_model
+from training.nerf.options import FinetuneOptions, GeneralOptions
 
 SIZES = {"feature_channels": 8, "hidden": 8, "fused": 8, "N_samples": 3, "N_importance": 2, "vggt_image_size": 0}
 
@@ -81,7 +81,7 @@ def test_depth_and_bounds_come_back_from_a_checkpoint(tmp_path: Path, with_heads
 def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
     plain = general(vggt_ckpt=without_heads).record().to_plain()
     del plain["vggt"]["heads"], plain["marching"]["near_far"], plain["network"]["depth_prior"]
-    record = CheckpointRecord.from_plain(plain)
+    record = NerfRecord.from_plain(plain)
     assert (record.vggt.heads, record.marching.near_far, record.network.depth_prior) == ((), "data", False)
 
 

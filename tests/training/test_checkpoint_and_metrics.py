@@ -15,12 +15,13 @@ from tests.render.tiny import write_backbone, write_checkpoint
 from tests.scenes import random_batch
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
-from training.checkpoint import AtomicCheckpointIO, load_model, read_checkpoint
+from training.checkpoint import AtomicCheckpointIO
 from training.cli import parse_options
 from training.errors import NonFiniteError
 from training.metrics import depth_errors, lpips_distance, psnr, ssim
-from training.nerf_task import build_general_task
-from training.options import GeneralOptions
+from training.nerf.build import build_general_task
+from training.nerf.checkpoint import load_model, read_nerf_checkpoint
+from training.nerf.options import GeneralOptions
 
 
 class _Payload:
@@ -59,7 +60,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("hello")
     for name in ("cut", "foreign", "text", "absent"):
         with pytest.raises(InputError, match=f"{name}.ckpt") as caught:
-            read_checkpoint(tmp_path / f"{name}.ckpt")
+            read_nerf_checkpoint(tmp_path / f"{name}.ckpt")
         assert "\n" not in str(caught.value)
 
 
@@ -91,7 +92,7 @@ def test_weights_of_another_architecture_are_named(small_dtu: Path, tmp_path: Pa
 def test_loading_gives_back_the_weights(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "a.ckpt")
     model, record = load_model(path)
-    saved = read_checkpoint(path)["state_dict"]
+    saved = read_nerf_checkpoint(path).contents["state_dict"]
     assert all(torch.equal(saved[f"model.{name}"], value) for name, value in model.state_dict().items())
     assert not model.training
     json.dumps(record.to_plain())  # plain values only

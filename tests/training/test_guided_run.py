@@ -13,8 +13,9 @@ from render.options import EvaluateOptions, RenderOptions
 from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
-from training.checkpoint import AtomicCheckpointIO, read_checkpoint, record_of
-from training.options import GeneralOptions
+from training.checkpoint import AtomicCheckpointIO
+from training.nerf.checkpoint import read_nerf_checkpoint
+from training.nerf.options import GeneralOptions
 
 GUIDED = (
     "--vggt_ckpt",
@@ -39,7 +40,7 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     )
     assert status == 0, errors
     last = base / "whole" / "checkpoints" / "last.ckpt"
-    record = record_of(read_checkpoint(last))
+    record = read_nerf_checkpoint(last).record
     assert (record.network.sampler, record.network.sweep_planes, record.marching.guided) == ("guided", 12, 3)
     metrics = evaluate(
         EvaluateOptions(
@@ -55,11 +56,11 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     assert (metrics["settings"]["sampler"], metrics["settings"]["N_guided"]) == ("guided", 4)
     assert metrics["mean"]["psnr"] > 3
     with pytest.raises(InputError, match=r"--N_samples 8: .* was trained with --sampler guided"):
-        load_for(RenderOptions(ckpt=str(last), N_samples=8), torch.device("cpu"))
+        load_for(RenderOptions(ckpt=str(last), N_samples=8), read_nerf_checkpoint(last), torch.device("cpu"))
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
     assert status == 0, errors
-    assert record_of(read_checkpoint(base / "f" / "checkpoints" / "last.ckpt")).network.sampler == "guided"
+    assert read_nerf_checkpoint(base / "f" / "checkpoints" / "last.ckpt").record.network.sampler == "guided"
 
 
 def stopped_and_resumed(outcome: Callable[[list[str]], tuple[int, str]], command: dict[str, list[str]], base: Path):
@@ -80,11 +81,11 @@ def stopped_and_resumed(outcome: Callable[[list[str]], tuple[int, str]], command
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
         with pytest.raises(Stopped):
             outcome(command["broken"])
-    assert read_checkpoint(last["broken"])["global_step"] == 2
+    assert read_nerf_checkpoint(last["broken"]).contents["global_step"] == 2
     without_start = [one for one in command["broken"] if one != "--init_from" and not one.endswith("start.ckpt")]
     status, errors = outcome([*without_start, "--ckpt", str(last["broken"])])
     assert status == 0, errors
-    return (read_checkpoint(last[name]) for name in ("whole", "broken"))
+    return (read_nerf_checkpoint(last[name]).contents for name in ("whole", "broken"))
 
 
 def require_equal(one: dict, other: dict) -> None:
@@ -119,7 +120,7 @@ def test_resume_of_finetuning_with_a_scene_field_is_exact(small_dtu: Path, tmp_p
     }
     one, other = stopped_and_resumed(outcome_of_finetune, command, base)
     require_equal(one, other)
-    begun = read_checkpoint(start)["state_dict"]
+    begun = read_nerf_checkpoint(start).contents["state_dict"]
     name = next(name for name in begun if name.startswith("model.network.coarse") and name.endswith("weight"))
     assert (one["state_dict"][name] - begun[name]).abs().max() > 0
     assert one["state_dict"]["model.network.scene_field.grids.0"].abs().max() > 0
@@ -177,9 +178,9 @@ def test_muon_and_several_scales(small_dtu: Path, tmp_path: Path) -> None:
     more = ("--muon_lrate", "1e-2", "--imgScale_train", "0.5", "1", "--max_steps", "3", "--expname", "m")
     command = tiny_arguments("train_general.py", small_dtu, tmp_path / "runs", *GUIDED, *more)
     assert outcome_of_general(command)[0] == 0
-    contents = read_checkpoint(tmp_path / "runs" / "m" / "checkpoints" / "last.ckpt")
-    assert len(contents["optimizer_states"][0]["inner"]) == 2
-    assert record_of(contents).options["imgScale_train"] == [0.5, 1.0]
+    checkpoint = read_nerf_checkpoint(tmp_path / "runs" / "m" / "checkpoints" / "last.ckpt")
+    assert len(checkpoint.contents["optimizer_states"][0]["inner"]) == 2
+    assert checkpoint.record.options["imgScale_train"] == [0.5, 1.0]
 
 
 def test_a_vggt_without_depth_is_of_no_use() -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from geometry import InputError
 from training.cli import parse_options, write_config
-from training.options import FinetuneOptions, GeneralOptions, RunOptions
-from training.vggt_options import VGGTOptions
+from training.nerf.options import FinetuneOptions, GeneralOptions
+from training.options import RunOptions
+from training.vggt.options import VGGTOptions
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.txt"))

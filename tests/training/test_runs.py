@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.training.commands import ROOT, run, tiny_arguments
-from training.checkpoint import read_checkpoint, record_of
+from training.nerf.checkpoint import read_nerf_checkpoint
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["state_dict"]
+    return read_nerf_checkpoint(path).contents["state_dict"]
 
 
 def assert_equal_weights(one: Path, other: Path) -> None:
@@ -43,11 +43,12 @@ def test_run_folder(unbroken: Path) -> None:
 
 def test_checkpoint_holds_the_field_only(unbroken: Path) -> None:
     path = unbroken / "checkpoints" / "last.ckpt"
-    contents = read_checkpoint(path)
+    checkpoint = read_nerf_checkpoint(path)
+    contents = checkpoint.contents
     assert contents["global_step"] == 9
     assert all(name.startswith("model.network.") for name in contents["state_dict"])
     assert path.stat().st_size < 2_000_000
-    record = record_of(contents)
+    record = checkpoint.record
     assert record.task == "general"
     assert len(record.vggt.sha256) == 64
 
@@ -72,11 +73,14 @@ def test_resume_after_sigkill_is_exact(small_dtu: Path, unbroken: Path, tmp_path
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    stopped_at = read_checkpoint(last)["global_step"]
+    stopped_at = read_nerf_checkpoint(last).contents["global_step"]
     assert stopped_at in (3, 6)
     run([*command, "--ckpt", str(last)])
     assert_equal_weights(last, unbroken / "checkpoints" / "last.ckpt")
-    moments = [read_checkpoint(path)["optimizer_states"] for path in (last, unbroken / "checkpoints" / "last.ckpt")]
+    moments = [
+        read_nerf_checkpoint(path).contents["optimizer_states"]
+        for path in (last, unbroken / "checkpoints" / "last.ckpt")
+    ]
     for key, state in moments[0][0]["state"].items():
         assert torch.equal(state["exp_avg_sq"], moments[1][0]["state"][key]["exp_avg_sq"])
 
@@ -110,8 +114,9 @@ def finetuned(small_dtu: Path, unbroken: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_finetuning_never_opens_held_out_views_and_keeps_its_residual(finetuned: Path) -> None:
-    contents = read_checkpoint(finetuned / "checkpoints" / "last.ckpt")
-    assert record_of(contents).task == "finetune"
+    checkpoint = read_nerf_checkpoint(finetuned / "checkpoints" / "last.ckpt")
+    contents = checkpoint.contents
+    assert checkpoint.record.task == "finetune"
     assert contents["state_dict"]["model.network.residual.out.weight"].abs().sum() > 0
     box = (
         contents["state_dict"]["model.network.residual.box_max"]
@@ -122,8 +127,8 @@ def test_finetuning_never_opens_held_out_views_and_keeps_its_residual(finetuned:
 
 def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path) -> None:
     from training.cli import parse_options
-    from training.nerf_task import build_data, build_finetune_task
-    from training.options import FinetuneOptions
+    from training.nerf.build import build_data, build_finetune_task
+    from training.nerf.options import FinetuneOptions
 
     start = unbroken / "checkpoints" / "last.ckpt"
     arguments = ["--datadir", str(small_dtu), "--scans", "scan2", "--init_from", str(start)]
@@ -173,8 +178,8 @@ def test_finetuning_meets_the_same_source_views_again(small_dtu: Path) -> None:
     """So that VGGT runs once per target: two epochs of 16 targets hold 16 different sets of source views."""
     from types import SimpleNamespace
 
-    from training.nerf_task import build_data
-    from training.options import TrainOptions
+    from training.nerf.build import build_data
+    from training.nerf.options import TrainOptions
 
     options = TrainOptions(datadir=str(small_dtu), scans=("scan2",), num_workers=0)
     data = build_data(options, is_per_scene=True)

@@ -9,8 +9,8 @@ from geometry import InputError, Views
 from models.vggt import VGGTOutput
 from models.vggt.ground_truth import ground_truth
 from tests.training.tiny_vggt import frame_batch
-from training.vggt_metrics import METRICS, MeanScores, depth_scores, group_scores, point_error
-from training.vggt_pictures import group_picture
+from training.vggt.metrics import METRICS, MeanScores, depth_scores, group_scores, point_error
+from training.vggt.pictures import group_picture
 
 
 def true_views() -> Views:

@@ -13,9 +13,10 @@ from models.vggt.lora import LoRALinear, add_lora, merged_state
 from models.vggt.losses import LossWeights
 from tests.training.tiny_vggt import SIZES, frame_batch, tiny_options
 from training.errors import NonFiniteError
-from training.learning import WeightAverage, clip_by_group, frozen_modules, module_groups, restrict_aggregator
-from training.vggt_build import build_vggt_task
-from training.vggt_task import VGGTTask, group_losses, parts_of
+from training.run_task import clip_by_group
+from training.vggt.build import build_vggt_task
+from training.vggt.learning import WeightAverage, frozen_modules, module_groups, restrict_aggregator
+from training.vggt.task import VGGTTask, group_losses, identity_of, parts_of
 
 EVERYTHING = {"point_weight": 1.0, "track_weight": 0.05}
 
@@ -160,8 +161,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path) ->
     task = task_of(tmp_path)
     batch = frame_batch(2)
     with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss, got nan.*scene0.*views.*seeds \[5, 6\]"):
-        task._require_finite(torch.tensor(float("nan")), "loss", batch)
-    task._require_finite(torch.tensor(1.0), "loss", batch)
+        task.require_finite(torch.tensor(float("nan")), "loss", identity_of(batch))
+    task.require_finite(torch.tensor(1.0), "loss", identity_of(batch))
 
 
 def test_unknown_depth_gives_a_finite_objective(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from geometry import FrameBatch
 from tests.scenes import random_views
 from training.checkpoint import read_checkpoint
-from training.vggt_options import VGGTOptions
+from training.vggt.checkpoint import VGGT_TRAINING
+from training.vggt.options import VGGTOptions
 
 _DENSE = {"intermediate_layer_idx": [0, 0, 1, 1], "features": 8, "out_channels": [8, 8, 8, 8]}
 _TRACK = {
@@ -96,7 +97,7 @@ def frame_batch(groups: int, views: int = 3) -> FrameBatch:
 
 def contents_of(options: VGGTOptions, name: str = "last") -> dict[str, Any]:
     """A checkpoint of a run."""
-    return read_checkpoint(options.run_dir / "checkpoints" / f"{name}.ckpt", kind=None)
+    return read_checkpoint(options.run_dir / "checkpoints" / f"{name}.ckpt", VGGT_TRAINING).contents
 
 
 def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

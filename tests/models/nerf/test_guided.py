@@ -11,15 +11,17 @@ from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegu
 from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_splat import occupancy, splat_depth
-from models.nerf.guided_network import GuidedNeRF, random_window
+from models.nerf.guided_network import GuidedNeRF
 from models.nerf.light_field import LightSamples
 from models.nerf.light_stem import sweep_size, working_size
 from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
 from models.nerf.shadow_map import depth_behind, shadow_maps
-from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays
+from models.nerf.vggt_nerf import VGGTNeRF
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 from tests.scenes import random_batch, random_views, ring_cameras, slanted_plane_depth
+from training.nerf.rays import draw_target_rays
+from training.nerf.windows import random_window
 
 RANGE = DisparityRange(torch.tensor([2.0]), torch.tensor([4.0]))
 

@@ -9,10 +9,11 @@ from geometry import RayBundle, RaySamples
 from models.nerf.compositing import RenderOutput
 from models.nerf.losses import render_losses, termination_loss
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.vggt_nerf import VGGTNeRF, draw_target_rays, jitter_from, scene_generators
+from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt import VGGT, FrozenVGGT, VGGTConfig, WeightIdentity
 from tests.render.tiny import _BACKBONE
 from tests.scenes import random_batch
+from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,40 @@ from geometry import InputError
 from models.vggt import VGGT, VGGTConfig, load_vggt
 from models.vggt.lora import merged_state
 from models.vggt.weights import WeightIdentity, file_sha256
-from training.checkpoint import VGGT_KEY, WEIGHTS_PREFIX, read_checkpoint
+from training.checkpoint import CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 from training.files import staged_file, write_json
-from training.vggt_options import VGGTOptions
 
 EMA_KEY = "weight_average"
 
 
-@dataclass(frozen=True)
-class VGGTTrainingRecord:
-    """All that is needed to rebuild the network of a checkpoint, as plain values inside it."""
+@dataclass(frozen=True, kw_only=True)
+class VGGTTrainingRecord(CheckpointRecord):
+    """All that is needed to rebuild the network of a checkpoint."""
 
     config: dict[str, Any]
     """Sizes of the network, as `VGGTConfig.read` takes them."""
     start: str
     """Where its first weights came from."""
     start_sha256: str
-    options: dict[str, Any]
-    """The resolved options of the run."""
-    commit: str
 
     @classmethod
-    def of(cls, contents: dict[str, Any]) -> "VGGTTrainingRecord":
-        """The record inside the contents of a checkpoint.
+    def from_plain(cls, plain: dict[str, Any]) -> "VGGTTrainingRecord":
+        """See `CheckpointRecord`."""
+        record = cls(**plain)
+        record.options["lora_alpha"]  # KeyError for options that are not those of train_vggt.py
+        return record
 
-        Raises:
-            InputError: when it is of another version.
-        """
-        plain = contents[VGGT_KEY]
-        expected = {item.name for item in fields(cls)}
-        got = sorted(plain) if isinstance(plain, dict) else plain
-        if got != sorted(expected):
-            raise InputError(f"checkpoint: expected a record with {sorted(expected)}, got {got}")
-        if "lora_alpha" not in plain["options"]:
-            raise InputError("checkpoint: expected the options of train_vggt.py in its record, got others")
-        return cls(**plain)
+
+def _build(record: VGGTTrainingRecord) -> VGGT:
+    return VGGT(VGGTConfig.read(record.config))
+
+
+VGGT_TRAINING = CheckpointKind("vggt_training", "train_vggt.py", VGGTTrainingRecord, _build)
 
 
 def plain_config(config: VGGTConfig) -> dict[str, Any]:
     """JSON values that `VGGTConfig.read` turns into the same sizes."""
     return json.loads(json.dumps(asdict(config)))
-
-
-def plain_options(options: VGGTOptions) -> dict[str, Any]:
-    """Plain values for a record."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
 def load_weights(source: str, heads: Sequence[str] | None = None) -> tuple[VGGT, WeightIdentity]:
@@ -73,21 +62,16 @@ def load_weights(source: str, heads: Sequence[str] | None = None) -> tuple[VGGT,
 
 
 def _load_checkpoint(path: Path, heads: Sequence[str] | None) -> tuple[VGGT, WeightIdentity]:
-    contents = read_checkpoint(path, VGGT_KEY)
-    record = VGGTTrainingRecord.of(contents)
+    checkpoint = read_checkpoint(path, VGGT_TRAINING)
+    record = checkpoint.record
     config = VGGTConfig.read(record.config)
     config = config if heads is None else config.with_heads(list(heads))
     parts = {"aggregator", *(f"{head}_head" for head in config.heads)}
-    weights = {key.removeprefix(WEIGHTS_PREFIX): value for key, value in contents["state_dict"].items()}
-    weights = merged_state(weights | contents.get(EMA_KEY, {}), record.options["lora_alpha"])
+    averaged = checkpoint.contents.get(EMA_KEY, {})
+    weights = merged_state(checkpoint.weights | averaged, record.options["lora_alpha"])
     weights = {key: value for key, value in weights.items() if key.split(".", 1)[0] in parts}
     model = VGGT(config)
-    own = model.state_dict()
-    wrong = sorted(own.keys() ^ weights.keys())
-    wrong += [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
-    if wrong:
-        raise InputError(f"checkpoint {path}: expected the weights of its record, got {len(wrong)} others: {wrong[:3]}")
-    model.load_state_dict(weights)
+    load_strictly(model, weights, f"checkpoint {path}")
     return model.eval(), WeightIdentity(str(path), file_sha256(path))
 
 

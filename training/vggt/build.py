@@ -8,10 +8,10 @@ import torch
 from data.frame_datamodule import FrameDataModule, build_evaluation_data, build_frame_data
 from data.frame_sampling import BatchShape
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
-from training.checkpoint import VGGT_KEY, read_checkpoint
-from training.vggt_checkpoint import VGGTTrainingRecord, load_weights
-from training.vggt_options import VGGTOptions
-from training.vggt_task import VGGTTask
+from training.checkpoint import read_checkpoint
+from training.vggt.checkpoint import VGGT_TRAINING, load_weights
+from training.vggt.options import VGGTOptions
+from training.vggt.task import VGGTTask
 
 
 def build_vggt_task(options: VGGTOptions) -> VGGTTask:
@@ -23,10 +23,10 @@ def build_vggt_task(options: VGGTOptions) -> VGGTTask:
     torch.manual_seed(options.seed)  # of random weights, and of low-rank changes to given ones
     heads = options.trained_heads
     if options.ckpt:
-        record = VGGTTrainingRecord.of(read_checkpoint(Path(options.ckpt), VGGT_KEY))
-        start = WeightIdentity(record.start, record.start_sha256)
-        task = VGGTTask(options, VGGT(VGGTConfig.read(record.config)), start)
-        task.require_same_run(record)
+        checkpoint = read_checkpoint(Path(options.ckpt), VGGT_TRAINING)
+        start = WeightIdentity(checkpoint.record.start, checkpoint.record.start_sha256)
+        task = VGGTTask(options, VGGT_TRAINING.build(checkpoint.record), start)
+        task.resume(checkpoint)
         return task
     source = options.init_from or options.vggt_ckpt
     if source:

@@ -16,11 +16,11 @@ from geometry import FrameBatch, InputError, require
 from models.vggt import VGGT, WeightIdentity
 from training.files import staged_file, write_json
 from training.pictures import as_bytes
-from training.vggt_build import build_vggt_evaluation
-from training.vggt_checkpoint import load_weights
-from training.vggt_metrics import METRICS, MeanScores, group_scores
-from training.vggt_options import VGGTOptions
-from training.vggt_pictures import group_picture
+from training.vggt.build import build_vggt_evaluation
+from training.vggt.checkpoint import load_weights
+from training.vggt.metrics import METRICS, MeanScores, group_scores
+from training.vggt.options import VGGTOptions
+from training.vggt.pictures import group_picture
 
 PICTURES = 16
 POINT_UNIT = "mean distance of the true points from the first camera"

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from geometry import InputError
 from models.vggt.layers import Block
@@ -69,19 +68,6 @@ def module_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     if not groups:
         raise InputError("--freeze: expected something that learns, got every parameter frozen")
     return groups
-
-
-@torch.no_grad()
-def clip_by_group(groups: dict[str, list[nn.Parameter]], max_norm: float) -> dict[str, Tensor]:
-    """Scale the gradient of each group down to `max_norm` where it is larger; the norms before that, by group.
-
-    A parameter without gradient has norm 0.
-    """
-    norms = {}
-    for name, parameters in groups.items():
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    return norms
 
 
 def shard(model: VGGT, mesh: DeviceMesh) -> None:

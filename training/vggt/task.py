@@ -6,68 +6,61 @@ processes: accumulation and distributed training equal the big batch.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
-from data.image_io import write_image
-from geometry import FrameBatch, InputError
+from geometry import FrameBatch
 from models.vggt import VGGT, VGGTOutput, WeightIdentity
 from models.vggt.ground_truth import ground_truth
 from models.vggt.losses import LossWeights, vggt_objective
 from models.vggt.match_loss import match_loss
 from models.vggt.track_targets import TrackTargets, tracks_of_batch
-from training.checkpoint import VGGT_KEY, current_commit
-from training.errors import NonFiniteError
-from training.learning import (
+from training.optimizers import build_optimizer
+from training.run_task import RunTask, plain_options
+from training.schedules import LinearCosine
+from training.vggt.checkpoint import EMA_KEY, VGGT_TRAINING, VGGTTrainingRecord, plain_config
+from training.vggt.learning import (
     WeightAverage,
-    clip_by_group,
     frozen_modules,
     module_groups,
     require_learning_biases,
     restrict_aggregator,
     shard,
 )
-from training.optimizers import build_optimizer
-from training.pictures import as_bytes
-from training.schedules import LinearCosine
-from training.vggt_checkpoint import EMA_KEY, VGGTTrainingRecord, plain_config, plain_options
-from training.vggt_metrics import METRICS, MeanScores, group_scores
-from training.vggt_options import VGGTOptions
-from training.vggt_pictures import group_picture
+from training.vggt.metrics import METRICS, MeanScores, group_scores
+from training.vggt.options import VGGTOptions
+from training.vggt.pictures import group_picture
 
 NUM_TRACKS = 512
 _PICTURES_PER_VALIDATION = 4
 _VALIDATED = ("objective", *METRICS)
-_MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt", "vggt_config"),
-        *("num_epochs", "max_steps", "save_every", "val_every", "num_val", "log_every"),
-        *("num_workers", "accelerator", "strategy", "accumulate", "checkpointing"),
-        *("export", "export_dtype", "eval_only", "eval_ckpt", "eval_views", "max_groups", "out"),
-    }
-)
 
 
-class VGGTTask(pl.LightningModule):
+class VGGTTask(RunTask):
     """Multi-task training of a `VGGT` on `FrameBatch`es."""
 
+    kind = VGGT_TRAINING
     shown = ("train/objective", "val/depth_absrel", "val/auc30")
+    may_change_on_resume = frozenset(
+        {
+            *("vggt_config", "accumulate", "checkpointing", "export", "export_dtype"),
+            *("eval_only", "eval_ckpt", "eval_views", "max_groups", "out"),
+        }
+    )
 
     def __init__(self, options: VGGTOptions, model: VGGT, start: WeightIdentity) -> None:
         """`model` has the heads that are trained; `start` says where its weights come from."""
-        super().__init__()
+        super().__init__(options)
         self.automatic_optimization = False  # several backward passes make one step
-        self.options = options
         self.model = model
         self.start = start
-        self.commit = current_commit()
         restrict_aggregator(
             model, lora_rank=options.lora_rank, lora_alpha=options.lora_alpha, bias_only=options.bias_only
         )
@@ -114,7 +107,7 @@ class VGGTTask(pl.LightningModule):
                 output, tracks = self._run(part)
                 losses = group_losses(output, part, self.loss_weights, tracks)
                 objective = losses["objective"] / len(batch.names)
-                self._require_finite(objective, "loss", part)
+                self.require_finite(objective, "loss", identity_of(part))
                 self.manual_backward(objective)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         norms = self._clip(optimizer, batch)
@@ -144,22 +137,11 @@ class VGGTTask(pl.LightningModule):
         return contextlib.nullcontext()
 
     def _clip(self, optimizer: Any, batch: FrameBatch) -> dict[str, Tensor]:
-        """Norms by part of the network; stops on one that is not finite (float16's scaler skips those steps)."""
+        """Norms by part of the network."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
-        norms = clip_by_group(self.groups, self.options.grad_clip)
-        if scaler is None:
-            for name, norm in norms.items():
-                self._require_finite(norm, f"gradient of {name}", batch)
-        return norms
-
-    def _require_finite(self, value: Tensor, what: str, batch: FrameBatch) -> None:
-        if not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(
-                f"step {self.global_step}: expected a finite {what}, got {value.item()} for {list(batch.names)}, "
-                f"views {batch.views.ids.tolist()}, seeds {batch.seeds.tolist()}"
-            )
+        return self.clip_gradients_of(self.groups, identity_of(batch))
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
         """Scores of every group (of the averaged weights if there are any), and pictures of the first few."""
@@ -170,7 +152,7 @@ class VGGTTask(pl.LightningModule):
             objective = vggt_objective(predicted, ground_truth(group.views), self.loss_weights, targets).objective
             self.scores.add({"objective": objective.item(), **group_scores(predicted, group.views)})
             if index == 0 and batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero:
-                self._save_picture(group_picture(predicted, group.views), batch_idx)
+                self.save_picture(group_picture(predicted, group.views), batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Means over all groups of all processes."""
@@ -179,32 +161,26 @@ class VGGTTask(pl.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in self.scores.means().items()}, sync_dist=True)
         self.scores = MeanScores(_VALIDATED)
 
-    def _save_picture(self, picture: Tensor, index: int) -> None:
-        folder = self.options.run_dir / "validation"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"step_{self.global_step:07d}_{index}.png", as_bytes(picture))
-        if self.logger is not None:
-            self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
-
     def configure_model(self) -> None:
         """Share the weights out where the strategy asks for it."""
         if self.options.is_sharded:
             shard(self.model, self.device_mesh["data_parallel"])
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See `build_optimizer`; the rate is counted in optimizer steps."""
+    def build_optimizer(self) -> Optimizer:
+        """See `training/optimizers.py`."""
         options = self.options
         self.groups = module_groups(self.model)  # sharding has made other parameters of them
-        optimizer = build_optimizer(
+        return build_optimizer(
             self.model, lrate=options.lrate, muon_lrate=options.muon_lrate, weight_decay=options.weight_decay
         )
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LinearCosine(optimizer, total_steps, options.warmup_fraction, options.lrate_final)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def build_schedule(self, optimizer: Optimizer, total_steps: int) -> LinearCosine:
+        """See `LinearCosine`."""
+        return LinearCosine(optimizer, total_steps, self.options.warmup_fraction, self.options.lrate_final)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record sizes, options, start and commit; keep the average."""
-        checkpoint[VGGT_KEY] = vars(self.record())
+        """Put the record and the average in."""
+        super().on_save_checkpoint(checkpoint)
         if self.average is not None:
             checkpoint[EMA_KEY] = dict(self.average.weights)
 
@@ -215,21 +191,18 @@ class VGGTTask(pl.LightningModule):
 
     def record(self) -> VGGTTrainingRecord:
         """What every checkpoint of this run says about itself."""
-        config = plain_config(self.model.config)
-        return VGGTTrainingRecord(config, *self.start, plain_options(self.options), self.commit)
+        return VGGTTrainingRecord(
+            config=plain_config(self.model.config),
+            start=self.start.name,
+            start_sha256=self.start.sha256,
+            options=plain_options(self.options),
+            commit=self.commit,
+        )
 
-    def require_same_run(self, theirs: VGGTTrainingRecord) -> None:
-        """Refuse to resume what is not the same run: it would end as no unbroken run does.
 
-        Raises:
-            InputError: naming the option that differs.
-        """
-        for name, mine in plain_options(self.options).items():
-            if name not in _MAY_CHANGE_ON_RESUME and theirs.options.get(name) != mine:
-                raise InputError(
-                    f"--{name}: the run to resume was started with {theirs.options.get(name)!r}, got {mine!r}; "
-                    f"--init_from starts a new run from its weights"
-                )
+def identity_of(batch: FrameBatch) -> Callable[[], str]:
+    """The samples of a step, for error messages."""
+    return lambda: f"{list(batch.names)}, views {batch.views.ids.tolist()}, seeds {batch.seeds.tolist()}"
 
 
 def parts_of(batch: FrameBatch, count: int) -> list[FrameBatch]:

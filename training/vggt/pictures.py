@@ -7,7 +7,7 @@ from torch import Tensor
 from geometry import Views
 from models.vggt import VGGTOutput
 from training.pictures import colored_depth
-from training.vggt_metrics import depth_scores
+from training.vggt.metrics import depth_scores
 
 _DARKEST, _BRIGHTEST = 0.02, 0.98
 MAX_ROWS = 6

@@ -1,4 +1,6 @@
-"""What VGGT's training loader really yields: `python -m data.inspect --config configs/vggt_nano.txt --out scene.ply`.
+"""What VGGT's training loader really yields.
+
+    python -m training.vggt.inspect --config configs/vggt_nano.txt --out scene.ply
 
 Takes all options of train_vggt.py. Writes one group of frames, augmented as in training, as a coloured point cloud
 (.ply, world frame, scene units) and a contact sheet beside it (.png: images, depth in colour), and prints a table:
@@ -19,13 +21,13 @@ from data.image_io import write_image
 from data.point_cloud import ColoredPoints, colored_points, depth_agreement_of, write_ply
 from geometry import FrameBatch, InputError, Views, one_line_errors, require
 from models.vggt import VGGTConfig
-from training.checkpoint import VGGT_KEY, read_checkpoint
+from training.checkpoint import read_checkpoint
 from training.cli import parse_options
 from training.options import option
 from training.pictures import as_bytes, colored_depth
-from training.vggt_build import build_vggt_data
-from training.vggt_checkpoint import VGGTTrainingRecord
-from training.vggt_options import VGGTOptions
+from training.vggt.build import build_vggt_data
+from training.vggt.checkpoint import VGGT_TRAINING
+from training.vggt.options import VGGTOptions
 
 _COLUMNS = 6
 _FRUSTUM_SIZE = 0.05
@@ -138,7 +140,7 @@ def _patch_size(options: InspectOptions) -> int:
         return _aggregator_patch(options.vggt_config)
     source = Path(source or options.eval_ckpt)
     if source.suffix == ".ckpt":
-        return _aggregator_patch(VGGTTrainingRecord.of(read_checkpoint(source, VGGT_KEY)).config)
+        return _aggregator_patch(read_checkpoint(source, VGGT_TRAINING).record.config)
     beside = source / "config.json" if source.is_dir() else source.with_suffix(".json")
     if source.name and beside.is_file():
         return _aggregator_patch(beside)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from training.trainer import fit
-from training.vggt_build import build_vggt_data, build_vggt_task
-from training.vggt_checkpoint import export_weights, load_weights
-from training.vggt_options import VGGTOptions
+from training.vggt.build import build_vggt_data, build_vggt_task
+from training.vggt.checkpoint import export_weights, load_weights
+from training.vggt.options import VGGTOptions
 
 
 def train_run(options: VGGTOptions) -> pl.Trainer:

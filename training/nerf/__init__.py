@@ -1,0 +1,1 @@
+"""Training of radiance fields: across scenes and on one."""

@@ -1,0 +1,76 @@
+"""Checkpoints of radiance fields: what they record, and how their models come back."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.nerf.nerf_config import Marching, NearFar, NerfConfig
+from models.nerf.scene_box import SceneBox
+from models.nerf.vggt_nerf import VGGTNeRF
+from training.backbone import VGGTRecord, load_recorded_backbone
+from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class NerfRecord(CheckpointRecord):
+    """All that is needed to rebuild the model of a checkpoint."""
+
+    task: str
+    """`general` or `finetune`."""
+    network: NerfConfig
+    marching: Marching
+    vggt: VGGTRecord
+    trained_on: dict[str, list[int]]
+    """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "NerfRecord":
+        """See `CheckpointRecord`."""
+        vggt = dict(plain["vggt"])
+        vggt |= {name: tuple(vggt[name]) for name in ("layers", "heads") if name in vggt}
+        return cls(
+            task=plain["task"],
+            network=NerfConfig(**plain["network"]),
+            marching=Marching(**plain["marching"]),
+            vggt=VGGTRecord(**vggt),
+            options=plain["options"],
+            commit=plain["commit"],
+            trained_on=plain["trained_on"],
+        )
+
+
+def _build(record: NerfRecord, vggt_ckpt: str = "", near_far: NearFar | None = None) -> VGGTNeRF:
+    """`vggt_ckpt`: where the backbone lies now; `near_far`: where rays start and end; None = as trained."""
+    marching = replace(record.marching, near_far=near_far or record.marching.near_far)
+    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=marching.near_far == "auto")
+    return VGGTNeRF(vggt, record.network, marching)
+
+
+NERF = CheckpointKind("vggt_nerf", "train_general.py or train_finetune.py", NerfRecord, _build)
+
+
+def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord]:
+    """See `read_checkpoint`."""
+    return read_checkpoint(path, NERF)
+
+
+def load_model(path: Path, vggt_ckpt: str = "", near_far: NearFar | None = None) -> tuple[VGGTNeRF, NerfRecord]:
+    """A trained model ready to render, on the CPU, and the record of how it came about.
+
+    `vggt_ckpt`: where the backbone lies now, if not where it was found; `near_far`: where rays start and end; None =
+    as trained.
+    """
+    checkpoint = read_nerf_checkpoint(path)
+    return checkpoint.network(vggt_ckpt=vggt_ckpt, near_far=near_far), checkpoint.record
+
+
+def load_general_weights(model: VGGTNeRF, start: Checkpoint[NerfRecord]) -> None:
+    """The weights of a general model for one of a single scene, whose own parts stay as they are.
+
+    Raises:
+        InputError: naming keys that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    parts = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, SceneBox))
+    weights = {**{key: own[key] for key in own if key.startswith(parts)}, **start.weights}
+    load_strictly(model, weights, f"checkpoint {start.path}")

@@ -1,0 +1,160 @@
+"""Options of train_general.py and train_finetune.py."""
+
+import math
+from dataclasses import dataclass
+
+from geometry import require
+from training.options import RunOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """What both scripts for radiance fields understand."""
+
+    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender, co3d, vkitti")
+    datadir: str = option("./data/dtu", "root folder of the data set")
+    scans: tuple[str, ...] = option(
+        (),
+        "scans to use; none given: the data set's own lists. Scans that also validate train on training views only",
+        nargs="+",
+    )
+    imgScale_train: tuple[float, ...] = option(
+        (1.0,), "resize factor of training images, or several: one of them is drawn for every step", nargs="+"
+    )
+    imgScale_test: float = option(1.0, "resize factor of validation images")
+    n_views: tuple[int, ...] = option(
+        (3,), "number of source views, or two numbers: drawn anew for every step", nargs="+"
+    )
+    rays_per_step: int = option(1024, "rays per scene and step")
+    scenes_per_step: int = option(1, "target images per step and process")
+    N_samples: int = option(64, "samples per ray of the coarse pass")
+    N_importance: int = option(
+        64, "further samples per ray where the coarse pass found something; 0 = coarse pass only"
+    )
+    N_guided: int = option(8, "samples per ray of the guided sampler, all in the interval that its sweep found")
+    near_far: str = option(
+        "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
+    )
+    white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
+    chunk: int = option(4096, "rays rendered at a time in validation")
+    warmup_steps: int = option(100, "optimizer steps of linear warm-up")
+    depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
+    color_loss: float = option(
+        0.0, "weight of the error of the colours on the guided sampler's planes, which teaches depth without depth maps"
+    )
+
+    def __post_init__(self) -> None:
+        """See `RunOptions`; besides, rays and views must make a step."""
+        super().__post_init__()
+        self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "N_guided", "chunk")
+        self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss", "color_loss")
+        self._require_positive("imgScale_test")
+        require(
+            bool(self.imgScale_train) and all(0 < one < math.inf for one in self.imgScale_train),
+            f"--imgScale_train: expected positive numbers, got {list(self.imgScale_train)}",
+        )
+        self._require_range("n_views", 2, "at least 2 views")
+        require(self.near_far in ("data", "auto"), f"--near_far: expected data or auto, got {self.near_far!r}")
+        require(
+            self.max_steps == -1 or self.warmup_steps < self.max_steps,
+            f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
+        )
+
+    @property
+    def view_range(self) -> tuple[int, int]:
+        """Fewest and most source views."""
+        return self.n_views[0], self.n_views[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralOptions(TrainOptions):
+    """Training across scenes."""
+
+    vggt_ckpt: str = option(
+        "facebook/VGGT-1B",
+        "VGGT weights: a .safetensors or .pt file, a folder, a hub id, random:CONFIG.json[:seed], or none",
+    )
+    vggt_image_size: int = option(518, "longest image side VGGT sees; 0 = the image's own size")
+    depth_prior: bool = option(
+        False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
+    )
+    distrust: float = option(
+        0.0, "share of steps without what VGGT sees (needs its depth), for scenes where its cameras turn out wrong"
+    )
+    muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: Adam learns them too")
+    sampler: str = option(
+        "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
+    )
+    sweep_planes: int = option(48, "planes of the guided sampler's coarse sweep between near and far")
+    extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
+    feature_channels: int = option(24, "channels of the feature maps")
+    hidden: int = option(32, "width of the layers that see single views")
+    fused: int = option(64, "width of the layers behind the fusion of views")
+
+    def __post_init__(self) -> None:
+        """See `TrainOptions`; besides, widths must make a network."""
+        super().__post_init__()
+        for name in ("feature_channels", "hidden", "fused"):
+            require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
+        require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
+        self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
+        self._require_at_least(8, "sweep_planes")
+        require(0 <= self.distrust < 1, f"--distrust: expected 0 to below 1, got {self.distrust}")
+        require(
+            not self.distrust or self.depth_prior,
+            "--distrust needs the depth of a VGGT: expected --depth_prior beside it",
+        )
+        require(
+            self.sampler in ("hierarchical", "guided"),
+            f"--sampler: expected hierarchical or guided, got {self.sampler!r}",
+        )
+        require(
+            self.sampler == "hierarchical" or self.vggt_ckpt == "none" or self.depth_prior or self.near_far == "auto",
+            "--sampler guided uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
+            f"--vggt_ckpt none, got {self.vggt_ckpt}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(TrainOptions):
+    """Fine-tuning on one scene; the architecture and VGGT are those of the general checkpoint."""
+
+    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the general checkpoint found them")
+    residual_channels: int = option(16, "channels of the per-scene residual, per plane")
+    residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
+    residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")
+    scene_field: int = option(
+        0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
+    )
+    scene_field_steps: int = option(
+        200, "first optimizer steps, in which the per-scene field learns, alone; then it stands still"
+    )
+    scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
+    surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
+
+    def __post_init__(self) -> None:
+        """See `TrainOptions`; besides, fine-tuning needs something to start from."""
+        super().__post_init__()
+        require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
+        self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
+        self._require_at_least(0, "scene_field", "surface_loss")
+        if not self.scene_field:
+            return
+        self._require_at_least(8, "scene_field")
+        require(
+            self.near_far == "data",
+            f"--scene_field marches between the data's bounds: expected --near_far data, got {self.near_far}",
+        )
+        require(
+            not self.white_bkgd,
+            "--scene_field looks for a surface on every ray: expected photographs, got --white_bkgd",
+        )
+        require(
+            self.scene_field_steps > self.warmup_steps,
+            f"--scene_field_steps {self.scene_field_steps}: expected more than --warmup_steps {self.warmup_steps}",
+        )
+        require(
+            self.max_steps == -1 or self.scene_field_steps + self.warmup_steps < self.max_steps,
+            f"--scene_field_steps {self.scene_field_steps} and as many --warmup_steps {self.warmup_steps} behind them: "
+            f"expected fewer than --max_steps {self.max_steps}",
+        )

@@ -1,4 +1,4 @@
-"""Photometric augmentation of a group of frames (spec/vggt_training.md 6.3), cheap enough for a loader on one core.
+"""Jittered colours of a group of frames (docs/vggt.md, "Photometric augmentation"), cheap for a loader on one core.
 
 Brightness, contrast, saturation, hue and greyscale are affine maps of a colour; a frame's are composed into one 3x4
 matrix, applied once and clamped once. (torchvision clamps after every step and turns hue in HSV, which takes 12 times

@@ -6,7 +6,7 @@
     {category}/{sequence}/depth_masks/frame000001.png              depth counts where this is above 128
 
 A frame holds `filepath`, `extri` (3x4, camera from world, OpenCV axes) and `intri` (3x3, pixels, integer centres, as
-upstream resizes it; spec/vggt_training.md 6.2, 6.4). Scans are named `{category}/{sequence}`; `--scans apple` takes
+upstream resizes it; docs/vggt.md, "Frames of a group"). Scans are named `{category}/{sequence}`; `--scans apple` takes
 all of a category. Sequences have no order that means anything: neighbours are the most similar views.
 """
 

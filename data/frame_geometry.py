@@ -2,7 +2,7 @@
 
 Everything is folded into the choice of an integer window of the original image, so that an image is resampled once
 and its camera stays exact: `Cameras.cropped(...).resized(...)`. A window never leaves the image, so nothing is padded.
-After spec/vggt_training.md 6.2, of which the random crop, the rescaling and the portrait turn are the random parts.
+See docs/vggt.md, "Image windows": the random crop, the rescaling and the portrait turn are the random parts.
 """
 
 from collections.abc import Sequence

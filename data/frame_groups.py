@@ -177,8 +177,8 @@ def choose_frames(
 ) -> tuple[int, ...]:
     """A frame drawn uniformly (among those with depth, if any has), then others near it in random order.
 
-    Near: in a video the frames at most int(num_frames * expand_ratio) before or after (spec 6.5), else the
-    int(num_frames * expand_ratio) best neighbours. Frames repeat only where there are too few.
+    Near: in a video the frames at most int(num_frames * expand_ratio) before or after, else the int(num_frames *
+    expand_ratio) best neighbours (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
     """
     views = list(scene.frames)
     shuffled = (views[i] for i in torch.randperm(len(views), generator=generator).tolist())

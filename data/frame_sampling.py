@@ -1,6 +1,6 @@
 """Which groups of frames a batch holds: a pure function of (seed, batch number), so that a resumed run sees the same.
 
-All groups of a batch, on all processes, share the number of frames and the image size (spec/vggt_training.md 6.1;
+All groups of a batch, on all processes, share the number of frames and the image size (docs/vggt.md, "Batches";
 upstream draws the number per process and cannot be resumed).
 """
 

@@ -6,7 +6,7 @@
     Scene01/clone/intrinsic.txt       header, then: frame, camera, fx, fy, cx, cy for integer pixel centres
 
 Scans are named `Scene01/clone/Camera_0`; `--scans Scene01` takes all below. Drives, not variants, are divided into
-training and validation. Depth beyond 80 m counts as unknown (spec/vggt_training.md 6.5).
+training and validation. Depth beyond 80 m counts as unknown (docs/vggt.md, "Frames of a group").
 """
 
 import re

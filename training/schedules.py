@@ -72,7 +72,7 @@ class LinearCosine(StepCountState):
 
 
 def linear_cosine(progress: float, peak: float, warmup_fraction: float = 0.05, floor: float = 1e-8) -> float:
-    """Learning rate after the fraction `progress` of a run (training facts, 2)."""
+    """Learning rate after the fraction `progress` of a run (docs/vggt.md, "Optimizer and schedule")."""
     if progress < warmup_fraction:
         return floor + (peak - floor) * progress / warmup_fraction
     decay = (progress - warmup_fraction) / (1 - warmup_fraction)

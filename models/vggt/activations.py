@@ -1,4 +1,4 @@
-"""Output activations of the dense heads and of the camera head (specification sections 4 and 5), by name."""
+"""Output activations of dense heads and camera head by name (docs/vggt.md, "Dense heads" and "Camera head")."""
 
 from collections.abc import Callable
 

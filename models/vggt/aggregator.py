@@ -1,4 +1,4 @@
-"""Images -> tokens by alternating attention inside each frame and over all frames (specification section 2)."""
+"""Images -> tokens by attention in each frame and over all frames in turn (VGGT, Wang et al. 2025, section 3.2)."""
 
 from collections.abc import Collection
 from typing import NamedTuple

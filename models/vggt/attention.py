@@ -1,4 +1,4 @@
-"""Multi-head self-attention with optional query/key normalisation and 2-D rotary positions (specification 2.1, 2.2)."""
+"""Multi-head self-attention, optional query/key normalisation, 2-D rotary positions (RoPE, Su et al. 2021, eq. 15)."""
 
 import torch
 from jaxtyping import Float, Int

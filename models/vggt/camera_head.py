@@ -1,4 +1,4 @@
-"""Camera tokens -> pose encodings, refined over a few iterations (specification section 4)."""
+"""Camera tokens -> pose encodings, refined over a few iterations (docs/vggt.md, "Camera head")."""
 
 import torch
 from jaxtyping import Float

@@ -39,7 +39,7 @@ _CONSTRUCTOR_KEYS = frozenset({"img_size", "patch_size", "embed_dim", *(f"enable
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """DINOv2-style vision transformer (specification section 3.2)."""
+    """DINOv2-style vision transformer (docs/vggt.md, "Patch embedding")."""
 
     img_size: int = 518
     """Side in pixels of the square image whose patch grid the stored position embedding has."""
@@ -71,7 +71,7 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class AggregatorConfig:
-    """Patch embedding and the alternating frame / global attention (specification section 2)."""
+    """Patch embedding and the alternating frame / global attention (docs/vggt.md, "Alternating attention")."""
 
     img_size: int = 518
     patch_size: int = 14
@@ -144,7 +144,7 @@ class AggregatorConfig:
 
 @dataclass(frozen=True)
 class CameraHeadConfig:
-    """Iterative camera regression (specification section 4)."""
+    """Iterative camera regression (docs/vggt.md, "Camera head")."""
 
     trunk_depth: int = 4
     pose_encoding_type: str = "absT_quaR_FoV"
@@ -165,7 +165,7 @@ class CameraHeadConfig:
 
 @dataclass(frozen=True)
 class DPTConfig:
-    """Dense prediction head (specification section 5)."""
+    """Dense prediction head (docs/vggt.md, "Dense heads")."""
 
     patch_size: int = 14
     output_dim: int = 4
@@ -205,7 +205,7 @@ class DPTConfig:
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Iterative point tracker (specification section 6)."""
+    """Iterative point tracker (docs/vggt.md, "Track head")."""
 
     stride: int = 2
     """Image pixels per feature-map cell."""
@@ -233,7 +233,7 @@ _FEATURE_DEFAULTS = {"features": 128, "pos_embed": False, "feature_only": True, 
 
 @dataclass(frozen=True)
 class TrackHeadConfig:
-    """Feature pyramid and tracker (specification section 6)."""
+    """Feature pyramid and tracker (docs/vggt.md, "Track head")."""
 
     iters: int = 4
     feature_extractor: DPTConfig = field(default_factory=lambda: DPTConfig(**_FEATURE_DEFAULTS))

@@ -1,4 +1,4 @@
-"""Feature lookup at sub-pixel places and local correlation over a pyramid (specification section 6)."""
+"""Feature lookup at sub-pixel places and local correlation over a pyramid (docs/vggt.md, "Track head")."""
 
 import torch
 from jaxtyping import Float

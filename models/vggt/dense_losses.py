@@ -1,4 +1,4 @@
-"""Loss of a map with confidence (depth or points) against the truth on valid pixels (training facts, 5.2).
+"""Loss of a map with confidence against the truth (DUSt3R, eq. 4; docs/vggt.md, "Depth and point losses").
 
 e = |predicted - true|; loss = mean(gamma e conf - alpha ln conf) + mean(e) + a term on neighbouring pixels.
 Differences from the reference: no neighbour term is `term=None` (there: a TypeError), the term is an enum and not

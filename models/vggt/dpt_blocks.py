@@ -1,4 +1,4 @@
-"""Parts of the dense prediction head: residual unit, fusion of two pyramid levels, resizing (specification 5)."""
+"""Parts of the dense prediction head: residual unit, fusion of two levels, resizing (docs/vggt.md, "Dense heads")."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Tokens of four layers -> dense maps: depth, points, or features for tracking (specification section 5)."""
+"""Tokens of four layers -> dense maps: depth, points, or features for tracking (DPT, Ranftl et al. 2021, section 3)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Views with known depth -> what VGGT is trained towards, in the frame and unit of its outputs (training facts, 4).
+"""Views with known depth -> what VGGT is trained towards, in its frame and unit (VGGT, Wang et al. 2025, section 3.4).
 
 Predictions are never re-normalised: only the ground truth is moved into the first camera's frame and divided by the
 mean distance of its valid points from that camera.

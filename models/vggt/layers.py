@@ -1,4 +1,4 @@
-"""Transformer block and patch embedding shared by the ViT, the aggregator and the camera trunk (section 2.1, 3.1)."""
+"""Blocks and patches of ViT, aggregator and camera trunk (docs/vggt.md, "Transformer block" and "Patch embedding")."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""The multi-task objective of VGGT: cameras, depth, points and tracks (training facts, 5).
+"""The multi-task objective of VGGT: cameras, depth, points and tracks (VGGT, Wang et al. 2025, eq. 2).
 
 All terms are computed in float32 outside autocast (the reference computes them inside it).
 """

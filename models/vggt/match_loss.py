@@ -12,7 +12,7 @@ from geometry import Views, full_precision
 
 NO_MATCH = -1
 _DEPTH_TOLERANCE = 0.05
-"""A point is visible where the depth found there differs by less, relatively (as for tracks, training facts 6.6)."""
+"""A point is visible where the depth found there differs by less, relatively (docs/vggt.md, "Tracks from depth")."""
 
 
 @full_precision

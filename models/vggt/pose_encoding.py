@@ -1,4 +1,4 @@
-"""Cameras <-> VGGT's nine numbers [translation, quaternion xyzw, fov_h, fov_w] (specification section 4.1, 4.2).
+"""Cameras <-> VGGT's nine numbers [translation, quaternion xyzw, fov_h, fov_w] (docs/vggt.md, "Pose encoding").
 
 The encoded pose is camera-from-world with OpenCV axes. The principal point is not encoded: it decodes to the centre
 of the image, (width / 2, height / 2), which is right for pixel centres at +0.5. Fields of view are in radians.

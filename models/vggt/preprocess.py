@@ -1,4 +1,4 @@
-"""Image files -> network input, the way the reference model was trained to see them (specification section 1).
+"""Image files -> network input, as the reference model was trained to see them (docs/vggt.md, "Preprocessing").
 
 Images leave as RGB in [0, 1], float32, channel first; mean and deviation are the network's business.
 """

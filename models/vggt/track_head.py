@@ -1,4 +1,4 @@
-"""Query points in the first view -> their places in every view (specification section 6)."""
+"""Query points in the first view -> their places in every view (docs/vggt.md, "Track head")."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

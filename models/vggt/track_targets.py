@@ -1,4 +1,4 @@
-"""Ground-truth point tracks from depth and cameras (training facts, 6.6)."""
+"""Ground-truth point tracks from depth and cameras (docs/vggt.md, "Tracks from depth")."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Transformer over time and over tracks that proposes track updates (specification section 6)."""
+"""Transformer over time and over tracks that proposes track updates (docs/vggt.md, "Track head")."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""The whole network: images -> aggregated tokens -> cameras, depth, points and tracks (specification section 7)."""
+"""The whole network: images -> tokens -> cameras, depth, points and tracks (Wang et al. 2025; docs/vggt.md)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

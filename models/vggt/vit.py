@@ -1,4 +1,4 @@
-"""DINOv2-style vision transformer with register tokens: images -> normalised tokens (specification section 3.2)."""
+"""DINOv2-style ViT with registers: images -> normalised tokens (docs/vggt.md, "Patch embedding")."""
 
 from typing import NamedTuple
 

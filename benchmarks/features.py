@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from data.datamodule import read_scenes
-from data.dtu import EVALUATION_LIGHTS
-from data.sampling import evenly_spread
+from data.readers.registry import read_scenes
+from data.seeds import evenly_spread
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.evaluate import evaluate_targets, summary
@@ -170,7 +169,7 @@ def evaluate_set(
 ) -> dict[str, float]:
     """Mean scores over up to `count` targets of every scan, under the protocol of that name."""
     protocol = PROTOCOLS[name]
-    scenes = read_scenes("dtu", datadir, split="test", scans=scans or None, lights=EVALUATION_LIGHTS)
+    scenes = read_scenes("dtu", datadir, split="test", scans=scans or None, evaluated_only=True)
     targets = [one for scene in scenes for one in evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), count)]
     views = evaluate_targets(
         model, targets, protocol, device=torch.device("cpu"), scale=scale, target_scale=scale / _SMALLER

@@ -18,9 +18,8 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.plots import line_plot, save_plot
-from data.datamodule import read_scenes
-from data.dtu import EVALUATION_LIGHTS
-from data.sampling import Target
+from data.novel_view.dataset import Target
+from data.readers.registry import read_scenes
 from geometry import one_line_errors, require
 from models.vggt.cache import FeatureCache
 from render.evaluate import evaluate_targets, summary
@@ -118,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(FinetuneBenchmark, __doc__, argv)
     torch.set_num_threads(options.threads)
     (evaluated,) = read_scenes(
-        options.dataset_name, options.datadir, split="all", scans=options.scans, lights=EVALUATION_LIGHTS
+        options.dataset_name, options.datadir, split="all", scans=options.scans, evaluated_only=True
     )
     targets = targets_of(_PROTOCOL, evaluated, options.n_sources)
     start = time.perf_counter()

@@ -15,19 +15,18 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.plots import line_plot, save_plot
-from data.datamodule import read_scenes
-from data.dtu import EVALUATION_LIGHTS
-from data.sampling import Target, evenly_spread
+from data.novel_view.dataset import Target
+from data.readers.registry import read_scenes
+from data.seeds import evenly_spread
 from geometry import one_line_errors, require
 from models.nerf.nerf_config import Marching, SamplerName
 from render.evaluate import EvaluatedView, evaluate_targets
-from render.loading import read_record
 from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
 from training.cli import parse_options
 from training.files import staged_folder, write_json
 from training.metrics import lpips_metric
-from training.nerf.checkpoint import load_model
+from training.nerf.checkpoint import load_model, read_nerf_checkpoint
 from training.options import option
 
 _PROTOCOL = "dtu-nearest3"
@@ -93,7 +92,7 @@ def _require_one_per_sampler(checkpoints: Sequence[str]) -> None:
     """Before anything is rendered: lines of the plot are named after samplers."""
     first: dict[str, str] = {}
     for checkpoint in checkpoints:
-        sampler = read_record(Path(checkpoint)).network.sampler
+        sampler = read_nerf_checkpoint(Path(checkpoint)).record.network.sampler
         require(sampler not in first, f"--ckpt: expected one per sampler, got {sampler} in {first.get(sampler)} too")
         first[sampler] = checkpoint
 
@@ -112,7 +111,7 @@ def variants(sampler: SamplerName, marching: Marching, count: int) -> dict[str, 
 def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
     model, record = load_model(checkpoint, options.vggt_ckpt)
     protocol = PROTOCOLS[_PROTOCOL]
-    scenes = read_scenes("dtu", options.datadir, split="test", scans=None, lights=EVALUATION_LIGHTS)
+    scenes = read_scenes("dtu", options.datadir, split="test", scans=None, evaluated_only=True)
     targets = [
         target
         for scene in scenes

@@ -17,7 +17,7 @@ Opacity     A sample stands for an interval of length delta: opacity = 1 - exp(-
 Axes        Always in the order batch view ray sample channel height width.
 """
 
-from geometry.cameras import Cameras, Projection, check_camera, pixel_centers, rigid_inverse
+from geometry.cameras import Cameras, Projection, check_camera, look_at_point, pixel_centers, rigid_inverse
 from geometry.errors import InputError, one_line_errors, require
 from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
@@ -37,6 +37,7 @@ __all__ = [
     "Views",
     "check_camera",
     "full_precision",
+    "look_at_point",
     "one_line_errors",
     "pixel_centers",
     "require",

@@ -32,6 +32,13 @@ def rigid_inverse(transform: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*bat
     return torch.cat([torch.cat([rotation_t, translation], dim=-1), transform[..., 3:, :]], dim=-2)
 
 
+def look_at_point(w2c: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:
+    """The world point nearest to all optical axes, least squares."""
+    axes, centers = w2c[:, 2, :3], rigid_inverse(w2c)[:, :3, 3]
+    across = torch.eye(3).to(w2c) - axes[:, :, None] * axes[:, None, :]
+    return torch.linalg.lstsq(across.reshape(-1, 3), (across @ centers[..., None]).reshape(-1, 1)).solution[:, 0]
+
+
 def pixel_centers(height: int, width: int, like: Tensor) -> Float[Tensor, "pixel 2"]:
     """Centres (x + 0.5, y + 0.5) of all pixels in row-major order, on the device and in the dtype of `like`."""
     ys = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5

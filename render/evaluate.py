@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from data.base import PosedScene
 from data.image_io import write_image
-from data.sampling import Target
+from data.novel_view.dataset import Target
+from data.scene import PosedScene
 from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
 from models.nerf.nerf_config import NearFar

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from data.base import PosedScene
-from data.datamodule import read_scenes
-from data.dtu import EVALUATION_LIGHTS
-from data.splits import Split
+from data.readers.registry import read_scenes
+from data.readers.splits import Split
+from data.scene import PosedScene
 from geometry import InputError, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
@@ -95,7 +94,7 @@ def scenes_for(
         InputError: when there is no such data, or the model was fine-tuned on another scene.
     """
     if record.task != "finetune":
-        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, lights=EVALUATION_LIGHTS)
+        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, evaluated_only=True)
     own_dataset = record.options["dataset_name"]
     if dataset_name != own_dataset:
         raise InputError(
@@ -105,7 +104,7 @@ def scenes_for(
     others = [scan for scan in scans if scan != own_scan]
     if others:
         raise InputError(f"--scans: expected only {own_scan}, which --ckpt was fine-tuned on, got {', '.join(others)}")
-    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), lights=EVALUATION_LIGHTS)
+    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), evaluated_only=True)
 
 
 def _scan_of(record: NerfRecord, datadir: str) -> str:
@@ -114,7 +113,7 @@ def _scan_of(record: NerfRecord, datadir: str) -> str:
     if named:
         return str(named[0])
     root = record.options["datadir"] if Path(record.options["datadir"]).is_dir() else datadir
-    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, lights=EVALUATION_LIGHTS)
+    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, evaluated_only=True)
     found = sorted({scene.scan for scene in scenes})
     if len(found) != 1:
         raise InputError(f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")

@@ -11,10 +11,10 @@ from typing import Literal
 from jaxtyping import Bool
 from torch import Tensor
 
-from data.base import PosedScene
-from data.sampling import Target, pool_targets
-from data.splits import dtu_view_lists
-from data.surrounding_views import surrounding_views
+from data.novel_view.dataset import Target, pool_targets
+from data.readers.splits import dtu_view_lists
+from data.scene import PosedScene
+from data.view_selection.wide_baseline import surrounding_views
 from geometry import InputError, Views
 
 MaskKind = Literal["depth", "object", "none"]

@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from data.base import PosedScene
-from data.view_selection import nearest_by_center
-from geometry import InputError, Views, one_line_errors, rigid_inverse
+from data.scene import PosedScene
+from data.view_selection.neighbors import nearest_by_center
+from geometry import InputError, Views, one_line_errors
 from models.nerf.feature_maps import FeatureMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from render.loading import load_for, scenes_for, usable_device
@@ -158,7 +158,7 @@ def _even(picture: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:
 
 
 def _centers(scene: PosedScene, views: Sequence[int]) -> dict[int, Float[Tensor, " 3"]]:
-    return {view: rigid_inverse(scene.frames[view].w2c)[:3, 3] for view in views}
+    return {view: scene.frames[view].center for view in views}
 
 
 def _only(scenes: Sequence[PosedScene]) -> PosedScene:

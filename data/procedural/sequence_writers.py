@@ -1,4 +1,4 @@
-"""Procedural scenes in the layouts of Co3D and Virtual KITTI 2, which `data/co3d.py` and `data/virtual_kitti.py` read.
+"""Procedural scenes in the layouts of Co3D and Virtual KITTI 2, see their readers.
 
 The rigs and scenes are those of the BlendedMVS layout.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_bytes, write_image, write_uint16
 from data.procedural.layout_parts import (
     GeneratorSettings,
@@ -22,6 +21,7 @@ from data.procedural.layout_parts import (
     write_text,
 )
 from data.procedural.tracer import RenderedView
+from data.readers.dtu import EVALUATED_LIGHT
 
 CO3D_CATEGORY = "procedural"
 CO3D_TEST_EVERY = 5
@@ -114,7 +114,7 @@ def _rendered(settings: GeneratorSettings, index: int, view: int) -> tuple[Rende
     """The photograph, and how many of the scene's units one millimetre is."""
     rig, unit = orbit(settings, index)
     scene = cached_scene(settings.seed, index, has_backdrop=False)
-    (rendered,) = photographs(settings, scene, rig[view], EVALUATION_LIGHTS)
+    (rendered,) = photographs(settings, scene, rig[view], (EVALUATED_LIGHT,))
     return rendered, unit
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from data.dtu import EVALUATION_LIGHTS
 from data.image_io import write_image, write_pfm
 from data.procedural.layout_parts import (
     GeneratorSettings,
@@ -19,6 +18,7 @@ from data.procedural.layout_parts import (
 )
 from data.procedural.rigs import DTU_INTERVAL, DTU_NEAR, dtu_rig, dtu_view_order, dtu_world, pair_list
 from data.procedural.sequence_writers import Co3dLayout, VkittiLayout
+from data.readers.dtu import EVALUATED_LIGHT
 from geometry import Cameras
 
 BLENDEDMVS_PLANES = 128
@@ -31,7 +31,7 @@ class DtuLayout:
         self._root, self._settings = root, settings
         self.view_ids = tuple(sorted(dtu_view_order(settings.views)))
         lights = tuple(range(settings.lights))
-        self._lights = lights if settings.lights > 1 else EVALUATION_LIGHTS
+        self._lights = lights if settings.lights > 1 else (EVALUATED_LIGHT,)
         self._rig = dtu_rig(settings.height, settings.width)
 
     def scan(self, index: int) -> str:
@@ -78,7 +78,7 @@ class BlendedMvsLayout:
         """Render and write one view; least and greatest depth in it, in the scene's unit."""
         rig, unit = orbit(self._settings, index)
         scene = cached_scene(self._settings.seed, index, has_backdrop=False)
-        (rendered,) = photographs(self._settings, scene, rig[view], EVALUATION_LIGHTS)
+        (rendered,) = photographs(self._settings, scene, rig[view], (EVALUATED_LIGHT,))
         depth = rendered.depth * np.float32(unit)
         folder = self._root / self.scan(index)
         write_image(folder / "blended_images" / f"{view:08d}.jpg", to_bytes(rendered))

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from geometry.epipolar import fundamental_matrix, sampson_distance
 from geometry.errors import require
 from geometry.precision import full_precision
 from geometry.tensor_struct import TensorStruct
 from geometry.views import FrameBatch, Views
-from models.vggt.epipolar import fundamental_matrices, sampson_distance
 from models.vggt.ground_truth import MIN_DEPTH, finite_or_zero, relative_to_first
 from models.vggt.pose_encoding import homogeneous
 
@@ -141,7 +141,7 @@ def _negatives(
         starts = (torch.rand(count, 2, generator=generator).to(size) * size).floor()
     draws = torch.rand(NEGATIVE_DRAWS, num_views - 1, count, 2, generator=generator).to(size)
     places = starts + (draws - 0.5) * size
-    fundamental = fundamental_matrices(cameras)[1:]
+    fundamental = fundamental_matrix(cameras[:1], cameras[1:])
     distance = sampson_distance(fundamental, starts + 0.5, places + 0.5).clamp(max=MIN_EPIPOLAR_DISTANCE)
     best = distance.argmax(0)[None, ..., None].expand(1, -1, -1, 2)  # the first of equals
     return torch.cat([starts[None], places.gather(0, best)[0]])

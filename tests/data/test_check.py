@@ -5,11 +5,12 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from data.check import main
-from data.consistency import depth_agreement, fundamental_matrix, sampson_distance
-from data.dtu import read_dtu
+from data.check.__main__ import main
+from data.check.consistency import depth_agreement
 from data.image_io import write_image, write_pfm
+from data.readers.dtu import read_dtu
 from geometry import Cameras
+from geometry.epipolar import fundamental_matrix, sampson_distance
 from tests.data import tiny_scenes as tiny
 
 

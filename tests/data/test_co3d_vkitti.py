@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from data.base import PosedScene
-from data.check import main as check
-from data.co3d import find_co3d_scans, read_co3d
-from data.frame_groups import GroupKey, SceneFrames, evaluation_groups
+from data.check.__main__ import main as check
 from data.image_io import read_uint16, write_image, write_uint16
+from data.multi_view.sources import GroupKey, SceneFrames, evaluation_groups
 from data.procedural.generate import generate
 from data.procedural.layout_parts import GeneratorSettings, cached_scene, orbit
 from data.procedural.sequence_writers import VKITTI_UNIT
 from data.procedural.tracer import render_view
-from data.view_selection import most_similar
-from data.virtual_kitti import find_vkitti_scans, read_vkitti
+from data.readers.co3d import find_co3d_scans, read_co3d
+from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
+from data.scene import PosedScene
+from data.view_selection.neighbors import most_similar
 from geometry import InputError, Views, pixel_centers, sample_at_pixels
 from tests.data.test_readers import message_of
 from tests.data.tiny_scenes import FOCAL, HEIGHT, WIDTH, picture, w2c

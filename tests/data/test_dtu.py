@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.dtu import read_dtu, read_dtu_depth
 from data.image_io import write_image, write_pfm
-from data.mvs_camera import read_mvs_camera
+from data.readers.dtu import read_dtu, read_dtu_depth
+from data.readers.mvs_camera import read_mvs_camera
 from geometry import InputError
 from tests.data import tiny_scenes as tiny
 
@@ -66,7 +66,7 @@ def test_reader(tmp_path):
     scenes = read_dtu(tmp_path, split="train")
     assert [scene.name for scene in scenes] == ["scan24/light0", "scan24/light3"]
     assert [scene.name for scene in read_dtu(tmp_path, split="test")] == ["scan24/light3"]
-    assert [scene.name for scene in read_dtu(tmp_path, split="all", lights=(0, 5))] == ["scan24/light0"]
+    assert [scene.is_evaluated for scene in scenes] == [False, True]
     scene = scenes[0]
     assert (scene.train_views, scene.held_out_views) == ((1, 2, 3, 4, 5), (0,))
     assert scene.neighbors[0][:2] == (1, 2)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.frame_datamodule import FrameDataModule, build_evaluation_data, build_frame_data
-from data.frame_sampling import BatchShape
+from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
+from data.multi_view.sampler import BatchShape
 from geometry import InputError
 from tests.data import tiny_scenes as tiny
 
@@ -16,10 +16,9 @@ SHAPE = BatchShape(image_size=40, aspect=(0.6, 0.8), patch_size=8, n_views=(2, 3
 
 def build(*folders: tuple[str, object], **changes: object) -> FrameDataModule:
     settings = {
-        "dataset_names": [name for name, _ in folders],
-        "datadirs": [str(folder) for _, folder in folders],
-        "len_train": [12] * len(folders),
-        "scans": None,
+        "dataset_names": tuple(name for name, _ in folders),
+        "datadirs": tuple(str(folder) for _, folder in folders),
+        "len_train": (12,) * len(folders),
         "shape": SHAPE,
         "expand_ratio": 2.0,
         "num_val": 6,
@@ -29,7 +28,7 @@ def build(*folders: tuple[str, object], **changes: object) -> FrameDataModule:
         "is_augmented": True,
         "is_geometry_augmented": True,
     }
-    return build_frame_data(**settings | changes)
+    return build_frame_data(MultiViewSpec(**settings | changes))
 
 
 def attach(data: FrameDataModule, rank: int = 0, world_size: int = 1, step: int = 0) -> FrameDataModule:
@@ -88,23 +87,27 @@ def test_held_out_views_of_a_scan_in_both_are_only_validated(small_dtu: Path) ->
 
 def test_evaluation_takes_every_view_of_the_scans(small_dtu: Path) -> None:
     data = build_evaluation_data(
-        dataset_names=("dtu", "procedural"),
-        datadirs=(str(small_dtu), "-"),
-        scans=("scan3",),
-        shape=SHAPE,
-        num_val=10,
-        val_views=3,
-        num_workers=0,
+        MultiViewSpec(
+            dataset_names=("dtu", "procedural"),
+            datadirs=(str(small_dtu), "-"),
+            scans=("scan3",),
+            shape=SHAPE,
+            num_val=10,
+            val_views=3,
+            num_workers=0,
+        )
     )
     assert sum(key.source == 0 for key in data.val_keys) == 5
     only = build_evaluation_data(
-        dataset_names=("dtu",),
-        datadirs=(str(small_dtu),),
-        scans=("scan3",),
-        shape=SHAPE,
-        num_val=1000,
-        val_views=3,
-        num_workers=0,
+        MultiViewSpec(
+            dataset_names=("dtu",),
+            datadirs=(str(small_dtu),),
+            scans=("scan3",),
+            shape=SHAPE,
+            num_val=1000,
+            val_views=3,
+            num_workers=0,
+        )
     )
     assert len(only.val_keys) == 20
     assert {group.scene.scan for group in only.val_sources[0].groups} == {"scan3"}
@@ -112,8 +115,10 @@ def test_evaluation_takes_every_view_of_the_scans(small_dtu: Path) -> None:
 
 def test_rendered_groups_are_as_many_as_asked_for_else_64() -> None:
     def count(num_val: int | None) -> int:
-        settings = {"scans": None, "shape": SHAPE, "val_views": 3, "num_workers": 0}
-        data = build_evaluation_data(dataset_names=("procedural",), datadirs=("-",), num_val=num_val, **settings)
+        settings = {"shape": SHAPE, "val_views": 3, "num_workers": 0}
+        data = build_evaluation_data(
+            MultiViewSpec(dataset_names=("procedural",), datadirs=("-",), num_val=num_val, **settings)
+        )
         return len({key.item for key in data.val_keys})
 
     assert (count(None), count(3), count(100)) == (64, 3, 100)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.augmentation import augmented, hue_rotation
-from data.base import Frame, PosedScene
-from data.dtu import read_dtu
-from data.frame_geometry import Window, ZoomRange, choose_window, load_frames, turned
-from data.frame_groups import (
+from data.image_io import write_image
+from data.lazy import LazyMapping
+from data.multi_view.augmentation import augmented, hue_rotation
+from data.multi_view.sources import (
     ComposedFrames,
     FixedGroups,
     GroupKey,
@@ -21,10 +20,11 @@ from data.frame_groups import (
     evaluation_groups,
     training_part,
 )
-from data.image_io import write_image
-from data.lazy import LazyMapping
-from data.view_selection import complete_neighbors
-from geometry import Cameras, FrameBatch, InputError, Views, pixel_centers, rigid_inverse
+from data.multi_view.windows import Window, ZoomRange, choose_window, load_frames, turned
+from data.readers.dtu import read_dtu
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors
+from geometry import Cameras, FrameBatch, InputError, Views, pixel_centers
 from tests.data.test_sampling import line_scene
 from tests.scenes import rigid_motion
 
@@ -281,7 +281,7 @@ def test_portrait_images_turn_all_alike(tmp_path: Path) -> None:
         write_image(tmp_path / f"{view}.png", rng.integers(0, 255, (80, 40, 3), dtype=np.uint8))
         intrinsics = torch.tensor([[60.0, 0, 20], [0, 60, 40], [0, 0, 1]])
         frames[view] = Frame(view, tmp_path / f"{view}.png", torch.eye(4), intrinsics, 80, 40, 1.0, 2.0)
-    neighbors = complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()})
+    neighbors = complete_neighbors({view: frame.center for view, frame in frames.items()})
     scene = PosedScene("s", "s", frames, neighbors, (0, 1, 2), ())
     source = SceneFrames("portraits", [scene])
     turns = set()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.frame_sampling import BatchShape, GroupSampler
+from data.multi_view.sampler import BatchShape, GroupSampler
 from geometry import InputError
 
 SHAPE = BatchShape(image_size=112, aspect=(0.33, 1.0), patch_size=14, n_views=(2, 24), max_img_per_gpu=48)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import trimesh
 
-from data.frame_groups import SceneFrames
 from data.image_io import read_image
+from data.multi_view.sources import SceneFrames
 from data.point_cloud import ColoredPoints, colored_points, depth_agreement_of, write_ply
 from geometry import InputError, Views, pixel_centers
 from tests.data import tiny_scenes as tiny
@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(config: Path, tmp_path: Path, capsys, monkeypatch
 
 
 def test_agreement_of_a_wall_and_of_a_shifted_camera(tmp_path: Path) -> None:
-    from data.dtu import read_dtu
+    from data.readers.dtu import read_dtu
 
     (scene,) = read_dtu(tiny.write_dtu(tmp_path), split="all")
     (group,) = SceneFrames("dtu", [scene], is_augmented=False).sample_many([_key(64, 80)])
@@ -121,7 +121,7 @@ def test_agreement_of_a_wall_and_of_a_shifted_camera(tmp_path: Path) -> None:
 
 
 def _key(height: int, width: int):
-    from data.frame_groups import GroupKey
+    from data.multi_view.sources import GroupKey
 
     return GroupKey(0, 0, 3, height, width, 1)
 

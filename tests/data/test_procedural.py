@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from data.blendedmvs import read_blendedmvs
-from data.dtu import read_dtu
 from data.procedural import Scene, dtu_rig, make_scene, orbit_rig, render_view, rigs
 from data.procedural.__main__ import main
 from data.procedural.generate import claim_folder
@@ -17,6 +15,8 @@ from data.procedural.layout_parts import GeneratorSettings
 from data.procedural.scene import Item, Light
 from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
 from data.procedural.textures import NoiseTexture, available_photos, photo_pyramid
+from data.readers.blendedmvs import read_blendedmvs
+from data.readers.dtu import read_dtu
 from geometry import Cameras, InputError, Views, sample_at_pixels
 
 DTU = ["--layout", "dtu", "--width", "40", "--height", "32", "--views", "20"]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.blendedmvs import read_blendedmvs
-from data.blender import read_blender
 from data.image_io import write_image, write_pfm
-from data.llff import read_llff
+from data.readers.blendedmvs import read_blendedmvs
+from data.readers.blender import read_blender
+from data.readers.llff import read_llff
 from geometry import InputError
 from tests.data import tiny_scenes as tiny
 

@@ -5,16 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.base import Frame, PosedScene
-from data.sampling import (
-    MultiViewDataset,
-    SampleKey,
-    StepSampler,
-    cross_scene_targets,
-    derived_seed,
-    pool_targets,
-    require_candidates,
-)
+from data.novel_view.dataset import MultiViewDataset, cross_scene_targets, pool_targets, require_candidates
+from data.novel_view.sampler import SampleKey, StepSampler
+from data.scene import Frame, PosedScene
+from data.seeds import derived_seed
 from geometry import InputError
 
 
@@ -102,7 +96,7 @@ def test_too_few_views_are_refused_at_the_start() -> None:
 
 
 def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
-    from data.datamodule import read_scenes
+    from data.readers.registry import read_scenes
 
     scene = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))[0]
     targets = pool_targets(scene, scene.train_views)

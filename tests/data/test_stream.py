@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.frame_groups import GroupKey
+from data.multi_view.procedural_stream import ProceduralFrames
+from data.multi_view.sources import GroupKey
 from data.procedural import dtu_rig, make_scene, render_view
 from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
-from data.procedural.stream import ProceduralFrames
 from data.procedural.textures import fractal_noise
 from data.procedural.torch_shapes import intersect, normal
 from data.procedural.torch_textures import fractal_noise as fast_noise
@@ -126,7 +126,7 @@ def test_scenes_that_come_back_are_rendered_once():
 def test_memory_of_scenes_that_come_back_is_bounded(monkeypatch: pytest.MonkeyPatch):
     source = ProceduralFrames(seed=4, num_scenes=3)
     one = source.sample_many([_key(0)])[0].views
-    monkeypatch.setattr("data.procedural.stream._CACHE_BYTES", source._kept_bytes)
+    monkeypatch.setattr("data.multi_view.procedural_stream._CACHE_BYTES", source._kept_bytes)
     source.sample_many([_key(1)])
     assert [place[0] for place in source._kept] == [1]
     assert torch.equal(source.sample_many([_key(0)])[0].views.images, one.images)

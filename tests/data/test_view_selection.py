@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from data.splits import choose_scans, scan_order, shipped_list, shipped_path, split_views
-from data.view_selection import complete_neighbors, nearest_by_center, read_pairs, select_sources, write_pairs
+from data.readers.splits import choose_scans, scan_order, shipped_list, shipped_path, split_views
+from data.view_selection.neighbors import complete_neighbors, nearest_by_center, read_pairs, select_sources, write_pairs
 from geometry import InputError
 
 

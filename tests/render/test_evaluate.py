@@ -10,8 +10,8 @@ from typing import NoReturn
 import pytest
 import torch
 
-from data.datamodule import read_scenes
 from data.image_io import image_size
+from data.readers.registry import read_scenes
 from geometry import InputError
 from render import evaluate as command
 from render.evaluate import evaluate, evaluate_targets, summary

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.base import Frame
-from data.sampling import pool_targets
+from data.novel_view.dataset import pool_targets
+from data.scene import Frame
 from geometry import InputError, Views
 from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, require_one_mask, targets_of
 from tests.render.tiny import scene_on_a_line

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.datamodule import read_scenes
+from data.readers.registry import read_scenes
 from geometry import InputError
 from models.nerf.vggt_nerf import VGGTNeRF
 from render import video as command

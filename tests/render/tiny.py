@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from data.base import Frame, PosedScene
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
+from data.scene import Frame, PosedScene
 from geometry import Cameras
 from models.nerf.depth_range import DepthRange
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF

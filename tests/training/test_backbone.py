@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.datamodule import read_scenes
+from data.readers.registry import read_scenes
 from geometry import InputError
 from models.nerf.scene_box import common_box
 from models.nerf.scene_field import Surfaces
@@ -118,7 +118,7 @@ def test_training_step_with_depth(with_heads: str) -> None:
 
 def test_finetuning_inherits_depth(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "general.ckpt")
-    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     options = FinetuneOptions(init_from=str(path), near_far="auto", residual_channels=2, residual_resolution=8)
     task = build_finetune_task(options, scene)
     assert task.model.network.config.depth_prior
@@ -127,7 +127,7 @@ def test_finetuning_inherits_depth(small_dtu: Path, tmp_path: Path, with_heads: 
 
 
 def test_box_of_the_residual_follows_the_bounds(small_dtu: Path, with_heads: str) -> None:
-    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     model = general(vggt_ckpt=with_heads, near_far="auto").model
     cameras = scene.cameras(scene.train_views)
     by_data = common_box(cameras, *scene.near_far(scene.train_views))
@@ -152,7 +152,7 @@ def test_encoding_in_the_order_of_a_batch(with_heads: str) -> None:
 def test_the_scene_field_learns_alone_and_then_the_rest(
     small_dtu: Path, tmp_path: Path, with_heads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     guided = {"sampler": "guided", "sweep_planes": 12}
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True, **guided), tmp_path / "guided.ckpt")
     sizes = {
@@ -196,7 +196,7 @@ def test_the_scene_field_learns_alone_and_then_the_rest(
 
 
 def test_what_a_scene_field_needs(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:
-    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",), lights=(3,))
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "hierarchical.ckpt")
     with pytest.raises(InputError, match=r"--scene_field joins the sweep .* got hierarchical, depth prior True"):
         build_finetune_task(FinetuneOptions(init_from=str(path), scene_field=8), scene)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from data.base import PosedScene
-from data.datamodule import SceneDataModule
+from data.novel_view.datamodule import SceneDataModule
+from data.scene import PosedScene
 from geometry import InputError
 from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.scene_box import SceneBox
@@ -28,20 +28,7 @@ def _marching(options: TrainOptions) -> Marching:
 
 def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
     """The data module that a run's options describe."""
-    data = SceneDataModule(
-        dataset_name=options.dataset_name,
-        datadir=options.datadir,
-        scans=options.scans or None,
-        is_per_scene=is_per_scene,
-        n_views=options.view_range,
-        scenes_per_step=options.scenes_per_step,
-        scales_train=options.imgScale_train,
-        scale_val=options.imgScale_test,
-        num_val=options.num_val,
-        seed=options.seed,
-        num_workers=options.num_workers,
-        **({"extra_views": options.extra_views} if isinstance(options, GeneralOptions) else {}),
-    )
+    data = SceneDataModule(options.data_spec(is_per_scene=is_per_scene))
     for scene in data.train_scenes.values():
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from data.base import PosedScene
-from data.sampling import evenly_spread, pool_targets
+from data.novel_view.dataset import pool_targets
+from data.scene import PosedScene
+from data.seeds import evenly_spread
 from geometry import InputError, SceneBatch, Views
 from models.nerf.plane_sweep import DisparityRange
 from models.nerf.scene_box import common_box

@@ -1,8 +1,9 @@
 """Options of train_general.py and train_finetune.py."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from data.novel_view.datamodule import NovelViewSpec
 from geometry import require
 from training.options import RunOptions, option
 
@@ -60,6 +61,22 @@ class TrainOptions(RunOptions):
             f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
         )
 
+    def data_spec(self, *, is_per_scene: bool) -> NovelViewSpec:
+        """What the data module is built from."""
+        return NovelViewSpec(
+            dataset_name=self.dataset_name,
+            datadir=self.datadir,
+            scans=self.scans,
+            is_per_scene=is_per_scene,
+            n_views=self.view_range,
+            scenes_per_step=self.scenes_per_step,
+            scales_train=self.imgScale_train,
+            scale_val=self.imgScale_test,
+            num_val=self.num_val,
+            seed=self.seed,
+            num_workers=self.num_workers,
+        )
+
     @property
     def view_range(self) -> tuple[int, int]:
         """Fewest and most source views."""
@@ -113,6 +130,10 @@ class GeneralOptions(TrainOptions):
             "--sampler guided uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
             f"--vggt_ckpt none, got {self.vggt_ckpt}",
         )
+
+    def data_spec(self, *, is_per_scene: bool) -> NovelViewSpec:
+        """See `TrainOptions`."""
+        return replace(super().data_spec(is_per_scene=is_per_scene), extra_views=self.extra_views)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.seeds import seeded_generator
 from geometry import RayBundle, SceneBatch, TensorStruct, Views
 from models.nerf.depth_range import DepthRange
 from models.nerf.nerf_config import Jitter
@@ -23,8 +24,8 @@ class TargetRays(TensorStruct):
 
 
 def scene_generators(batch: SceneBatch) -> list[torch.Generator]:
-    """One random stream per scene, on the CPU so that it is the same on every device."""
-    return [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
+    """One random stream per scene."""
+    return [seeded_generator(seed) for seed in batch.seeds.tolist()]
 
 
 def draw_target_rays(

@@ -1,12 +1,13 @@
 """Options of train_vggt.py -> network, task and data."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from data.frame_datamodule import FrameDataModule, build_evaluation_data, build_frame_data
-from data.frame_sampling import BatchShape
+from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
+from data.multi_view.sampler import BatchShape
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
 from training.checkpoint import read_checkpoint
 from training.vggt.checkpoint import VGGT_TRAINING, load_weights
@@ -41,12 +42,26 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
 
     One sample of each is read at once, so that broken files stop a run before it leaves anything.
     """
-    data = build_frame_data(
+    data = build_frame_data(data_spec(options, patch_size))
+    data.train_frames()[data.sampler().keys_of(0)[0]]
+    data.val_frames()[data.val_keys[0]]
+    return data
+
+
+def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
+    """Every view of the test scans, or of `--scans`, with its neighbours."""
+    groups = options.max_groups or None
+    return build_evaluation_data(replace(data_spec(options, patch_size), num_val=groups))
+
+
+def data_spec(options: VGGTOptions, patch_size: int) -> MultiViewSpec:
+    """What the data module is built from."""
+    return MultiViewSpec(
         dataset_names=options.dataset_name,
         datadirs=options.datadir,
-        len_train=options.train_lengths,
-        scans=options.scans or None,
+        scans=options.scans,
         shape=batch_shape(options, patch_size),
+        len_train=options.train_lengths,
         expand_ratio=options.expand_ratio,
         num_val=options.num_val,
         val_views=options.eval_views,
@@ -55,23 +70,6 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
         is_augmented=options.augment,
         is_geometry_augmented=options.augment_geometry,
         procedural_scenes=options.procedural_scenes,
-        render_device=render_device(options),
-    )
-    data.train_frames()[data.sampler().keys_of(0)[0]]
-    data.val_frames()[data.val_keys[0]]
-    return data
-
-
-def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
-    """Every view of the test scans, or of `--scans`, with its neighbours."""
-    return build_evaluation_data(
-        dataset_names=options.dataset_name,
-        datadirs=options.datadir,
-        scans=options.scans or None,
-        shape=batch_shape(options, patch_size),
-        num_val=options.max_groups or None,
-        val_views=options.eval_views,
-        num_workers=options.num_workers,
         render_device=render_device(options),
     )
 

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data.frame_datamodule import FrameDataModule
 from data.image_io import write_image
-from data.sampling import evenly_spread
+from data.multi_view.datamodule import FrameDataModule
+from data.seeds import evenly_spread
 from geometry import FrameBatch, InputError, require
 from models.vggt import VGGT, WeightIdentity
 from training.files import staged_file, write_json

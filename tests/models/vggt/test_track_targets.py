@@ -8,8 +8,8 @@ import torch
 
 from geometry import FrameBatch, Views
 from geometry.cameras import pixel_centers
+from geometry.epipolar import fundamental_matrix, sampson_distance
 from geometry.errors import InputError
-from models.vggt.epipolar import fundamental_matrices, sampson_distance
 from models.vggt.ground_truth import ground_truth
 from models.vggt.losses import vggt_objective
 from models.vggt.track_targets import TrackTargets, group_tracks, tracks_from_depth, tracks_of_batch, visible_at
@@ -94,7 +94,8 @@ def test_missing_tracks_are_invented_off_the_epipolar_lines() -> None:
     assert 0 < num_true < 60
     assert tracks.positive[:num_true].all()
     assert not tracks.visible[:, num_true:].any()
-    fundamental = fundamental_matrices(relative(views).cameras)[1:]
+    cameras = relative(views).cameras
+    fundamental = fundamental_matrix(cameras[:1], cameras[1:])
     places, queries = tracks.points[1:] + 0.5, tracks.queries + 0.5
     distance = sampson_distance(fundamental, queries, places)
     assert distance[:, :num_true].max() < 0.01

@@ -8,11 +8,11 @@
     masks/{scan}/%03d.png                         optional
     lists/{train,val,test}.txt                    optional
 
-Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognised (data/idr.py).
+Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognised (data/readers/idr.py).
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
-from data.idr import find_idr_scans, read_idr
 from data.image_io import first_image_size, read_depth_pfm
-from data.mvs_camera import check_principal_point, read_mvs_camera
-from data.splits import (
+from data.readers.idr import find_idr_scans, read_idr
+from data.readers.mvs_camera import check_principal_point, read_mvs_camera
+from data.readers.splits import (
     Report,
     Split,
     choose_scans,
@@ -34,14 +33,16 @@ from data.splits import (
     shipped_path,
     split_views,
 )
-from data.view_selection import complete_neighbors, read_pairs
-from geometry import InputError, check_camera, rigid_inverse
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors, read_pairs
+from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 _IMAGE_NAME = re.compile(r"rect_(\d{3})_(\d+)_r5000\.png")
-EVALUATION_LIGHTS = (3,)
-"""Of the seven, the one that everybody evaluates with; means nothing in other data sets."""
+EVALUATED_LIGHT = 3
+"""Of the seven lightings, the one that MVSNeRF and all after it evaluate with."""
 _ORIGINAL_WIDTH = 1600
+"""Pixels of the photographs that the cameras without a train/ folder are for."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,12 @@ def read_dtu(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
     """One scene per scan and lighting, named `scan24/light3`.
 
-    `lights`: those of them that a scan has, or its first one if it has none of them. By default all for train
-    and all, and 3 for val and test, as in MVSNeRF.
+    All lightings for train and all; for val and test, as in MVSNeRF, the one that is evaluated: number 3, or the first
+    one of a scan without it.
 
     Raises:
         InputError: for an unknown scan, and (unless `report` collects) for a missing or impossible camera or a wrong
@@ -91,14 +91,12 @@ def read_dtu(
         raise InputError(f"{datadir}: expected Rectified/{{scan}}_train/rect_*_r5000.png or image/ and cameras.npz")
     lists = own_or_shipped_lists(datadir, "dtu")
     chosen = choose_scans(datadir, [*folders, *idr_scans], split, scans, lists)
-    if lights is None and split in ("val", "test"):
-        lights = EVALUATION_LIGHTS
     scenes = [read_idr(idr_scans[scan], scan, report) for scan in chosen if scan in idr_scans]
     if folders:
         root = _Root(datadir, _read_pairs(datadir))
         for scan in chosen:
             if scan in folders:
-                scenes += _read_scan(root, scan, folders[scan], lights, report)
+                scenes += _read_scan(root, scan, folders[scan], report, evaluated_only=split in ("val", "test"))
     return [scene for scene in scenes if scene.frames]
 
 
@@ -137,16 +135,18 @@ def _read_pairs(datadir: Path) -> dict[int, tuple[int, ...]]:
     return read_pairs(own if own.is_file() else shipped_path("dtu_pairs"))
 
 
-def _read_scan(
-    root: _Root, scan: str, folder: Path, lights: tuple[int, ...] | None, report: Report
-) -> list[PosedScene]:
+def _read_scan(root: _Root, scan: str, folder: Path, report: Report, *, evaluated_only: bool) -> list[PosedScene]:
     by_light: dict[int, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
         match = _IMAGE_NAME.fullmatch(path.name)
         if match:
             by_light.setdefault(int(match[2]), {})[int(match[1]) - 1] = path
-    wanted = sorted(by_light) if lights is None else [light for light in lights if light in by_light]
-    return [_read_scene(root, scan, light, by_light[light], report) for light in wanted or [min(by_light)]]
+    evaluated = EVALUATED_LIGHT if EVALUATED_LIGHT in by_light else min(by_light)
+    scenes = []
+    for light in [evaluated] if evaluated_only else sorted(by_light):
+        scene = _read_scene(root, scan, light, by_light[light], report)
+        scenes.append(replace(scene, is_evaluated=light == evaluated))
+    return scenes
 
 
 def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], report: Report) -> PosedScene:
@@ -177,7 +177,7 @@ def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], rep
         name=f"{scan}/light{light}",
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({v: rigid_inverse(f.w2c)[:3, 3] for v, f in frames.items()}, root.pairs),
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, root.pairs),
         train_views=train,
         held_out_views=held_out,
         read_depth=read_dtu_depth if depths else None,

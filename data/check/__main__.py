@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.base import Frame, PosedScene
-from data.consistency import Features, depth_agreement, detect_features, epipolar_error
+from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
 from data.image_io import read_image
-from data.readers import READERS, SCAN_FINDERS
+from data.readers.registry import READERS, SCAN_FINDERS
+from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
 
 _MAX_SAMPSON = 2.0

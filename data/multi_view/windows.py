@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from data.base import PosedScene
+from data.scene import PosedScene
 from geometry import Cameras, Views
 
 _PORTRAIT = 1.25

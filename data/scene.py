@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.image_io import read_image
-from geometry import Cameras, InputError, Views
+from geometry import Cameras, InputError, Views, rigid_inverse
 
 _SMALLEST_SIDE = 8
 
@@ -33,6 +33,11 @@ class Frame:
     depth_path: Path | None = None
     mask_path: Path | None = None
 
+    @property
+    def center(self) -> Float[Tensor, "3"]:
+        """Optical centre in the world frame."""
+        return rigid_inverse(self.w2c)[:3, 3]
+
 
 @dataclass(frozen=True)
 class PosedScene:
@@ -52,6 +57,8 @@ class PosedScene:
     """Depth map of a frame that has a `depth_path`, at the frame's size, scene units, 0 = unknown."""
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
+    is_evaluated: bool = True
+    """Of several photographs of a scan from the same places (DTU's lightings), the ones that everybody evaluates on."""
     is_video: bool = False
     """View numbers follow time, so that views with near numbers see the same things."""
 

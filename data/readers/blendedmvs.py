@@ -14,12 +14,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from data.base import Frame, PosedScene
 from data.image_io import first_image_size, read_depth_pfm
-from data.mvs_camera import check_principal_point, read_mvs_camera
-from data.splits import Report, Split, choose_scans, folders_with, own_or_shipped_lists, raise_problem, split_views
-from data.view_selection import complete_neighbors, read_pairs
-from geometry import InputError, check_camera, rigid_inverse
+from data.readers.mvs_camera import check_principal_point, read_mvs_camera
+from data.readers.splits import (
+    Report,
+    Split,
+    choose_scans,
+    folders_with,
+    own_or_shipped_lists,
+    raise_problem,
+    split_views,
+)
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors, read_pairs
+from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 _IMAGES = "blended_images"
@@ -31,10 +39,9 @@ def read_blendedmvs(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
-    """One scene per folder, named after it; every 8th view is held out. `lights` means nothing here.
+    """One scene per folder, named after it; every 8th view is held out.
 
     Raises:
         InputError: for an unknown scan, and (unless `report` collects) for a view without an image or a camera.
@@ -79,7 +86,7 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         name=scan,
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}, pairs),
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, pairs),
         train_views=train,
         held_out_views=held_out,
         read_depth=read_blendedmvs_depth if any(frame.depth_path for frame in frames.values()) else None,

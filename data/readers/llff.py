@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import first_image_size
-from data.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
-from data.view_selection import complete_neighbors
-from geometry import InputError, check_camera, rigid_inverse
+from data.readers.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors
+from geometry import InputError, check_camera
 from geometry.conversions import cameras_from_llff
 
 _POSES = "poses_bounds.npy"
@@ -32,12 +32,11 @@ def read_llff(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
     """Every scene there is, for every split: LLFF is divided by views (every 8th is held out), not by scenes.
 
-    View ids are positions among the sorted image names. `lights` means nothing here.
+    View ids are positions among the sorted image names.
 
     Raises:
         InputError: for an unknown scan, a number of images other than that of the poses, or an impossible camera.
@@ -82,7 +81,7 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         name=scan,
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}),
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
         train_views=train,
         held_out_views=held_out,
     )

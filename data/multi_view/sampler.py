@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Sampler
 
-from data.frame_groups import GroupKey
-from data.sampling import derived_seed
+from data.multi_view.sources import GroupKey
+from data.seeds import derived_seed, seeded_generator
 from geometry import require
 
 _FRAMES_STREAM, _ASPECT_STREAM, _SOURCE_STREAM, _ITEM_STREAM, _GROUP_STREAM = 21, 22, 23, 24, 25
@@ -131,7 +131,7 @@ class GroupSampler(Sampler[list[GroupKey]]):
         """Keys of this process for a batch, counted from the start of the run."""
         num_frames, height = self._frames_and_height(batch)
         count = self.shape.groups(num_frames) * self.world_size
-        generator = _generator(derived_seed(self.seed, _SOURCE_STREAM, batch))
+        generator = seeded_generator(derived_seed(self.seed, _SOURCE_STREAM, batch))
         sources = torch.multinomial(
             torch.tensor(self.weights, dtype=torch.float64), count, replacement=True, generator=generator
         ).tolist()
@@ -151,10 +151,10 @@ class GroupSampler(Sampler[list[GroupKey]]):
 
     def _frames_and_height(self, batch: int) -> tuple[int, int]:
         low, high = self.shape.n_views
-        generator = _generator(derived_seed(self.seed, _FRAMES_STREAM, batch))
+        generator = seeded_generator(derived_seed(self.seed, _FRAMES_STREAM, batch))
         num_frames = int(torch.randint(low, high + 1, (), generator=generator))
         least, most = self.shape.aspect
-        draw = torch.rand((), generator=_generator(derived_seed(self.seed, _ASPECT_STREAM, batch))).item()
+        draw = torch.rand((), generator=seeded_generator(derived_seed(self.seed, _ASPECT_STREAM, batch))).item()
         aspect = min(max(round(least + (most - least) * draw, 2), least), most)
         return num_frames, self.shape.height(aspect)
 
@@ -165,7 +165,3 @@ class GroupSampler(Sampler[list[GroupKey]]):
         while len(items) < count:
             items += generator.sample(range(length), min(length, count - len(items)))
         return items
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import first_image_size, read_image, read_uint16
 from data.lazy import LazyMapping
-from data.splits import Report, Split, choose_scans, raise_problem, scans_below, split_views
-from data.view_selection import most_similar
+from data.readers.splits import Report, Split, choose_scans, raise_problem, scans_below, split_views
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import most_similar
 from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
@@ -111,12 +111,11 @@ def read_co3d(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
     """One scene per sequence of at least 24 frames; how many shorter ones are left out is logged.
 
-    Val and test are the `_test` annotations. `lights` means nothing here. Images and depth maps are opened when they
+    Val and test are the `_test` annotations. Images and depth maps are opened when they
     are used; a missing one is an error then.
 
     Raises:

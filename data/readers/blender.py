@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import image_size
-from data.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
-from data.view_selection import complete_neighbors
-from geometry import InputError, check_camera, rigid_inverse
+from data.readers.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors
+from geometry import InputError, check_camera
 from geometry.conversions import w2c_from_opengl_c2w
 
 _TRAIN = "transforms_train.json"
@@ -34,12 +34,11 @@ def read_blender(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
     """Every scene there is, for every split: the data set is divided by views, not by scenes.
 
-    `lights` means nothing here.
+
 
     Raises:
         InputError: for an unknown scan, and (unless `report` collects) for a missing image or an impossible camera.
@@ -74,7 +73,7 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         name=scan,
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}),
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
         train_views=train,
         held_out_views=held_out,
         white_background=True,

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import read_image
-from geometry import Cameras, pixel_centers, rigid_inverse
+from data.scene import Frame, PosedScene
+from geometry import Cameras, pixel_centers
+from geometry.epipolar import fundamental_matrix, sampson_distance
 
 _DEPTH_TOLERANCE = 0.01
 _MIN_POINTS = 100
@@ -85,26 +85,6 @@ def epipolar_error(first: Frame, second: Frame, features_first: Features, featur
         torch.from_numpy(matched_second),
     )
     return distances.median().item()
-
-
-def fundamental_matrix(first: Cameras, second: Cameras) -> Float[Tensor, "3 3"]:
-    """F with x_second^T F x_first = 0 (Hartley and Zisserman 2003, eq. 9.5)."""
-    relative = second.w2c @ rigid_inverse(first.w2c)
-    x, y, z = relative[:3, 3].tolist()
-    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=relative.dtype)
-    essential = cross @ relative[:3, :3]
-    return torch.linalg.inv(second.intrinsics).T @ essential @ torch.linalg.inv(first.intrinsics)
-
-
-def sampson_distance(
-    fundamental: Float[Tensor, "3 3"], first: Float[Tensor, "match 2"], second: Float[Tensor, "match 2"]
-) -> Float[Tensor, " match"]:
-    """First-order distance of matches to the epipolar geometry, pixels (Hartley and Zisserman 2003, eq. 11.9)."""
-    ones = torch.ones_like(first[:, :1])
-    first, second = torch.cat([first, ones], dim=-1), torch.cat([second, ones], dim=-1)
-    lines_second, lines_first = first @ fundamental.T, second @ fundamental
-    gradient = torch.cat([lines_second[:, :2], lines_first[:, :2]], dim=-1).norm(dim=-1)
-    return (second * lines_second).sum(dim=-1).abs() / gradient.clamp_min(1e-30)
 
 
 def _match(first: Features, second: Features) -> tuple[Float[np.ndarray, "match 2"], Float[np.ndarray, "match 2"]]:

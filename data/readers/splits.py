@@ -11,7 +11,7 @@ Split = Literal["train", "val", "test", "all"]
 Report = Callable[[InputError], None]
 """What a reader does with a problem of one file: `raise_problem`, or the data doctor's collector."""
 
-_LISTS = Path(__file__).parent / "lists"
+_LISTS = Path(__file__).parents[1] / "lists"
 
 
 def raise_problem(error: InputError) -> None:

@@ -20,10 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import first_image_size, read_uint16
 from data.lazy import LazyMapping
-from data.splits import (
+from data.readers.splits import (
     Report,
     Split,
     choose_scans,
@@ -32,7 +31,8 @@ from data.splits import (
     scans_below,
     split_views,
 )
-from data.view_selection import most_similar
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import most_similar
 from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
@@ -100,10 +100,9 @@ def read_vkitti(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    lights: tuple[int, ...] | None = None,
     report: Report = raise_problem,
 ) -> list[PosedScene]:
-    """One scene per camera folder. `lights` means nothing here.
+    """One scene per camera folder.
 
     Raises:
         InputError: for an unknown scan, a missing or broken camera file, and (unless `report` collects) for a view

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from data.frame_groups import GroupKey
+from data.multi_view.sources import GroupKey
 from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
 from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene, random_texture, rotation_z
 from data.procedural.shapes import Box

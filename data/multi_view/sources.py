@@ -3,7 +3,7 @@
     GroupKey -> FrameSource.sample_many -> FrameBatch without batch axis -> ComposedFrames (photometric augmentation)
 
 `SceneFrames` draws groups from scenes on disk for training, `FixedGroups` holds given ones for evaluation, and the
-procedural stream (data/procedural/stream.py) renders its own.
+procedural stream (data/multi_view/procedural_stream.py) renders its own.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,11 +14,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.data import Dataset
 
-from data.augmentation import augmented
-from data.base import PosedScene
-from data.frame_geometry import ZoomRange, load_frames
 from data.lazy import LazyMapping
-from data.sampling import derived_seed, evenly_spread
+from data.multi_view.augmentation import augmented
+from data.multi_view.windows import ZoomRange, load_frames
+from data.scene import PosedScene
+from data.seeds import derived_seed, evenly_spread, seeded_generator
 from geometry import FrameBatch, InputError, require
 
 _PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM = 11, 12, 13
@@ -96,9 +96,9 @@ class SceneFrames:
     def _sample(self, key: GroupKey) -> FrameBatch:
         scene = self.scenes[key.item]
         view_ids = choose_frames(
-            scene, key.num_frames, self.expand_ratio, _generator(derived_seed(key.seed, _CHOICE_STREAM))
+            scene, key.num_frames, self.expand_ratio, seeded_generator(derived_seed(key.seed, _CHOICE_STREAM))
         )
-        generator = _generator(derived_seed(key.seed, _GEOMETRY_STREAM))
+        generator = seeded_generator(derived_seed(key.seed, _GEOMETRY_STREAM))
         views = load_frames(scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator)
         return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed))
 
@@ -146,7 +146,7 @@ class ComposedFrames(Dataset[FrameBatch]):
     """Several sources as one dataset; indices are `GroupKey`s."""
 
     def __init__(self, sources: Sequence[FrameSource], *, is_augmented: bool) -> None:
-        """`is_augmented`: colours are jittered (data/augmentation.py)."""
+        """`is_augmented`: colours are jittered (data/multi_view/augmentation.py)."""
         self.sources = tuple(sources)
         self.is_augmented = is_augmented
 
@@ -168,7 +168,7 @@ class ComposedFrames(Dataset[FrameBatch]):
     def _augmented(self, group: FrameBatch) -> FrameBatch:
         if not self.is_augmented:
             return group
-        generator = _generator(derived_seed(int(group.seeds), _PHOTOMETRIC_STREAM))
+        generator = seeded_generator(derived_seed(int(group.seeds), _PHOTOMETRIC_STREAM))
         return replace(group, views=replace(group.views, images=augmented(group.views.images, generator)))
 
 
@@ -244,7 +244,3 @@ def _neighbors_among(neighbors: Mapping[int, tuple[int, ...]], kept: Collection[
 
 def _below(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

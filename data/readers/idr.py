@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.base import Frame, PosedScene
 from data.image_io import image_size
-from data.mvs_camera import check_principal_point
-from data.splits import Report, dtu_view_lists, split_views
-from data.view_selection import complete_neighbors
-from geometry import InputError, check_camera, rigid_inverse
+from data.readers.mvs_camera import check_principal_point
+from data.readers.splits import Report, dtu_view_lists, split_views
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors
+from geometry import InputError, check_camera, look_at_point, rigid_inverse
 from geometry.conversions import camera_from_projection, intrinsics_from_integer_centers
 
 _CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
@@ -71,17 +71,10 @@ def read_idr(folder: Path, scan: str, report: Report) -> PosedScene:
         name=scan,
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({view: rigid_inverse(frame.w2c)[:3, 3] for view, frame in frames.items()}),
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
         train_views=train,
         held_out_views=held_out,
     )
-
-
-def look_at_point(w2c: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:
-    """The world point nearest to all optical axes, least squares."""
-    axes, centers = w2c[:, 2, :3], rigid_inverse(w2c)[:, :3, 3]
-    across = torch.eye(3).to(w2c) - axes[:, :, None] * axes[:, None, :]
-    return torch.linalg.lstsq(across.reshape(-1, 3), (across @ centers[..., None]).reshape(-1, 1)).solution[:, 0]
 
 
 def _camera_file(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Do cameras, images and depth of a data set agree?"""

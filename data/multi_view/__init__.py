@@ -1,0 +1,1 @@
+"""Groups of frames of one scene, which VGGT learns from."""

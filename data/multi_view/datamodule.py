@@ -1,0 +1,234 @@
+"""The Lightning data module VGGT trains from: a mixture of sources, and fixed groups to evaluate with."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from data.multi_view.procedural_stream import ProceduralFrames
+from data.multi_view.sampler import BatchShape, GroupSampler
+from data.multi_view.sources import (
+    ComposedFrames,
+    FixedGroups,
+    FrameSource,
+    GroupKey,
+    SceneFrames,
+    evaluation_groups,
+    training_part,
+)
+from data.readers.registry import READERS, read_scenes
+from data.scene import PosedScene
+from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
+from geometry import FrameBatch, InputError, require
+
+PROCEDURAL = "procedural"
+"""The data set name of the stream of rendered scenes; it has no folder."""
+_VALIDATION_STREAM = 31
+_MADE_GROUPS = 64
+"""Evaluated of a source that makes its images and so has no end, unless a number is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiViewSpec:
+    """Which data sets a run mixes, and what its batches look like."""
+
+    dataset_names: tuple[str, ...]
+    """`procedural` is the stream of rendered scenes."""
+    datadirs: tuple[str, ...]
+    """Root folder of each; anything for `procedural`."""
+    scans: tuple[str, ...] = ()
+    """Of the one data set on disk; none named: its own lists."""
+    shape: BatchShape
+    len_train: tuple[int, ...] = ()
+    """Groups per epoch from each data set."""
+    expand_ratio: float = 2.0
+    """Frames are drawn among so many times as many neighbors of the first one."""
+    num_val: int | None = None
+    """At most so many groups to validate with, spread over all data sets; None: all, 64 of `procedural`."""
+    val_views: int = 4
+    """Frames of a validation group."""
+    seed: int = 0
+    num_workers: int = 0
+    is_augmented: bool = False
+    """Colors of training images are jittered."""
+    is_geometry_augmented: bool = False
+    """Training images on disk are cropped and zoomed at random."""
+    procedural_scenes: int = 0
+    """So many procedural scenes are met again and again; 0: all are new."""
+    render_device: str = "cpu"
+    """Of procedural scenes."""
+
+
+class FrameDataModule(pl.LightningDataModule):
+    """Training batches that fit the image budget, and validation groups one at a time."""
+
+    def __init__(
+        self, spec: MultiViewSpec, train_sources: Sequence[FrameSource], val_sources: Sequence[FrameSource]
+    ) -> None:
+        """No `train_sources`: for evaluation only.
+
+        Raises:
+            InputError: for nothing to validate with.
+        """
+        super().__init__()
+        self.spec = spec
+        self.train_sources = tuple(train_sources)
+        self.val_sources = tuple(val_sources)
+        self.val_keys = self._spread_val_keys(spec.num_val)
+        require(len(self.val_keys) > 0, "expected at least one group of frames to validate with, got none")
+
+    def steps_per_epoch(self, world_size: int) -> int:
+        """Optimizer steps in which `len_train` groups are seen, on average over their random numbers of frames."""
+        return math.ceil(sum(self.spec.len_train) / (self.spec.shape.mean_groups * world_size))
+
+    def sampler(self, rank: int = 0, world_size: int = 1) -> GroupSampler:
+        """What decides the training batches of a process."""
+        return GroupSampler(
+            [len(source) for source in self.train_sources],
+            self.spec.len_train,
+            self.spec.shape,
+            batches_per_epoch=self.steps_per_epoch(world_size),
+            seed=self.spec.seed,
+            rank=rank,
+            world_size=world_size,
+            next_batch=lambda: self.trainer.global_step,
+        )
+
+    def train_frames(self) -> ComposedFrames:
+        """What answers the training keys."""
+        return ComposedFrames(self.train_sources, is_augmented=self.spec.is_augmented)
+
+    def val_frames(self) -> ComposedFrames:
+        """What answers `val_keys`."""
+        return ComposedFrames(self.val_sources, is_augmented=False)
+
+    def train_dataloader(self) -> DataLoader[FrameBatch]:
+        """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
+        sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(self.train_frames(), batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[FrameBatch]:
+        """The validation groups one at a time, dealt to the processes of a distributed run, equally many to each."""
+        mine = share_of_process(self.val_keys, self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(self.val_frames(), sampler=mine, batch_size=1)
+
+    def _loader(self, dataset: ComposedFrames, **sampling: Any) -> DataLoader[FrameBatch]:
+        return DataLoader(
+            dataset,
+            collate_fn=FrameBatch.stack,
+            **loader_settings(self.trainer.accelerator, self.spec.num_workers),
+            **sampling,
+        )
+
+    def _spread_val_keys(self, num_val: int | None) -> list[GroupKey]:
+        keys = [
+            self._val_key(number, item)
+            for number, source in enumerate(self.val_sources)
+            for item in evenly_spread(range(len(source)), self._most_val_groups(source, num_val))
+        ]
+        return keys if num_val is None else evenly_spread(keys, num_val)
+
+    @staticmethod
+    def _most_val_groups(source: FrameSource, num_val: int | None) -> int:
+        if num_val is not None:
+            return num_val
+        return len(source) if isinstance(source, FixedGroups) else _MADE_GROUPS
+
+    def _val_key(self, number: int, item: int) -> GroupKey:
+        source = self.val_sources[number]
+        if isinstance(source, FixedGroups):
+            height, width = self.spec.shape.fitted(*source.image_shape(item))
+            num_frames = len(source.groups[item].view_ids)
+        else:
+            # a source that makes its images takes any size: the middle of the range
+            height, width = self.spec.shape.height(sum(self.spec.shape.aspect) / 2), self.spec.shape.image_size
+            num_frames = self.spec.val_views
+        # not from the run's seed: validation is the same for every run
+        return GroupKey(number, item, num_frames, height, width, derived_seed(_VALIDATION_STREAM, number, item))
+
+
+def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
+    """Training and validation data of a mixture of data sets.
+
+    Raises:
+        InputError: naming the option, for lists that do not match, an unreadable data set, or one without depth.
+    """
+    _check_lists(spec)
+    require(
+        len(spec.len_train) == len(spec.dataset_names),
+        f"--len_train: expected one number per data set ({len(spec.dataset_names)}), got {len(spec.len_train)}",
+    )
+    train_sources: list[FrameSource] = []
+    val_sources: list[FrameSource] = []
+    for name, datadir in zip(spec.dataset_names, spec.datadirs, strict=True):
+        if name == PROCEDURAL:
+            train_sources.append(
+                ProceduralFrames(seed=spec.seed, num_scenes=spec.procedural_scenes, device=spec.render_device)
+            )
+            val_sources.append(_held_out_stream(spec.render_device))
+            continue
+        train, val = _read_both(name, datadir, spec.scans)
+        train_sources.append(
+            SceneFrames(name, train, expand_ratio=spec.expand_ratio, is_augmented=spec.is_geometry_augmented)
+        )
+        groups = evaluation_groups(val, spec.val_views, spec.num_val, trained_scans={scene.scan for scene in train})
+        val_sources.append(FixedGroups(name, groups))
+    return FrameDataModule(spec, train_sources, val_sources)
+
+
+def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:
+    """Only groups to evaluate: every view of the asked-for scans (default: the test split) with its neighbors.
+
+    Raises:
+        InputError: naming the option, for lists that do not match or an unreadable data set.
+    """
+    _check_lists(spec)
+    sources: list[FrameSource] = []
+    for name, datadir in zip(spec.dataset_names, spec.datadirs, strict=True):
+        if name == PROCEDURAL:
+            sources.append(_held_out_stream(spec.render_device))
+            continue
+        scenes = read_scenes(name, datadir, split="test", scans=spec.scans or None, evaluated_only=True)
+        sources.append(FixedGroups(name, evaluation_groups(scenes, spec.val_views, spec.num_val)))
+    return FrameDataModule(spec, (), sources)
+
+
+def _check_lists(spec: MultiViewSpec) -> None:
+    count, given = len(spec.dataset_names), len(spec.datadirs)
+    require(
+        given == count > 0, f"--datadir: expected one folder per data set ({count}; - for {PROCEDURAL}), got {given}"
+    )
+    on_disk = [name for name in spec.dataset_names if name != PROCEDURAL]
+    unknown = [name for name in on_disk if name not in READERS]
+    require(
+        not unknown, f"--dataset_name: expected some of {', '.join([*sorted(READERS), PROCEDURAL])}, got {unknown[:1]}"
+    )
+    require(
+        not spec.scans or len(on_disk) == 1,
+        f"--scans: expected exactly one data set on disk beside it, got {len(on_disk)}",
+    )
+    require(
+        spec.render_device == "cpu" or spec.num_workers == 0 or PROCEDURAL not in spec.dataset_names,
+        f"--num_workers {spec.num_workers}: expected 0 with {PROCEDURAL} scenes rendered on {spec.render_device}",
+    )
+
+
+def _held_out_stream(render_device: str) -> ProceduralFrames:
+    """Scenes that no run trains on, the same for every run."""
+    return ProceduralFrames(seed=derived_seed(_VALIDATION_STREAM), device=render_device)
+
+
+def _read_both(name: str, datadir: str, named: tuple[str, ...]) -> tuple[list[PosedScene], list[PosedScene]]:
+    """Scenes to train on and to validate with; of a scan in both the training views are the former's."""
+    scans = named or None
+    val = read_scenes(name, datadir, split="val", scans=scans, evaluated_only=True)
+    test = read_scenes(name, datadir, split="test", scans=scans, evaluated_only=True)
+    train = training_part(
+        read_scenes(name, datadir, split="train", scans=scans), {scene.scan for scene in [*val, *test]}
+    )
+    if not any(scene.read_depth for scene in train):
+        raise InputError(f"--dataset_name {name}: expected depth maps to train on in {datadir}, got none")
+    return train, val

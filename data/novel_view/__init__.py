@@ -1,0 +1,1 @@
+"""Source views and the target views to render from them."""

@@ -1,0 +1,1 @@
+"""Which views of a scene go together."""

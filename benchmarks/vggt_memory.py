@@ -17,8 +17,8 @@ from benchmarks.vggt_full_size import build_random, peak_bytes
 from geometry import Cameras, Views
 from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTConfig
-from models.vggt.ground_truth import ground_truth
-from models.vggt.losses import LossWeights, vggt_objective
+from models.vggt.objective.ground_truth import ground_truth
+from models.vggt.objective.losses import LossWeights, vggt_objective
 from training.run_task import clip_by_group
 from training.vggt.learning import frozen_modules, module_groups
 

@@ -1,4 +1,4 @@
-"""Layers that more than one track uses."""
+"""Layers that more than one task or sampler uses."""
 
 from itertools import pairwise
 
@@ -22,6 +22,12 @@ def masked_mean_and_variance(
     mean = (values * weights).sum(1)
     centered = values - mean[:, None]
     return mean, (centered * centered * weights).sum(1)
+
+
+def masked_softmax(logits: Float[Tensor, "batch view point 1"], visible: Tensor) -> Float[Tensor, "batch view point 1"]:
+    """Softmax over the visible views; all zero where there is none."""
+    weights = torch.softmax(logits.float().masked_fill(~visible, -1e4), dim=1)
+    return (weights * visible).to(logits.dtype)
 
 
 def sinusoidal_encoding(values: Float[Tensor, "*batch"], octaves: int) -> Float[Tensor, "*batch encoding"]:

@@ -18,8 +18,9 @@ from data.novel_view.dataset import Target
 from data.scene import PosedScene
 from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
-from models.nerf.nerf_config import NearFar
-from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from models.nerf.renderer import NearFar
+from models.nerf.samplers import SAMPLE_COUNTS
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import (
     load_for,
     peak_memory_mb,
@@ -33,7 +34,7 @@ from render.protocols import MaskKind, Protocol, missing_targets, protocol_named
 from render.scoring import (
     Reference,
     Scores,
-    mean_colour,
+    mean_color,
     mean_scores,
     nearest_source,
     reference_of,
@@ -49,7 +50,7 @@ from training.nerf.pictures import comparison
 from training.pictures import as_bytes
 
 _MILLIMETRE_DATASET = "dtu"
-BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_colour}
+BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_color}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
             ],
-            "settings": _settings(options, model, device, scenes),
+            "settings": _settings(options, model, record.renderer.sampler, device, scenes),
         }
         write_json(folder / "metrics.json", metrics)
     return metrics
@@ -194,9 +195,9 @@ def _render(
     maps = model.encode(source, (name,))
     _wait(device)
     encoded = time.perf_counter()
-    bounds = model.depth_range(maps, view.cameras, view.near, view.far)
-    rendered = model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk, bar.update)
-    return rendered, bounds, (encoded - start, time.perf_counter() - encoded)
+    target = model.view(maps, view.cameras, view.near, view.far)
+    rendered = render_image(target, chunk, bar.update)
+    return rendered, target.bounds, (encoded - start, time.perf_counter() - encoded)
 
 
 def _wait(device: torch.device) -> None:
@@ -261,7 +262,7 @@ def _plain_view(view: EvaluatedView) -> dict[str, Any]:
 
 
 def _settings(
-    options: EvaluateOptions, model: VGGTNeRF, device: torch.device, scenes: Sequence[PosedScene]
+    options: EvaluateOptions, model: VGGTNeRF, sampler: str, device: torch.device, scenes: Sequence[PosedScene]
 ) -> dict[str, Any]:
     return {
         "dataset_name": options.dataset_name,
@@ -269,11 +270,9 @@ def _settings(
         "scans": [scene.scan for scene in scenes],
         "n_views": options.n_views,
         "imgScale_test": options.imgScale_test,
-        "N_samples": model.marching.coarse,
-        "N_importance": model.marching.fine,
-        "sampler": model.network.config.sampler,
-        "N_guided": model.marching.guided,
-        "near_far": model.marching.near_far,
+        "sampler": sampler,
+        **{name: getattr(model.network.samples, name, None) for name in SAMPLE_COUNTS},
+        "near_far": model.network.near_far,
         "chunk": options.chunk,
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
         "torch": torch.__version__,

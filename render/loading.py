@@ -2,7 +2,6 @@
 
 import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from data.readers.registry import read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
-from geometry import InputError, require
+from geometry import InputError
+from models.nerf.samplers import SAMPLE_COUNTS, require_own_options
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
 from render.options import RenderOptions
@@ -53,24 +53,16 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord], device: torch.device) -> VGGTNeRF:
-    """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options."""
+    """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options.
+
+    Raises:
+        InputError: for sample counts that its sampler does not have.
+    """
     keep_freed_memory()
+    require_own_options(checkpoint.record.renderer.sampler, options, f"the model of {checkpoint.path}")
+    counts = {name: getattr(options, name) for name in SAMPLE_COUNTS}
     near_far = None if options.near_far == "trained" else options.near_far
-    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far)
-    sampler = model.network.config.sampler
-    for name in ("N_samples", "N_importance") if sampler == "guided" else ("N_guided",):
-        given = getattr(options, name)
-        require(
-            given == RenderOptions.__dataclass_fields__[name].default,
-            f"--{name} {given}: {options.ckpt} was trained with --sampler {sampler}, which has no such samples",
-        )
-    trained = model.marching
-    model.marching = replace(
-        trained,
-        coarse=options.N_samples or trained.coarse,
-        fine=trained.fine if options.N_importance == -1 else options.N_importance,
-        guided=options.N_guided or trained.guided,
-    )
+    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far, samples=counts)
     return model.to(device)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.readers.registry import READERS
 from geometry import require
 from render.protocols import PROTOCOLS
 from render.trajectories import TRAJECTORIES
@@ -17,13 +18,13 @@ class RenderOptions:
 
     ckpt: str = option("", "checkpoint of train_general.py or train_finetune.py")
     vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
-    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender, co3d, vkitti")
+    dataset_name: str = option("dtu", f"data set format: {', '.join(READERS)}")
     datadir: str = option("./data/dtu", "root folder of the data set")
     n_views: int = option(3, "number of source views")
     imgScale_test: float = option(1.0, "resize factor of the images")
-    N_samples: int = option(0, "samples per ray of the coarse pass; 0 = as trained")
-    N_importance: int = option(-1, "further samples per ray of the fine pass; -1 = as trained")
-    N_guided: int = option(0, "samples per ray of the guided sampler; 0 = as trained")
+    N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass; not given: as trained")
+    N_importance: int | None = option(None, "hierarchical: further samples of the fine pass; not given: as trained")
+    N_guided: int | None = option(None, "guided: samples per ray; not given: as trained")
     near_far: str = option(
         "trained",
         "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",
@@ -40,9 +41,6 @@ class RenderOptions:
         require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
         require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
-        require(self.N_samples >= 0, f"--N_samples: expected 0 (as trained) or more, got {self.N_samples}")
-        require(self.N_importance >= -1, f"--N_importance: expected -1 (as trained) or more, got {self.N_importance}")
-        require(self.N_guided >= 0, f"--N_guided: expected 0 (as trained) or more, got {self.N_guided}")
         require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
 

@@ -126,10 +126,10 @@ def nearest_source(source: Views, target: Views) -> Float[Tensor, "height width 
     return image.permute(1, 2, 0)
 
 
-def mean_colour(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
+def mean_color(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
     """Baseline: the mean colour of the source images everywhere; only the size of the target is looked at."""
-    colour = source.images.mean(dim=(0, 2, 3))
-    return colour.expand(*target.images.shape[-2:], 3)
+    color = source.images.mean(dim=(0, 2, 3))
+    return color.expand(*target.images.shape[-2:], 3)
 
 
 def _cut(image: Tensor, margins: tuple[int, int]) -> Tensor:

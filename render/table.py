@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from models.nerf.samplers import SAMPLE_COUNTS
+
 _COLUMNS = (
     ("psnr", "PSNR", ".2f"),
     ("psnr_object", "on object", ".2f"),
@@ -28,12 +30,10 @@ def _title(metrics: Mapping[str, Any]) -> str:
     settings, views = metrics["settings"], metrics["views"]
     width, height = views[0]["image_size"]
     masks = ", ".join(sorted({view["mask"] for view in views}))
-    counts = f"{settings['N_samples']} + {settings['N_importance']}"
-    if settings["sampler"] == "guided":
-        counts = f"{settings['N_guided']} guided"
+    counts = " + ".join(str(settings[name]) for name in SAMPLE_COUNTS if settings[name] is not None)
     return (
         f"{metrics['protocol']}: {len(views)} views of {', '.join(settings['scans'])}, {width}x{height}, "
-        f"{counts} samples, mask: {masks}"
+        f"{counts} {settings['sampler']} samples, mask: {masks}"
     )
 
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from data.scene import PosedScene
 from data.view_selection.neighbors import nearest_by_center
 from geometry import InputError, Views, one_line_errors
-from models.nerf.feature_maps import FeatureMaps
-from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from models.nerf.renderer import SourceMaps
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import load_for, scenes_for, usable_device
 from render.options import VideoOptions
 from render.trajectories import CameraPath, camera_path
@@ -87,13 +87,13 @@ def render_path(
     """The frames of a path one after the other, each from its own source views, encoded only when they change."""
     path = path.to(device)
     current: tuple[int, ...] = ()
-    maps: FeatureMaps | None = None
+    maps: SourceMaps | None = None
     for frame, ids in enumerate(source_ids):
         if ids != current:
             source = Views.stack([scene.views(ids, scale).to(device)])
             maps, current = model.encode(source, (scene.name,)), ids
-        bounds = model.depth_range(maps, *(part[frame : frame + 1] for part in (path.cameras, path.near, path.far)))
-        yield model.render_image(maps, path.cameras[frame], bounds.near[0], bounds.far[0], chunk)
+        one = slice(frame, frame + 1)
+        yield render_image(model.view(maps, path.cameras[one], path.near[one], path.far[one]), chunk)
 
 
 def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tuple[int, ...]:

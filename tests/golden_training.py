@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.vggt.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss, quantile_filter
-from models.vggt.ground_truth import GroundTruth, normalize_scene
-from models.vggt.losses import CameraNorm, LossWeights, VGGTLosses, camera_loss, vggt_objective
+from models.vggt.objective.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss, quantile_filter
+from models.vggt.objective.ground_truth import GroundTruth, normalize_scene
+from models.vggt.objective.losses import CameraNorm, LossWeights, VGGTLosses, camera_loss, vggt_objective
+from models.vggt.objective.surface_terms import MAX_ERROR, SurfaceTerm
+from models.vggt.objective.track_loss import track_loss
 from models.vggt.pose_encoding import encode_pose
-from models.vggt.surface_terms import MAX_ERROR, SurfaceTerm
-from models.vggt.track_loss import track_loss
 from models.vggt.vggt import VGGTOutput
 from training.schedules import linear_cosine
 

@@ -35,7 +35,8 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     )
     parser.add_argument("--config", is_config_file=True, help="txt file of options")
     for field in dataclasses.fields(cls):
-        parser.add_argument(f"--{field.name}", **_argument(field))
+        names = (field.name, *field.metadata.get("aliases", ()))
+        parser.add_argument(*(f"--{name}" for name in names), **_argument(field))
     arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
     del arguments["config"]
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
@@ -45,9 +46,11 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
 def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
+    argument.pop("aliases", None)
     if field.type is bool:
         return {**argument, "action": argparse.BooleanOptionalAction}
-    return {**argument, "type": get_args(field.type)[0] if "nargs" in argument else field.type}
+    # tuple[int, ...] and int | None are read as int
+    return {**argument, "type": get_args(field.type)[0] if get_args(field.type) else field.type}
 
 
 def write_config(options: Any, path: Path, header: str) -> None:

@@ -11,7 +11,10 @@ _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def option(default: Any, description: str, **argument: Any) -> Any:
-    """A dataclass field that the command line knows about; `argument` goes to `add_argument`."""
+    """A dataclass field that the command line knows about; `argument` goes to `add_argument`.
+
+    `aliases`: older names, which keep working on the command line and in txt configs.
+    """
     return field(default=default, metadata={"help": description, **argument})
 
 

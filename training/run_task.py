@@ -56,6 +56,11 @@ class RunTask(pl.LightningModule, ABC):
     def record(self) -> CheckpointRecord:
         """What every checkpoint of this run says about itself."""
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of this task."""
+        options = self.options
+        return options.max_steps if options.max_steps > 0 else options.num_epochs * steps_per_epoch
+
     @abstractmethod
     def build_optimizer(self) -> Optimizer:
         """Over everything that learns."""

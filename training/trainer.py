@@ -28,8 +28,17 @@ class RunData(Protocol):
         """Optimizer steps of an epoch."""
 
 
-def fit(options: RunOptions, task: RunTask, data: RunData, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Train, from the start or exactly on from `--ckpt`; `callbacks` beside those of every run.
+def fit(
+    options: RunOptions,
+    task: RunTask,
+    data: RunData,
+    callbacks: Sequence[pl.Callback] = (),
+    *,
+    is_continued: bool = False,
+) -> pl.Trainer:
+    """Train, from the start or exactly on from `task.resumed`; `callbacks` beside those of every run.
+
+    `is_continued`: another task of the same command has begun the run; its last.ckpt makes way for this one's.
 
     Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
     below the run's folder.
@@ -40,8 +49,9 @@ def fit(options: RunOptions, task: RunTask, data: RunData, callbacks: Sequence[p
     _quieten()
     keep_freed_memory()
     trainer = build_trainer(options, task, data, callbacks)
-    _prepare_folder(options)
-    trainer.fit(task, data, ckpt_path=options.ckpt or None, weights_only=True)
+    if not is_continued:
+        _prepare_folder(options)
+    trainer.fit(task, data, ckpt_path=None if task.resumed is None else task.resumed.path, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
     return trainer
@@ -57,8 +67,7 @@ def build_trainer(
     """
     folder = options.run_dir / "checkpoints"
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
-    epochs = options.num_epochs * data.steps_per_epoch(options.devices)
-    total_steps = options.max_steps if options.max_steps > 0 else epochs
+    total_steps = task.total_steps(data.steps_per_epoch(options.devices))
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),

@@ -34,6 +34,11 @@ class RenderOutput(TensorStruct):
     coarse: "RenderOutput | None" = None
     """The pass that proposed the samples of this one."""
 
+    @property
+    def passes(self) -> "list[RenderOutput]":
+        """This one, and the coarse one where there is one."""
+        return [self] if self.coarse is None else [self, self.coarse]
+
 
 def weights_from_density(
     density: Float[Tensor, "*batch ray sample"], deltas: Float[Tensor, "*batch ray sample"]

@@ -22,7 +22,7 @@ _BELL_WIDTHS = (0.01, 0.03, 0.1)
 OFFSET_CHANNELS = len(_STEP_WIDTHS) + len(_BELL_WIDTHS) + 1
 """Channels of an encoded difference."""
 _TRUSTED_RESIDUAL, _TRUSTED_CAMERA_ERROR = 0.1, 0.3
-_LEAST_CONFIDENCE = 1e-3
+_MIN_CONFIDENCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DepthPrior(TensorStruct):
     """[0, 1]: how well VGGT's depths and cameras agree with the given cameras. Under weak perspective a network may
     take a relief for its mirror image, cameras included; the depths then still agree with each other."""
 
-    def distrusted(self) -> "DepthPrior":
+    def dropped(self) -> "DepthPrior":
         """The prior of a VGGT that has seen nothing."""
         nothing = self.map(torch.zeros_like)
         return replace(nothing, residual=torch.full_like(self.residual, torch.inf))
@@ -50,13 +50,18 @@ class DepthPrior(TensorStruct):
         return inverse_depth_maps(self.depth, self.confidence)
 
 
+def map_size(height: int, width: int) -> tuple[int, int]:
+    """Half of an image, rounded up."""
+    return -(-height // 2), -(-width // 2)
+
+
 def confidence_share(confidence: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """VGGT's confidence (1 and more) -> [0, 1)."""
     return 1 - 1 / confidence.clamp_min(1)
 
 
-def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int) -> DepthPrior:
-    """Align a VGGT's depth to the given cameras of its views and bring it to rows x cols.
+def depth_prior(features: FrozenFeatures, cameras: Cameras, height: int, width: int) -> DepthPrior:
+    """Align a VGGT's depth to the given cameras of its views, at half the size of images of height x width.
 
     Raises:
         InputError: when the VGGT was loaded without its camera or depth head.
@@ -69,7 +74,7 @@ def depth_prior(features: FrozenFeatures, cameras: Cameras, rows: int, cols: int
     trust = trust / (1 + (alignment.camera_error / _TRUSTED_CAMERA_ERROR).square())
     depth = features.depth * alignment.scale[:, None, None, None]
     maps = inverse_depth_maps(depth, confidence * trust[:, None, None, None]).flatten(0, 1)
-    maps = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False, antialias=True)
+    maps = F.interpolate(maps, map_size(height, width), mode="bilinear", align_corners=False, antialias=True)
     inverse, confidence = maps.unflatten(0, depth.shape[:2]).unbind(2)
     is_known = confidence > 0
     return DepthPrior(torch.where(is_known, confidence / inverse, 0.0), confidence, alignment.residual, trust)
@@ -95,8 +100,8 @@ def encoded_offsets(
     Soft steps and bells, each times the confidence, which is the last channel: without confidence all is 0.
     """
     weighted_inverse, confidence = looked_up.unbind(-1)
-    is_known = confidence > _LEAST_CONFIDENCE
-    offset = (depth * weighted_inverse / confidence.clamp_min(_LEAST_CONFIDENCE) - 1).clamp(-2, 2)
+    is_known = confidence > _MIN_CONFIDENCE
+    offset = (depth * weighted_inverse / confidence.clamp_min(_MIN_CONFIDENCE) - 1).clamp(-2, 2)
     confidence = torch.where(is_known, confidence, 0.0)
     steps = torch.stack([torch.tanh(offset / width) for width in _STEP_WIDTHS], dim=-1)
     bells = torch.stack([torch.exp(-0.5 * (offset / width).square()) for width in _BELL_WIDTHS], dim=-1)

@@ -13,10 +13,10 @@ from models.vggt.alignment import weighted_quantile
 _QUANTILE = 0.005
 _MARGIN_OF_EXTENT = 0.15
 _MARGIN_IN_RESIDUALS = 1.5
-_LARGEST_RESIDUAL = 0.15
-_LEAST_SHARE = 0.02
-_LEAST_TRUST = 0.2
-_MOST_POINTS_PER_VIEW = 2000
+_MAX_RESIDUAL = 0.15
+_MIN_SHARE = 0.02
+_MIN_TRUST = 0.2
+_MAX_POINTS_PER_VIEW = 2000
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class DepthRange(TensorStruct):
     is_auto: Bool[Tensor, " batch"]
     """From VGGT's depth; else the bounds of the data set."""
 
+    @classmethod
+    def of_data(cls, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]) -> "DepthRange":
+        """The bounds of the data set."""
+        return cls(near, far, torch.zeros_like(near, dtype=torch.bool))
+
 
 @torch.no_grad()
 def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: DepthRange) -> DepthRange:
@@ -39,7 +44,7 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
     contradict each other or the given cameras, and where the target sees next to nothing of what the sources saw.
     `target` has one camera per scene.
     """
-    step = max(1, round((prior.depth[0, 0].numel() / _MOST_POINTS_PER_VIEW) ** 0.5))
+    step = max(1, round((prior.depth[0, 0].numel() / _MAX_POINTS_PER_VIEW) ** 0.5))
     points_world, weight = surface_points(prior, source, step)
     projection = target.project(points_world)
     visible = weight * projection.visible
@@ -48,8 +53,8 @@ def automatic_range(prior: DepthPrior, source: Cameras, target: Cameras, data: D
         for fraction in (_QUANTILE, 1 - _QUANTILE)
     )
     margin = _MARGIN_OF_EXTENT * (high - low)
-    spread = 1 + _MARGIN_IN_RESIDUALS * prior.residual.clamp_max(_LARGEST_RESIDUAL)
+    spread = 1 + _MARGIN_IN_RESIDUALS * prior.residual.clamp_max(_MAX_RESIDUAL)
     near, far = (low - margin).clamp_min(0.3 * low) / spread, (high + margin) * spread
-    is_trusted = (prior.residual <= _LARGEST_RESIDUAL) & (prior.trust > _LEAST_TRUST)
-    is_auto = is_trusted & (visible.sum(-1) > _LEAST_SHARE * weight.sum(-1)) & (far > near)
+    is_trusted = (prior.residual <= _MAX_RESIDUAL) & (prior.trust > _MIN_TRUST)
+    is_auto = is_trusted & (visible.sum(-1) > _MIN_SHARE * weight.sum(-1)) & (far > near)
     return DepthRange(torch.where(is_auto, near, data.near), torch.where(is_auto, far, data.far), is_auto)

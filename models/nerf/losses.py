@@ -1,7 +1,5 @@
 """Losses of rendered rays against target pixels."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,27 +9,12 @@ from geometry import RayBundle
 from models.nerf.compositing import RenderOutput
 
 _RELATIVE_WIDTH = 0.01
+"""Least width (standard deviation) of the bell around a known depth, as a share of the ray's range."""
 
 
-class Losses(NamedTuple):
-    """Unweighted terms, each summed over the fine and the coarse pass."""
-
-    photometric: Float[Tensor, ""]
-    depth: Float[Tensor, ""]
-
-
-def render_losses(
-    output: RenderOutput,
-    rays: RayBundle,
-    rgb: Float[Tensor, "batch ray 3"],
-    depth: Float[Tensor, "batch ray"] | None,
-) -> Losses:
-    """Mean squared colour error, and how badly rays terminate at the known depth (camera z, 0 = unknown)."""
-    passes = [output] if output.coarse is None else [output, output.coarse]
-    photometric = sum(F.mse_loss(one.rgb, rgb) for one in passes)
-    if depth is None:
-        return Losses(photometric, torch.zeros_like(photometric))
-    return Losses(photometric, sum(termination_loss(one, rays, depth) for one in passes))
+def photometric_loss(output: RenderOutput, rgb: Float[Tensor, "batch ray 3"]) -> Float[Tensor, ""]:
+    """Mean squared error of colors, summed over the fine and the coarse pass (Mildenhall et al. 2020, eq. 6)."""
+    return sum(F.mse_loss(one.rgb, rgb) for one in output.passes)
 
 
 def termination_loss(output: RenderOutput, rays: RayBundle, depth: Float[Tensor, "batch ray"]) -> Float[Tensor, ""]:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from geometry import Cameras, pixel_centers
 
-_MOST_VIEWS = 64
+_MAX_VIEWS = 64
+"""Of a scan, that are asked what they see."""
 
 
 def common_box(
@@ -16,7 +17,7 @@ def common_box(
 
     `cameras` has one leading axis, the views; of very many, every n-th is asked.
     """
-    step = -(-len(near) // _MOST_VIEWS)
+    step = -(-len(near) // _MAX_VIEWS)
     cameras, near, far = cameras[::step], near[::step], far[::step]
     grid = pixel_centers(9, 9, cameras.w2c) / 9 * torch.tensor([cameras.width, cameras.height]).to(cameras.w2c)
     fractions = torch.linspace(0, 1, 17).to(cameras.w2c)
@@ -32,7 +33,7 @@ def common_box(
 
 
 class SceneBox(nn.Module):
-    """What belongs to one scene: points of the world -> places from -1 to 1, of which a box gets the middle half.
+    """What belongs to one scene: points of the world -> coordinates from -1 to 1, of which a box gets the middle half.
 
     Space outside the box is contracted into a shell around it (Barron et al. 2022, eq. 10, with the max norm).
     """
@@ -42,7 +43,7 @@ class SceneBox(nn.Module):
         self.register_buffer("box_min", torch.zeros(3))
         self.register_buffer("box_max", torch.ones(3))
 
-    def place(self, box_min: Float[Tensor, " 3"], box_max: Float[Tensor, " 3"]) -> None:
+    def set_bounds(self, box_min: Float[Tensor, " 3"], box_max: Float[Tensor, " 3"]) -> None:
         """Set the box; world frame, scene units."""
         self.box_min.copy_(box_min)
         self.box_max.copy_(box_max)

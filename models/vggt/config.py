@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geometry.errors import InputError
-from models.vggt.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIONS, VALUE_ACTIVATIONS
-from models.vggt.config_checks import (
+from models.config_checks import (
     build,
     read_json,
     require_choice,
@@ -21,6 +20,7 @@ from models.vggt.config_checks import (
     require_positive,
     section,
 )
+from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIONS, VALUE_ACTIVATIONS
 
 MATCH_STEM = "match"
 HEADS = ("camera", "depth", "point", "track")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from geometry.errors import InputError
 from models.vggt.aggregator import AggregatedTokens, Aggregator
-from models.vggt.camera_head import CameraHead
 from models.vggt.config import VGGTConfig
-from models.vggt.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
+from models.vggt.heads.camera_head import CameraHead
+from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
+from models.vggt.heads.track_head import TrackHead, Tracks
 from models.vggt.layers import Block
-from models.vggt.track_head import TrackHead, Tracks
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 
 from data.readers.registry import read_scenes
 from geometry import InputError
+from models.nerf.guided.scene_field import Surfaces
 from models.nerf.scene_box import common_box
-from models.nerf.scene_field import Surfaces
 from tests.oracle_vggt import OracleVGGT
 from tests.render.tiny import write_backbone
 from tests.scenes import random_batch

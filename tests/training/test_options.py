@@ -11,7 +11,7 @@ from training.options import RunOptions
 from training.vggt.options import VGGTOptions
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.txt"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.txt"))
 
 
 def options_class(config: Path) -> type[RunOptions]:

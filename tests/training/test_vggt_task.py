@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from geometry import InputError
+from models.lora import LoRALinear, add_lora, merged_state
 from models.vggt import VGGT
-from models.vggt.lora import LoRALinear, add_lora, merged_state
-from models.vggt.losses import LossWeights
+from models.vggt.objective.losses import LossWeights
 from tests.training.tiny_vggt import SIZES, frame_batch, tiny_options
 from training.errors import NonFiniteError
 from training.run_task import clip_by_group

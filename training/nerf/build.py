@@ -1,34 +1,34 @@
 """Options of both radiance-field scripts -> data, model and task."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from data.novel_view.datamodule import SceneDataModule
 from data.scene import PosedScene
 from geometry import InputError
-from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.guided.scene_field import SceneField
+from models.nerf.renderer import NearFar
+from models.nerf.samplers import RendererSpec, require_own_options
 from models.nerf.scene_box import SceneBox
 from models.nerf.vggt_nerf import VGGTNeRF
+from models.vggt.frozen import FrozenVGGT
 from training.backbone import load_backbone, load_recorded_backbone, require_same_backbone
-from training.checkpoint import load_strictly
-from training.nerf.checkpoint import load_general_weights, read_nerf_checkpoint
-from training.nerf.finetune import FinetuneTask, box_of
+from training.checkpoint import Checkpoint, load_strictly, read_checkpoint
+from training.nerf.checkpoint import NERF, SCENE_FIELD, NerfRecord, load_general_weights, read_nerf_checkpoint
+from training.nerf.finetune import FinetuneTask, SceneFieldTask, box_of
 from training.nerf.options import FinetuneOptions, GeneralOptions, TrainOptions
-from training.nerf.task import NerfTask
+from training.nerf.task import GeneralTask
 
 _TOKEN_CACHE_BYTES = 4 << 30
+"""Of VGGT's tokens of one scene, which fine-tuning computes once per set of source views."""
 
 
-def _marching(options: TrainOptions) -> Marching:
-    background = 1.0 if options.white_bkgd else 0.0
-    return Marching(options.N_samples, options.N_importance, background, options.near_far, options.N_guided)
-
-
-def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
-    """The data module that a run's options describe."""
-    data = SceneDataModule(options.data_spec(is_per_scene=is_per_scene))
+def build_data(options: TrainOptions, *, is_per_scene: bool, first_step: int = 0) -> SceneDataModule:
+    """The data module that a run's options describe; `first_step`: how many steps a task before this one made."""
+    data = SceneDataModule(replace(options.data_spec(is_per_scene=is_per_scene), first_step=first_step))
     for scene in data.train_scenes.values():
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"
@@ -37,7 +37,7 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
     return data
 
 
-def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]) -> NerfTask:
+def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]) -> GeneralTask:
     """Model and task for training across scenes; takes weights from `--init_from` when given.
 
     `trained_on`: the training targets, for the record. A checkpoint to resume is read and compared first.
@@ -45,65 +45,106 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     start = options.ckpt or options.init_from
     checkpoint = read_nerf_checkpoint(Path(start)) if start else None
     wants_depth = options.depth_prior or options.near_far == "auto"
-    vggt, record = load_backbone(options.vggt_ckpt, options.vggt_image_size, wants_depth=wants_depth)
+    vggt, backbone = load_backbone(options.vggt_ckpt, options.vggt_image_size, wants_depth=wants_depth)
     torch.manual_seed(options.seed)
-    is_guided = options.sampler == "guided"
-    config = NerfConfig(
-        token_layers=0 if is_guided else len(record.layers),
-        token_channels=0 if is_guided or vggt is None else vggt.channels,
-        feature_channels=options.feature_channels,
-        hidden=options.hidden,
-        fused=options.fused,
-        depth_prior=options.depth_prior,
-        sampler=options.sampler,
-        sweep_planes=options.sweep_planes,
-    )
-    model = VGGTNeRF(vggt, config, _marching(options))
-    if options.init_from:
-        require_same_backbone(checkpoint.record.vggt, record, f"--init_from {options.init_from}")
+    tokens = {"token_layers": len(backbone.layers), "token_channels": 0 if vggt is None else vggt.channels}
+    spec = _spec(options.sampler, options, tokens)
+    model = VGGTNeRF(vggt, spec.build())
+    if checkpoint is not None and options.init_from:
+        require_same_backbone(checkpoint.record.vggt, backbone, f"--init_from {options.init_from}")
         load_strictly(model, checkpoint.weights, f"checkpoint {start}")
         trained_on = merged_views(checkpoint.record.trained_on, trained_on)
-    task = NerfTask(options, model, record, trained_on)
-    if options.ckpt:
+    task = GeneralTask(options, model, spec, backbone, trained_on)
+    if checkpoint is not None and options.ckpt:
         task.resume(checkpoint)
     return task
 
 
-def build_finetune_task(options: FinetuneOptions, scene: PosedScene) -> FinetuneTask:
-    """Model and task for one scene, whose training cameras give the box of its grids."""
-    checkpoint = read_nerf_checkpoint(Path(options.ckpt or options.init_from))
-    start = checkpoint.record
-    vggt = load_recorded_backbone(start.vggt, options.vggt_ckpt, wants_depth=options.near_far == "auto")
-    torch.manual_seed(options.seed)
-    config = NerfConfig(
-        **{
-            **asdict(start.network),
-            "residual_channels": options.residual_channels,
-            "residual_resolution": options.residual_resolution,
-            "scene_field": options.scene_field,
-        }
-    )
-    if options.scene_field and not (config.sampler == "guided" and config.depth_prior):
+@dataclass(frozen=True)
+class FinetuneStart:
+    """What fine-tuning starts from: read once, for both of its parts."""
+
+    checkpoint: Checkpoint[NerfRecord]
+    """Of a general model, or one of this run to go on from."""
+    vggt: FrozenVGGT | None
+
+    @property
+    def is_before_the_field(self) -> bool:
+        """Whether the scene's own field has still to be learned, or is being learned."""
+        return self.checkpoint.record.task != FinetuneTask.task
+
+
+def read_finetune_start(options: FinetuneOptions) -> FinetuneStart:
+    """The checkpoint of `--ckpt` or `--init_from`, and its backbone.
+
+    Raises:
+        InputError: for a checkpoint that cannot be fine-tuned, or options that its sampler does not have.
+    """
+    checkpoint = read_checkpoint(Path(options.ckpt or options.init_from), NERF, SCENE_FIELD)
+    record = checkpoint.record
+    if options.init_from and record.task != "general":
+        raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {record.task} one")
+    require_own_options(record.renderer.sampler, options, f"the model of {checkpoint.path}")
+    if options.scene_field and not record.renderer.config.depth_prior:
         raise InputError(
-            "--scene_field joins the sweep of the guided sampler in the place of VGGT's depth: expected a checkpoint "
-            f"trained with --sampler guided --depth_prior, got {config.sampler}, depth prior {config.depth_prior}"
+            "--scene_field stands where VGGT's depth stood: expected a checkpoint trained with --depth_prior, "
+            f"got {checkpoint.path}, which was not"
         )
-    model = VGGTNeRF(vggt, config, _marching(options), cache_bytes=_TOKEN_CACHE_BYTES)
-    if options.init_from:
-        if start.task != "general":
-            raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {start.task} one")
-        load_general_weights(model, checkpoint)
+    vggt = load_recorded_backbone(record.vggt, options.vggt_ckpt, wants_depth=options.near_far == "auto")
+    return FinetuneStart(checkpoint, vggt)
+
+
+def build_scene_field_task(options: FinetuneOptions, scene: PosedScene, start: FinetuneStart) -> SceneFieldTask:
+    """The first part of fine-tuning with `--scene_field`: the field, and the general model that it learns from."""
+    record = start.checkpoint.record
+    spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config))
+    model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
+    load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
+    field = SceneField(options.scene_field)
+    field.set_bounds(*box_of(model, scene))
+    task = SceneFieldTask(options, model, spec, record.vggt, _trained_on(record, scene), scene=scene, field=field)
+    if options.ckpt:
+        task.resume(start.checkpoint)
+    return task
+
+
+def build_finetune_task(
+    options: FinetuneOptions, scene: PosedScene, start: FinetuneStart, field: SceneField | None = None
+) -> FinetuneTask:
+    """Model and task for one scene, whose training cameras give the box of its grids.
+
+    `field`: what the first part has learned, unless `--ckpt` goes on with the second.
+    """
+    record = start.checkpoint.record
+    torch.manual_seed(options.seed)
+    parts = ("residual_channels", "residual_resolution", *(("scene_field",) if options.scene_field else ()))
+    own = {name: getattr(options, name) for name in parts}
+    spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | own)
+    model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
+    if record.task == FinetuneTask.task:
+        load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
     else:
-        load_strictly(model, checkpoint.weights, f"checkpoint {options.ckpt}")
+        load_general_weights(model, start.checkpoint)
+    if field is not None:
+        model.network.scene_field.load_state_dict(field.state_dict())
     box = box_of(model, scene)
     for part in model.modules():
         if isinstance(part, SceneBox):
-            part.place(*box)
-    trained_on = merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
-    task = FinetuneTask(options, model, start.vggt, trained_on, scene)
-    if options.ckpt:
-        task.resume(checkpoint)
+            part.set_bounds(*box)
+    task = FinetuneTask(options, model, spec, record.vggt, _trained_on(record, scene))
+    if record.task == FinetuneTask.task:
+        task.resume(start.checkpoint)
     return task
+
+
+def _spec(sampler: str, options: TrainOptions, shapes: dict[str, Any]) -> RendererSpec:
+    """A renderer of those shapes or else the options', with rays marched as the options say."""
+    background, near_far = 1.0 if options.white_bkgd else 0.0, cast(NearFar, options.near_far)
+    return RendererSpec.from_options(sampler, asdict(options) | shapes, background=background, near_far=near_far)
+
+
+def _trained_on(start: NerfRecord, scene: PosedScene) -> dict[str, list[int]]:
+    return merged_views(start.trained_on, {scene.scan: sorted(scene.train_views)})
 
 
 def merged_views(one: dict[str, list[int]], other: dict[str, list[int]]) -> dict[str, list[int]]:

@@ -1,10 +1,12 @@
 """Checkpoints of radiance fields: what they record, and how their models come back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.nerf.nerf_config import Marching, NearFar, NerfConfig
+from models.nerf.renderer import NearFar
+from models.nerf.samplers import RendererSpec
 from models.nerf.scene_box import SceneBox
 from models.nerf.vggt_nerf import VGGTNeRF
 from training.backbone import VGGTRecord, load_recorded_backbone
@@ -16,9 +18,8 @@ class NerfRecord(CheckpointRecord):
     """All that is needed to rebuild the model of a checkpoint."""
 
     task: str
-    """`general` or `finetune`."""
-    network: NerfConfig
-    marching: Marching
+    """`general`, `scene_field` or `finetune`."""
+    renderer: RendererSpec
     vggt: VGGTRecord
     trained_on: dict[str, list[int]]
     """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
@@ -28,25 +29,24 @@ class NerfRecord(CheckpointRecord):
         """See `CheckpointRecord`."""
         vggt = dict(plain["vggt"])
         vggt |= {name: tuple(vggt[name]) for name in ("layers", "heads") if name in vggt}
-        return cls(
-            task=plain["task"],
-            network=NerfConfig(**plain["network"]),
-            marching=Marching(**plain["marching"]),
-            vggt=VGGTRecord(**vggt),
-            options=plain["options"],
-            commit=plain["commit"],
-            trained_on=plain["trained_on"],
-        )
+        return cls(**{**plain, "renderer": RendererSpec.from_plain(plain["renderer"]), "vggt": VGGTRecord(**vggt)})
 
 
-def _build(record: NerfRecord, vggt_ckpt: str = "", near_far: NearFar | None = None) -> VGGTNeRF:
-    """`vggt_ckpt`: where the backbone lies now; `near_far`: where rays start and end; None = as trained."""
-    marching = replace(record.marching, near_far=near_far or record.marching.near_far)
-    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=marching.near_far == "auto")
-    return VGGTNeRF(vggt, record.network, marching)
+def _build(
+    record: NerfRecord,
+    vggt_ckpt: str = "",
+    near_far: NearFar | None = None,
+    samples: Mapping[str, int | None] | None = None,
+) -> VGGTNeRF:
+    """`vggt_ckpt`: where the backbone lies now; `near_far`, `samples`: bounds and sample counts, if not as trained."""
+    spec = replace(record.renderer.with_samples(samples or {}), near_far=near_far or record.renderer.near_far)
+    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=spec.near_far == "auto")
+    return VGGTNeRF(vggt, spec.build())
 
 
 NERF = CheckpointKind("vggt_nerf", "train_general.py or train_finetune.py", NerfRecord, _build)
+SCENE_FIELD = CheckpointKind("vggt_nerf_scene_field", "the first part of train_finetune.py", NerfRecord, _build)
+"""The general model that a field of a scene learns from, and beside it the field."""
 
 
 def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord]:
@@ -54,14 +54,13 @@ def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord]:
     return read_checkpoint(path, NERF)
 
 
-def load_model(path: Path, vggt_ckpt: str = "", near_far: NearFar | None = None) -> tuple[VGGTNeRF, NerfRecord]:
+def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, NerfRecord]:
     """A trained model ready to render, on the CPU, and the record of how it came about.
 
-    `vggt_ckpt`: where the backbone lies now, if not where it was found; `near_far`: where rays start and end; None =
-    as trained.
+    `vggt_ckpt`: where the backbone lies now, if not where it was found.
     """
     checkpoint = read_nerf_checkpoint(path)
-    return checkpoint.network(vggt_ckpt=vggt_ckpt, near_far=near_far), checkpoint.record
+    return checkpoint.network(vggt_ckpt=vggt_ckpt), checkpoint.record
 
 
 def load_general_weights(model: VGGTNeRF, start: Checkpoint[NerfRecord]) -> None:

@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass, replace
 
 from data.novel_view.datamodule import NovelViewSpec
+from data.readers.registry import READERS
 from geometry import require
+from models.nerf.samplers import SAMPLERS, require_own_options
 from training.options import RunOptions, option
 
 
@@ -12,7 +14,7 @@ from training.options import RunOptions, option
 class TrainOptions(RunOptions):
     """What both scripts for radiance fields understand."""
 
-    dataset_name: str = option("dtu", "data set format: dtu, blendedmvs, llff, blender, co3d, vkitti")
+    dataset_name: str = option("dtu", f"data set format: {', '.join(READERS)}")
     datadir: str = option("./data/dtu", "root folder of the data set")
     scans: tuple[str, ...] = option(
         (),
@@ -28,11 +30,11 @@ class TrainOptions(RunOptions):
     )
     rays_per_step: int = option(1024, "rays per scene and step")
     scenes_per_step: int = option(1, "target images per step and process")
-    N_samples: int = option(64, "samples per ray of the coarse pass")
-    N_importance: int = option(
-        64, "further samples per ray where the coarse pass found something; 0 = coarse pass only"
+    N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass (64)")
+    N_importance: int | None = option(
+        None, "hierarchical: further samples per ray where the coarse pass found something; 0 = coarse pass only (64)"
     )
-    N_guided: int = option(8, "samples per ray of the guided sampler, all in the interval that its sweep found")
+    N_guided: int | None = option(None, "guided: samples per ray, all in the interval that the sweep found (8)")
     near_far: str = option(
         "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
     )
@@ -41,14 +43,14 @@ class TrainOptions(RunOptions):
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
     depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
     color_loss: float = option(
-        0.0, "weight of the error of the colours on the guided sampler's planes, which teaches depth without depth maps"
+        0.0, "guided: weight of the error of the colors on the sweep's planes, which teaches depth without depth maps"
     )
 
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
         super().__post_init__()
-        self._require_at_least(1, "rays_per_step", "scenes_per_step", "N_samples", "N_guided", "chunk")
-        self._require_at_least(0, "N_importance", "warmup_steps", "depth_loss", "color_loss")
+        self._require_at_least(1, "rays_per_step", "scenes_per_step", "chunk")
+        self._require_at_least(0, "warmup_steps", "depth_loss", "color_loss")
         self._require_positive("imgScale_test")
         require(
             bool(self.imgScale_train) and all(0 < one < math.inf for one in self.imgScale_train),
@@ -95,14 +97,16 @@ class GeneralOptions(TrainOptions):
     depth_prior: bool = option(
         False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
     )
-    distrust: float = option(
-        0.0, "share of steps without what VGGT sees (needs its depth), for scenes where its cameras turn out wrong"
+    backbone_dropout: float = option(
+        0.0,
+        "share of steps without what VGGT sees (needs its depth), for scenes where its cameras turn out wrong",
+        aliases=("distrust",),
     )
     muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: Adam learns them too")
     sampler: str = option(
         "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
     )
-    sweep_planes: int = option(48, "planes of the guided sampler's coarse sweep between near and far")
+    sweep_planes: int | None = option(None, "guided: planes of the coarse sweep between near and far (48)")
     extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
@@ -115,19 +119,19 @@ class GeneralOptions(TrainOptions):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
-        self._require_at_least(8, "sweep_planes")
-        require(0 <= self.distrust < 1, f"--distrust: expected 0 to below 1, got {self.distrust}")
+        dropout = self.backbone_dropout
+        require(0 <= dropout < 1, f"--backbone_dropout: expected 0 to below 1, got {dropout}")
         require(
-            not self.distrust or self.depth_prior,
-            "--distrust needs the depth of a VGGT: expected --depth_prior beside it",
+            not dropout or self.depth_prior,
+            "--backbone_dropout needs the depth of a VGGT: expected --depth_prior beside it",
         )
+        known = ", ".join(SAMPLERS)
+        require(self.sampler in SAMPLERS, f"--sampler: expected one of {known}, got {self.sampler!r}")
+        require_own_options(self.sampler, self, "this run")
+        reads = SAMPLERS[self.sampler].reads_tokens or self.depth_prior or self.near_far == "auto"
         require(
-            self.sampler in ("hierarchical", "guided"),
-            f"--sampler: expected hierarchical or guided, got {self.sampler!r}",
-        )
-        require(
-            self.sampler == "hierarchical" or self.vggt_ckpt == "none" or self.depth_prior or self.near_far == "auto",
-            "--sampler guided uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
+            reads or self.vggt_ckpt == "none",
+            f"--sampler {self.sampler} uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
             f"--vggt_ckpt none, got {self.vggt_ckpt}",
         )
 
@@ -145,10 +149,10 @@ class FinetuneOptions(TrainOptions):
     residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
     residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")
     scene_field: int = option(
-        0, "cells along each side of a per-scene field that shows the guided sampler where surfaces are; 0 = none"
+        0, "guided: cells along each side of a per-scene field that shows where surfaces are; 0 = none"
     )
     scene_field_steps: int = option(
-        200, "first optimizer steps, in which the per-scene field learns, alone; then it stands still"
+        200, "the first of the optimizer steps, in which the per-scene field learns, alone; then it stands still"
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
@@ -179,3 +183,8 @@ class FinetuneOptions(TrainOptions):
             f"--scene_field_steps {self.scene_field_steps} and as many --warmup_steps {self.warmup_steps} behind them: "
             f"expected fewer than --max_steps {self.max_steps}",
         )
+
+    @property
+    def steps_of_field(self) -> int:
+        """Steps in which the per-scene field learns."""
+        return self.scene_field_steps if self.scene_field else 0

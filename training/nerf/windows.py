@@ -1,23 +1,16 @@
-"""Parts of target views that a training step sweeps instead of whole ones."""
+"""Parts of target views that a training step views instead of whole ones."""
 
 from dataclasses import replace
 
 import torch
 
 from geometry import SceneBatch
-from models.nerf.light_stem import halvings
 
 
-def random_window(batch: SceneBatch, rows: int, cols: int, generators: list[torch.Generator]) -> SceneBatch:
-    """The same batch with targets cut to a random window that is swept at rows x cols or, in a small image, fewer.
-
-    One and the same place for all scenes. A sweep of a part of the view costs as much less as the part is smaller,
-    and sees the same parallax.
-    """
+def random_window(batch: SceneBatch, rows: int, cols: int, generator: torch.Generator) -> SceneBatch:
+    """The same batch with its targets cut to a random window of rows x cols pixels, at one place for all scenes."""
     height, width = batch.target.images.shape[-2:]
-    factor = 2 ** halvings(height, width)
-    rows, cols = min(rows * factor, height), min(cols * factor, width)
-    top, left = (_random_start(size, part, generators[0]) for size, part in ((height, rows), (width, cols)))
+    top, left = (_random_start(size, part, generator) for size, part in ((height, rows), (width, cols)))
     window = (..., slice(top, top + rows), slice(left, left + cols))
     target = replace(
         batch.target,

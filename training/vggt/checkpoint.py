@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geometry import InputError
+from models.lora import merged_state
 from models.vggt import VGGT, VGGTConfig, load_vggt
-from models.vggt.lora import merged_state
 from models.vggt.weights import WeightIdentity, file_sha256
 from training.checkpoint import CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 from training.files import staged_file, write_json

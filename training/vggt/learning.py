@@ -9,8 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from geometry import InputError
+from models.lora import LoRALinear, add_lora
 from models.vggt.layers import Block
-from models.vggt.lora import LoRALinear, add_lora
 from models.vggt.vggt import VGGT
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from geometry import Cameras, InputError, Views, pixel_centers
 from geometry.pose_metrics import best_similarity, pose_auc, relative_pose_errors
 from models.vggt import VGGTOutput
-from models.vggt.ground_truth import ground_truth
+from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.pose_encoding import decode_pose, homogeneous
 
 AUC_THRESHOLDS = (5, 15, 30)

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 
 from geometry import FrameBatch
 from models.vggt import VGGT, VGGTOutput, WeightIdentity
-from models.vggt.ground_truth import ground_truth
-from models.vggt.losses import LossWeights, vggt_objective
-from models.vggt.match_loss import match_loss
-from models.vggt.track_targets import TrackTargets, tracks_of_batch
+from models.vggt.objective.ground_truth import ground_truth
+from models.vggt.objective.losses import LossWeights, vggt_objective
+from models.vggt.objective.match_loss import match_loss
+from models.vggt.objective.track_targets import TrackTargets, tracks_of_batch
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
 from training.schedules import LinearCosine

@@ -9,9 +9,9 @@ from geometry import InputError, SceneBatch, Views
 from models.nerf.compositing import RenderOutput
 from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior, depth_prior, encoded_offsets
 from models.nerf.depth_range import DepthRange, automatic_range
-from models.nerf.feature_maps import FeatureExtractor
+from models.nerf.hierarchical.feature_maps import FeatureExtractor
+from models.nerf.hierarchical.network import GeneralizableNeRF
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.network import GeneralizableNeRF
 from models.nerf.vggt_nerf import VGGTNeRF
 from tests.models.nerf.test_network import assert_same_picture, scaled, some_rays
 from tests.oracle_vggt import OracleVGGT

@@ -7,16 +7,16 @@ import torch
 
 from geometry import Cameras, RayBundle, SceneBatch, pixel_centers
 from models.nerf.compositing import FieldOutput
-from models.nerf.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
-from models.nerf.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.depth_splat import occupancy, splat_depth
-from models.nerf.guided_network import GuidedNeRF
-from models.nerf.light_field import LightSamples
-from models.nerf.light_stem import sweep_size, working_size
+from models.nerf.guided.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
+from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples, intervals
+from models.nerf.guided.depth_splat import occupancy, splat_depth
+from models.nerf.guided.image_stem import sweep_size, working_size
+from models.nerf.guided.network import GuidedNeRF
+from models.nerf.guided.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
+from models.nerf.guided.radiance_field import LightSamples
+from models.nerf.guided.shadow_map import depth_behind, shadow_maps
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
-from models.nerf.shadow_map import depth_behind, shadow_maps
 from models.nerf.vggt_nerf import VGGTNeRF
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 from tests.scenes import random_batch, random_views, ring_cameras, slanted_plane_depth

@@ -7,10 +7,10 @@ import torch
 
 from geometry import Cameras, RayBundle, SceneBatch, Views, pixel_centers, rigid_inverse
 from models.nerf.compositing import RenderOutput
-from models.nerf.feature_maps import FeatureMaps
+from models.nerf.hierarchical.feature_maps import FeatureMaps
+from models.nerf.hierarchical.network import GeneralizableNeRF
+from models.nerf.hierarchical.point_features import gather_point_features
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.network import GeneralizableNeRF
-from models.nerf.point_features import gather_point_features
 from models.nerf.scene_box import common_box
 from models.nerf.scene_residual import SceneResidual
 from tests.scenes import random_batch, random_views, rigid_motion

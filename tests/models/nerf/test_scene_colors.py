@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from geometry import pixel_centers
-from models.nerf.depth_splat import SplattedDepth
-from models.nerf.guided_network import GuidedNeRF
-from models.nerf.light_field import GUIDE_CHANNELS, LightField, LightSamples, SceneSamples
+from models.nerf.guided.depth_splat import SplattedDepth
+from models.nerf.guided.network import GuidedNeRF
+from models.nerf.guided.plane_sweep import DisparityRange, sweep_lines
+from models.nerf.guided.radiance_field import GUIDE_CHANNELS, LightField, LightSamples, SceneSamples
+from models.nerf.guided.scene_colors import SceneColors
+from models.nerf.guided.scene_field import SceneView
 from models.nerf.nerf_config import NerfConfig
-from models.nerf.plane_sweep import DisparityRange, sweep_lines
-from models.nerf.scene_colors import SceneColors
-from models.nerf.scene_field import SceneView
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 
 

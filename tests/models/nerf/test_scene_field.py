@@ -8,12 +8,12 @@ import torch
 from geometry import pixel_centers
 from models.nerf.compositing import RenderOutput, weights_from_density
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.guided_network import AimedMaps, GuidedNeRF
+from models.nerf.guided.network import AimedMaps, GuidedNeRF
+from models.nerf.guided.plane_sweep import DisparityRange
+from models.nerf.guided.scene_field import SceneField, Surfaces, surface_loss
 from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.plane_sweep import DisparityRange
 from models.nerf.ray_sampling import stratified_samples
 from models.nerf.scene_box import SceneBox
-from models.nerf.scene_field import SceneField, Surfaces, surface_loss
 from tests.scenes import random_batch, random_views
 
 CONFIG = NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8, depth_prior=True, sampler="guided", sweep_planes=12)

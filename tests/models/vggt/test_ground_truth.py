@@ -8,7 +8,7 @@ from torch import Tensor
 
 from geometry import Cameras, Views
 from geometry.errors import InputError
-from models.vggt.ground_truth import GroundTruth, ground_truth, mean_distance, normalize_scene
+from models.vggt.objective.ground_truth import GroundTruth, ground_truth, mean_distance, normalize_scene
 from models.vggt.pose_encoding import decode_pose, encode_pose
 from tests.scenes import random_views, rigid_motion
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from geometry.errors import InputError
-from models.vggt.dense_losses import DenseOptions, depth_loss, point_loss, quantile_filter
-from models.vggt.ground_truth import GroundTruth
-from models.vggt.losses import CameraNorm, LossWeights, camera_loss, vggt_objective
-from models.vggt.surface_terms import SurfaceTerm
-from models.vggt.track_loss import track_loss
-from models.vggt.track_targets import TrackTargets
+from models.vggt.objective.dense_losses import DenseOptions, depth_loss, point_loss, quantile_filter
+from models.vggt.objective.ground_truth import GroundTruth
+from models.vggt.objective.losses import CameraNorm, LossWeights, camera_loss, vggt_objective
+from models.vggt.objective.surface_terms import SurfaceTerm
+from models.vggt.objective.track_loss import track_loss
+from models.vggt.objective.track_targets import TrackTargets
 from models.vggt.vggt import VGGTOutput
 from tests import goldens
 

@@ -8,8 +8,8 @@ import torch
 
 from geometry import Cameras, InputError, Views
 from models.vggt.config import AggregatorConfig
-from models.vggt.match_loss import NO_MATCH, match_loss, match_targets
 from models.vggt.match_stem import MatchStem, _expected, cell_positions
+from models.vggt.objective.match_loss import NO_MATCH, match_loss, match_targets
 from models.vggt.vggt import VGGT
 
 SIZES = {

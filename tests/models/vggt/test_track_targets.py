@@ -10,9 +10,15 @@ from geometry import FrameBatch, Views
 from geometry.cameras import pixel_centers
 from geometry.epipolar import fundamental_matrix, sampson_distance
 from geometry.errors import InputError
-from models.vggt.ground_truth import ground_truth
-from models.vggt.losses import vggt_objective
-from models.vggt.track_targets import TrackTargets, group_tracks, tracks_from_depth, tracks_of_batch, visible_at
+from models.vggt.objective.ground_truth import ground_truth
+from models.vggt.objective.losses import vggt_objective
+from models.vggt.objective.track_targets import (
+    TrackTargets,
+    group_tracks,
+    tracks_from_depth,
+    tracks_of_batch,
+    visible_at,
+)
 from tests import goldens
 from tests.scenes import random_views, ring_cameras
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from geometry.errors import InputError
-from models.vggt import dpt_blocks
-from models.vggt.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIONS, VALUE_ACTIVATIONS
 from models.vggt.attention import patch_positions, rotary_angles, rotate
-from models.vggt.camera_head import CameraHead
 from models.vggt.config import CameraHeadConfig
-from models.vggt.correlation import correlate, feature_pyramid, sample_maps
-from models.vggt.dpt_blocks import FeatureFusion, resize_maps
+from models.vggt.heads import dpt_blocks
+from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIONS, VALUE_ACTIVATIONS
+from models.vggt.heads.camera_head import CameraHead
+from models.vggt.heads.correlation import correlate, feature_pyramid, sample_maps
+from models.vggt.heads.dpt_blocks import FeatureFusion, resize_maps
+from models.vggt.heads.track_head import embed_flow
+from models.vggt.heads.updateformer import CrossAttentionBlock, SelfAttentionBlock
 from models.vggt.layers import Block, PatchEmbed, SwiGLU
 from models.vggt.pose_encoding import (
     decode_pose,
@@ -26,8 +28,6 @@ from models.vggt.pose_encoding import (
     unproject_depth,
 )
 from models.vggt.sincos import image_plane_grid, sincos_map
-from models.vggt.track_head import embed_flow
-from models.vggt.updateformer import CrossAttentionBlock, SelfAttentionBlock
 from models.vggt.vit import resize_position_embedding
 
 UNITS = Path(__file__).parents[2] / "golden" / "units"

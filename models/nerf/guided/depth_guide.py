@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import RayBundle, RaySamples, TensorStruct
-from models.nerf.cost_volume import DepthEstimate
-from models.nerf.plane_sweep import DisparityRange
+from models.nerf.guided.cost_volume import DepthEstimate
+from models.nerf.guided.plane_sweep import DisparityRange
 
 _SPREADS = 2.0
+"""Half an interval in standard deviations of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Intervals(TensorStruct):
     half: Float[Tensor, "*shape"]
     """Half the length, disparity fraction."""
 
-    def at(self, place: Float[Tensor, "*any_shape count"]) -> Float[Tensor, "*shape count"]:
-        """Disparity fractions at places from 1 (near end) to -1; intervals that reach beyond far move nearer."""
-        return torch.maximum(self.center, self.half)[..., None] + self.half[..., None] * place
+    def at(self, offset: Float[Tensor, "*any_shape count"]) -> Float[Tensor, "*shape count"]:
+        """Disparity fractions at offsets from 1 (near end) to -1; intervals that reach beyond far move nearer."""
+        return torch.maximum(self.center, self.half)[..., None] + self.half[..., None] * offset
 
 
 def intervals(

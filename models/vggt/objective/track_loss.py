@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geometry.precision import full_precision
-from models.vggt.dense_losses import zero_of
+from models.vggt.objective.dense_losses import zero_of
 
 ITERATION_DECAY = 0.8
 MIN_TRACK_POINTS = 3

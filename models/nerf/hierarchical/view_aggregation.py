@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.layers import masked_mean_and_variance
-from models.nerf.point_features import PointFeatures
+from models.layers import masked_mean_and_variance, masked_softmax
+from models.nerf.hierarchical.point_features import PointFeatures
 
 _VARIANCE_FLOOR = 1e-3
 
@@ -52,9 +52,3 @@ class ViewAggregation(nn.Module):
         pooled = masked_mean_and_variance(hidden, masked_softmax(self.attention(hidden), visible))
         seen = visible.to(observed.dtype).mean(1)
         return AggregatedPoints(F.relu(self.fuse(torch.cat([*pooled, statistics, seen], dim=-1))), hidden)
-
-
-def masked_softmax(logits: Float[Tensor, "batch view point 1"], visible: Tensor) -> Float[Tensor, "batch view point 1"]:
-    """Softmax over the visible views; all zero where there is none."""
-    weights = torch.softmax(logits.float().masked_fill(~visible, -1e4), dim=1)
-    return (weights * visible).to(logits.dtype)

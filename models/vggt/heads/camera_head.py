@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vggt.activations import POSE_ACTIVATIONS
 from models.vggt.config import CameraHeadConfig
+from models.vggt.heads.activations import POSE_ACTIVATIONS
 from models.vggt.layers import Block, Mlp
 from models.vggt.pose_encoding import PoseEncoding
 

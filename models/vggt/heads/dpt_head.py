@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.vggt.activations import CONFIDENCE_ACTIVATIONS, VALUE_ACTIVATIONS
 from models.vggt.config import DPTConfig
-from models.vggt.dpt_blocks import Maps, Scratch, resize_maps
+from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, VALUE_ACTIVATIONS
+from models.vggt.heads.dpt_blocks import Maps, Scratch, resize_maps
 from models.vggt.sincos import image_plane_grid, sincos_map
 
 FRAMES_CHUNK_SIZE = 8

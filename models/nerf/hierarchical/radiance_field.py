@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from geometry import RayBundle, RaySamples
 from models.layers import mlp, sinusoidal_encoding
-from models.nerf.point_features import PointFeatures
-from models.nerf.view_aggregation import AggregatedPoints
+from models.nerf.hierarchical.point_features import PointFeatures
+from models.nerf.hierarchical.view_aggregation import AggregatedPoints
 
 # Density is predicted in units of this many per (t_far - t_near), so that no result depends on the scene's unit.
 _DENSITY_PER_RANGE = 100.0

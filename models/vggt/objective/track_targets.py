@@ -13,7 +13,7 @@ from geometry.errors import require
 from geometry.precision import full_precision
 from geometry.tensor_struct import TensorStruct
 from geometry.views import FrameBatch, Views
-from models.vggt.ground_truth import MIN_DEPTH, finite_or_zero, relative_to_first
+from models.vggt.objective.ground_truth import MIN_DEPTH, finite_or_zero, relative_to_first
 from models.vggt.pose_encoding import homogeneous
 
 BORDER = 4.0

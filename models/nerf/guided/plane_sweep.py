@@ -18,10 +18,12 @@ from torch import Tensor
 from geometry import Cameras, TensorStruct, full_precision
 
 _VARIANCE_FLOOR = 1e-2
-_LEAST_DEPTH_RATIO = 1e-3
-_LEAST_SHARE = 0.02
+"""Added to variances of features of unit variance before the logarithm."""
+_MIN_DEPTH_RATIO = 1e-3
+"""Source over target depth below which a point counts as behind the source camera."""
+_MIN_SHARE = 0.02
 """What a hidden view still counts: the others may not see the point either."""
-MOST_VIEWS = 6
+MAX_VIEWS = 6
 """So many views have a say at a point, the nearest that see it: farther ones match worse than they help."""
 
 
@@ -61,18 +63,18 @@ class SweepLines(TensorStruct):
         """Positions of points in every source view."""
         inverse = inverse_depth[:, None]
         x, y, ratio = (self.base[..., axis, None] + self.shift[..., axis, None] * inverse for axis in range(3))
-        in_front = ratio > _LEAST_DEPTH_RATIO
+        in_front = ratio > _MIN_DEPTH_RATIO
         scale = 1 / torch.where(in_front, ratio, 1.0)
-        places = torch.stack([x * scale, y * scale], dim=-1).clamp(-2, 2)
-        inside = (places.abs() <= 1).all(-1)
-        return SweptPixels(places, ratio, in_front & inside, self.nearest)
+        coordinates = torch.stack([x * scale, y * scale], dim=-1).clamp(-2, 2)
+        inside = (coordinates.abs() <= 1).all(-1)
+        return SweptPixels(coordinates, ratio, in_front & inside, self.nearest)
 
 
 @dataclass(frozen=True)
 class SweptPixels(TensorStruct):
     """Points of target rays in the source views."""
 
-    places: Float[Tensor, "batch view ray plane 2"]
+    coordinates: Float[Tensor, "batch view ray plane 2"]
     """From -1 to 1 across the image, x and y; at most 2 away where a point is not seen."""
     depth_ratio: Float[Tensor, "batch view ray plane"]
     """Camera z in the source view over camera z in the target view."""
@@ -101,7 +103,7 @@ def sample_swept(
     maps: Float[Tensor, "batch view channel rows cols"], swept: SweptPixels
 ) -> Float[Tensor, "batch view channel ray plane"]:
     """Bilinear lookup in maps that cover the source images edge to edge; outside, the border value."""
-    grid = swept.places.flatten(0, 1)
+    grid = swept.coordinates.flatten(0, 1)
     values = F.grid_sample(maps.flatten(0, 1), grid.to(maps.dtype), padding_mode="border", align_corners=False)
     return values.unflatten(0, maps.shape[:2])
 
@@ -145,21 +147,21 @@ def view_weights(
 
 def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
     """Sum of the weights of all views over the number of views that have a say, at most 1."""
-    return (weights.sum(1) / min(weights.shape[1], MOST_VIEWS)).clamp_max(1)
+    return (weights.sum(1) / min(weights.shape[1], MAX_VIEWS)).clamp_max(1)
 
 
 def _weights_of_asked(swept: SweptPixels, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weights of views, and which were asked: as long as nearer ones count for less than `MOST_VIEWS`; None = all."""
+    """Weights of views, and which were asked: as long as nearer ones count for less than `MAX_VIEWS`; None = all."""
     visible = swept.visible.to(swept.depth_ratio)
-    weights = visible if hidden is None else visible * (1 - (1 - _LEAST_SHARE) * hidden.clamp(0, 1))
-    if weights.shape[1] <= MOST_VIEWS:
+    weights = visible if hidden is None else visible * (1 - (1 - _MIN_SHARE) * hidden.clamp(0, 1))
+    if weights.shape[1] <= MAX_VIEWS:
         return weights, None
     is_asked = torch.empty_like(swept.visible)
     nearer = torch.zeros_like(weights[:, 0])
     scene = torch.arange(len(weights), device=weights.device)
     for view in swept.nearest.unbind(1):
         # give or take half a view, as hidden ones count for a fraction
-        is_asked[scene, view] = nearer < MOST_VIEWS - 0.5
+        is_asked[scene, view] = nearer < MAX_VIEWS - 0.5
         nearer = nearer + weights[scene, view].detach()
     return weights * is_asked, is_asked
 

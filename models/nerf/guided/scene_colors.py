@@ -1,6 +1,6 @@
-"""What the field of a scene shows in a target view, as a touchstone for the colours of the source views.
+"""What the field of a scene shows in a target view, as a touchstone for the colors of the source views.
 
-Where a plane of the sweep is wrong, or a source view is occluded, the colour there is that of something else. The field
+Where a plane of the sweep is wrong, or a source view is occluded, the color there is that of something else. The field
 is too coarse to be shown, but fine enough to notice that.
 """
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras, TensorStruct
-from models.nerf.plane_sweep import SweptPixels, sample_swept, view_weights
+from models.nerf.guided.plane_sweep import SweptPixels, sample_swept, view_weights
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class SceneColors(TensorStruct):
         size = [max(1, round(side * shrink)) for side in images.shape[-2:]]
         return cls(rgb, F.interpolate(images.flatten(0, 1), size, mode="area").unflatten(0, images.shape[:2]))
 
-    def doubt(self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]) -> Float[Tensor, "batch view ray plane"]:
-        """Squared difference, mean over channels, of the sources' colours from what the rays are known to show."""
+    def color_mismatch(
+        self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]
+    ) -> Float[Tensor, "batch view ray plane"]:
+        """Squared difference, mean over channels, of the sources' colors from what the rays are known to show."""
         return (sample_swept(self.sources, swept) - shown.transpose(1, 2)[:, None, ..., None]).square().mean(2)
 
-    def mean_doubt(self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]) -> Float[Tensor, "batch ray plane"]:
+    def mean_color_mismatch(
+        self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]
+    ) -> Float[Tensor, "batch ray plane"]:
         """Over the views that have a say; 0 where there is none."""
         weights = view_weights(swept)
-        return (self.doubt(swept, shown) * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+        return (self.color_mismatch(swept, shown) * weights).sum(1) / weights.sum(1).clamp_min(1e-6)

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry.precision import full_precision
-from models.vggt.ground_truth import finite_or_zero
-from models.vggt.surface_terms import MAX_ERROR, SurfaceTerm, surface_loss
+from models.vggt.objective.ground_truth import finite_or_zero
+from models.vggt.objective.surface_terms import MAX_ERROR, SurfaceTerm, surface_loss
 
 MIN_VALID_PIXELS = 100
 """In the whole batch; with fewer the losses are zero."""

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.vggt.config import TrackerConfig, TrackHeadConfig
-from models.vggt.correlation import correlate, feature_pyramid, sample_maps
-from models.vggt.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
+from models.vggt.heads.correlation import correlate, feature_pyramid, sample_maps
+from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
+from models.vggt.heads.updateformer import UpdateFormer
 from models.vggt.layers import Mlp, normal_parameter
 from models.vggt.sincos import sincos_map
-from models.vggt.updateformer import UpdateFormer
 
 FLOW_FREQUENCY_SPAN = 1000.0
 

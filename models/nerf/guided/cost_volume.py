@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import TensorStruct
-from models.nerf.plane_sweep import DisparityRange
+from models.nerf.guided.plane_sweep import DisparityRange
 
 _WINDOW = 2
-_MOST_WITHOUT_ONEDNN = 20480
+"""Planes on either side of the most likely one that count for the depth."""
+_MAX_WITHOUT_ONEDNN = 20480
+"""Channels * rows * cols of a lone volume that torch does not hand to oneDNN."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class _Conv3d(nn.Conv3d):
 
     def forward(self, volume: Float[Tensor, "batch channel rows cols plane"]) -> Tensor:
         """See nn.Conv3d."""
-        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _MOST_WITHOUT_ONEDNN
+        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _MAX_WITHOUT_ONEDNN
         return super().forward(volume.expand(2, -1, -1, -1, -1))[:1] if is_lone else super().forward(volume)
 
 
@@ -80,7 +82,7 @@ class _Conv(nn.Sequential):
         super().__init__(_Conv3d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU())
 
 
-class VolumeRegulariser(nn.Module):
+class VolumeRegularizer(nn.Module):
     """A small 3D U-Net (Yao et al. 2018, MVSNet, sec. 3.2) of two or three levels; planes are halved with the image."""
 
     def __init__(self, channels_in: int, width: int, *, levels: int, halves_planes: bool) -> None:

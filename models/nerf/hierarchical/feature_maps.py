@@ -12,20 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Cameras, TensorStruct, Views
-from models.nerf.depth_prior import DEPTH_CHANNELS, DepthPrior
+from geometry import Views
+from models.nerf.depth_prior import DEPTH_CHANNELS
+from models.nerf.renderer import SourceMaps
 
 
 @dataclass(frozen=True)
-class FeatureMaps(TensorStruct):
+class FeatureMaps(SourceMaps):
     """What the field looks up in the source views."""
 
     features: Float[Tensor, "batch view channel rows cols"]
     """Covers the image edge to edge; float32. With `has_depth` the last two channels are `DepthPrior.lookup`."""
-    images: Float[Tensor, "batch view 3 height width"]
-    cameras: Cameras
-    prior: DepthPrior | None = None
-    """Where VGGT sees the surfaces; None without its depth head."""
     has_depth: bool = False
 
     def with_depth(self) -> "FeatureMaps":
@@ -34,11 +31,6 @@ class FeatureMaps(TensorStruct):
         unknown = self.features.new_zeros(batch, view, DEPTH_CHANNELS, rows, cols)
         lookup = unknown if self.prior is None else self.prior.lookup
         return replace(self, features=torch.cat([self.features, lookup], dim=2), has_depth=True)
-
-
-def map_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the feature maps of images of height x width."""
-    return -(-height // 2), -(-width // 2)
 
 
 class _ConvBlock(nn.Sequential):
@@ -74,8 +66,8 @@ class FeatureExtractor(nn.Module):
         source: Views,
         tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None,
         trust: Float[Tensor, " batch"] | None = None,
-    ) -> FeatureMaps:
-        """Feature maps of the source views, from their images and the tokens of the frozen VGGT where there is one.
+    ) -> Float[Tensor, "batch view channel rows cols"]:
+        """Feature maps, float32, of the source views' images and the tokens of the frozen VGGT where there is one.
 
         `trust` [0, 1] scales what the tokens say; None = 1.
         """
@@ -92,7 +84,7 @@ class FeatureExtractor(nn.Module):
         merged = F.relu(self._up(self.to_half(merged), half))
         # unit variance over channels: whether two views agree is then on the same scale from the first step on
         features = F.layer_norm(self.out(merged).movedim(1, -1), (self.out.out_channels,)).movedim(-1, 1)
-        return FeatureMaps(features.unflatten(0, (batch, view)).float(), source.images, source.cameras)
+        return features.unflatten(0, (batch, view)).float()
 
     def _stem_levels(self, images: Tensor) -> list[Tensor]:
         levels = []

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from geometry.errors import require
 from geometry.precision import full_precision
-from models.vggt.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss, zero_of
-from models.vggt.ground_truth import GroundTruth
-from models.vggt.surface_terms import MAX_ERROR, SurfaceTerm
-from models.vggt.track_loss import TrackLoss, track_loss
-from models.vggt.track_targets import TrackTargets
+from models.vggt.objective.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss, zero_of
+from models.vggt.objective.ground_truth import GroundTruth
+from models.vggt.objective.surface_terms import MAX_ERROR, SurfaceTerm
+from models.vggt.objective.track_loss import TrackLoss, track_loss
+from models.vggt.objective.track_targets import TrackTargets
 from models.vggt.vggt import VGGTOutput
 
 STAGE_DECAY = 0.6

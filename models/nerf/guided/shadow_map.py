@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry import Cameras, pixel_centers
-from models.nerf.plane_sweep import DisparityRange, SweptPixels, sample_swept, sweep_lines
+from models.nerf.guided.plane_sweep import DisparityRange, SweptPixels, sample_swept, sweep_lines
 
 _SOFTNESS = 0.03
 """Disparity fraction: points half of it behind a surface may belong to it, one and a half behind they are hidden."""
@@ -34,7 +34,7 @@ def shadow_maps(
     pixels = pixel_centers(height, width, center).expand(len(center), -1, 2)
     inverse = planes.inverse_depth(center.flatten(1)[..., None])
     swept = sweep_lines(source, target.resized(height, width), pixels).at(inverse)
-    x, y = (((swept.places[..., 0, axis] + 1) * (size / 2)).long() for axis, size in ((0, cols), (1, rows)))
+    x, y = (((swept.coordinates[..., 0, axis] + 1) * (size / 2)).long() for axis, size in ((0, cols), (1, rows)))
     index = y.clamp(0, rows - 1) * cols + x.clamp(0, cols - 1)
     casts = swept.visible[..., 0] & is_sure.flatten(1)[:, None]
     nearer = torch.where(casts, inverse[:, None, :, 0] / swept.depth_ratio[..., 0], 0.0)

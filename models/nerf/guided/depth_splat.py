@@ -10,7 +10,9 @@ from geometry import Cameras, TensorStruct, full_precision
 from models.nerf.depth_prior import DepthPrior, surface_points
 
 _SAME_SURFACE = 0.03
-_LEAST_WEIGHT = 1e-3
+"""Relative difference of inverse depths within which points are taken for one surface."""
+_MIN_WEIGHT = 1e-3
+"""Of all points in a pixel together, below which nothing is known there."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,15 @@ def splat_depth(prior: DepthPrior, source: Cameras, target: Cameras, rows: int, 
         _empty(points, rows, cols).scatter_add(1, index, share * values)
         for values in (torch.ones_like(inverse), inverse, inverse.square())
     )
-    is_known = total > _LEAST_WEIGHT
-    mean = torch.where(is_known, first / total.clamp_min(_LEAST_WEIGHT), 0.0)
-    variance = (second / total.clamp_min(_LEAST_WEIGHT) - mean.square()).clamp_min(0)
+    is_known = total > _MIN_WEIGHT
+    mean = torch.where(is_known, first / total.clamp_min(_MIN_WEIGHT), 0.0)
+    variance = (second / total.clamp_min(_MIN_WEIGHT) - mean.square()).clamp_min(0)
     spread = torch.where(is_known, variance.sqrt() / mean.clamp_min(1e-12), 0.0)
     confidence = torch.where(is_known, total / (1 + total), 0.0)
     return SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in (mean, spread, confidence)))
 
 
-def occupancy(
+def depth_evidence(
     splat: SplattedDepth, inverse_depth: Float[Tensor, "batch rows cols plane"]
 ) -> Float[Tensor, "batch 3 rows cols plane"]:
     """How near planes are to the splatted depth: a narrow and a wide bell times the confidence, and the confidence."""

@@ -5,22 +5,23 @@ the features look the same at every resolution.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry import Cameras, TensorStruct
+from geometry import Cameras
 
 SWEEP_CHANNELS = 16
+"""Of the map that is swept."""
 COARSER = 4
 """Size of the fine map over the size of the sweep's."""
-_MOST_PIXELS = 1 << 17
+MAX_PIXELS = 1 << 17
+"""Of a fine map: 320x256 images, which the shipped model learned from, stay as they are, 640x512 ones are halved."""
 
 
-@dataclass(frozen=True)
-class LightMaps(TensorStruct):
+class StemMaps(NamedTuple):
     """Feature maps of source views; both cover the image edge to edge and have unit variance over channels."""
 
     coarse: Float[Tensor, "batch view sweep coarse_rows coarse_cols"]
@@ -30,7 +31,7 @@ class LightMaps(TensorStruct):
 def halvings(height: int, width: int) -> int:
     """How often an image is halved until it has at most 2^17 pixels."""
     count = 0
-    while math.prod(halved(height, width, count)) > _MOST_PIXELS:
+    while math.prod(halved(height, width, count)) > MAX_PIXELS:
         count += 1
     return count
 
@@ -55,7 +56,7 @@ def sweep_size(target: Cameras, source: Cameras) -> tuple[int, int]:
     return halved(target.height, target.width, max(halvings(target.height, target.width), int(finer)))
 
 
-class LightStem(nn.Module):
+class ImageStem(nn.Module):
     """Three resolutions of convolutions, merged from coarse to fine (Lin et al. 2017)."""
 
     def __init__(self, channels: int) -> None:
@@ -69,7 +70,7 @@ class LightStem(nn.Module):
         self.to_full = nn.Conv2d(half, full, 1)
         self.fine = nn.Conv2d(full, channels, 3, padding=1)
 
-    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> LightMaps:
+    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> StemMaps:
         """Maps of images in [0, 1]."""
         batch = images.shape[:2]
         images = images.flatten(0, 1) * 2 - 1
@@ -81,8 +82,8 @@ class LightStem(nn.Module):
         quarter = self.at_quarter(half)
         merged = F.relu(half + F.interpolate(self.to_half(quarter), half.shape[-2:], mode="bilinear"))
         merged = F.relu(full + F.interpolate(self.to_full(merged), full.shape[-2:], mode="bilinear"))
-        coarse, fine = (_normalised(maps).unflatten(0, batch) for maps in (self.coarse(quarter), self.fine(merged)))
-        return LightMaps(coarse, fine)
+        coarse, fine = (_normalized(maps).unflatten(0, batch) for maps in (self.coarse(quarter), self.fine(merged)))
+        return StemMaps(coarse, fine)
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
@@ -94,5 +95,5 @@ def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     )
 
 
-def _normalised(maps: Float[Tensor, "image channel rows cols"]) -> Float[Tensor, "image channel rows cols"]:
+def _normalized(maps: Float[Tensor, "image channel rows cols"]) -> Float[Tensor, "image channel rows cols"]:
     return F.layer_norm(maps.movedim(1, -1).float(), maps.shape[1:2]).movedim(-1, 1)

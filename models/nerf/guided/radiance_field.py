@@ -1,7 +1,7 @@
-"""Density and colour of a few samples per ray: tiny layers over what the source views show there.
+"""Density and color of a few samples per ray: tiny layers over what the source views show there.
 
 Order-free in the views, as IBRNet's (Wang et al. 2021, sec. 3.2), and as small as ENeRF's (Lin et al. 2022, sec. 3.3):
-colours are blends of source pixels.
+colors are blends of source pixels.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import TensorStruct
-from models.layers import masked_mean_and_variance, mlp
+from models.layers import masked_mean_and_variance, masked_softmax, mlp
 from models.nerf.compositing import FieldOutput
-from models.nerf.plane_sweep import share_seen
-from models.nerf.view_aggregation import masked_softmax
+from models.nerf.guided.plane_sweep import share_seen
 
 DIRECTION_CHANNELS = 4
 GUIDE_CHANNELS = 3
-"""Numbers about a ray's interval and a sample's place in it, besides the sweep's context."""
+"""Numbers about a ray's interval and a sample's offset in it, besides the sweep's context."""
 _VARIANCE_FLOOR = 1e-3
+"""Added to variances of features of unit variance before the logarithm: views that agree to 3 % agree."""
 _OPTICAL_LENGTH = 8.0
-_STRICTNESS = 20.0
-"""By how much the logit of a view falls per squared difference of its colour from the scene's own field."""
+"""Optical length of a whole interval at a softplus of 1: one such sample out of 8 already hides 63 %."""
+_MISMATCH_WEIGHT = 20.0
+"""By how much the logit of a view falls per squared difference of its color from the scene's own field."""
 
 
 @dataclass(frozen=True)
-class LightSamples(TensorStruct):
+class ObservedSamples(TensorStruct):
     """Samples of rays as the source views see them; `point` runs over rays, then samples."""
 
     features: Float[Tensor, "batch view point channel"]
@@ -40,7 +41,7 @@ class LightSamples(TensorStruct):
     """How the target ray differs from the source's to the same surface, in the source's frame, and their cosine."""
     guide: Float[Tensor, "batch ray context"]
     """What the sweep knows about the ray."""
-    place: Float[Tensor, "batch ray sample"]
+    offset: Float[Tensor, "batch ray sample"]
     """From 1 at the near end of the ray's interval to -1 at its far end, 0 where the sweep expects the surface."""
     length: Float[Tensor, "batch ray"]
     """Of the interval, scene units."""
@@ -54,11 +55,11 @@ class SceneSamples(TensorStruct):
 
     rgb: Float[Tensor, "batch ray 3"]
     """Coarsely, what the ray sees."""
-    doubt: Float[Tensor, "batch view point"]
-    """How much the source views' colours contradict that, see `SceneColors.doubt`."""
+    color_mismatch: Float[Tensor, "batch view point"]
+    """How much the source views' colors contradict that, see `SceneColors.color_mismatch`."""
 
 
-class LightField(nn.Module):
+class GuidedRadianceField(nn.Module):
     """Weights of a few thousand numbers; `hidden` wide per view, `fused` wide per sample."""
 
     def __init__(self, channels: int, context: int, hidden: int, fused: int) -> None:
@@ -71,7 +72,7 @@ class LightField(nn.Module):
         self.blend = nn.Linear(hidden, 1)
         self.fuse = nn.Linear(hidden + 2 * observed + 1, fused)
         self.guide_in = nn.Linear(context, fused)
-        self.place_in = nn.Linear(1, fused, bias=False)
+        self.offset_in = nn.Linear(1, fused, bias=False)
         self.along_ray = nn.Linear(2 * fused, fused, bias=False)
         self.density = mlp(fused, fused // 2, 1)
         self.own_color = nn.Linear(fused, 4)
@@ -79,9 +80,11 @@ class LightField(nn.Module):
             self.density[-1].bias.fill_(-1.0)
             self.own_color.bias[3] = -4.0
 
-    def forward(self, samples: LightSamples, residual: Float[Tensor, "batch point fused"] | None = None) -> FieldOutput:
-        """Density in 1 / scene unit and colour; `residual` is what fine-tuning adds to the fused features."""
-        count = samples.place.shape[-1]
+    def forward(
+        self, samples: ObservedSamples, residual: Float[Tensor, "batch point fused"] | None = None
+    ) -> FieldOutput:
+        """Density in 1 / scene unit and color; `residual` is what fine-tuning adds to the fused features."""
+        count = samples.offset.shape[-1]
         weights = samples.weights[..., None]
         visible = weights > 0
         observed = torch.cat([samples.features, samples.colors], dim=-1)
@@ -96,13 +99,13 @@ class LightField(nn.Module):
         hidden = F.relu(hidden.flatten(2, 3))
         logits = self.blend(hidden)
         if samples.scene is not None:
-            logits = logits - _STRICTNESS * samples.scene.doubt[..., None]
+            logits = logits - _MISMATCH_WEIGHT * samples.scene.color_mismatch[..., None]
         pooled = (hidden * masked_softmax(logits, visible)).sum(1)
         seen = share_seen(weights.to(observed.dtype))
         fused = self.fuse(torch.cat([pooled, statistics, seen], dim=-1))
         if residual is not None:
             fused = fused + residual
-        fused = fused.unflatten(1, (-1, count)) + self.place_in(samples.place[..., None])
+        fused = fused.unflatten(1, (-1, count)) + self.offset_in(samples.offset[..., None])
         fused = F.relu(fused + self.guide_in(samples.guide)[:, :, None])
         ray = torch.cat([fused.mean(2), fused.amax(2)], dim=-1)
         fused = F.relu(fused + self.along_ray(ray)[:, :, None])
@@ -113,9 +116,9 @@ class LightField(nn.Module):
         self,
         fused: Float[Tensor, "batch ray sample fused"],
         logits: Float[Tensor, "batch view point 1"],
-        samples: LightSamples,
+        samples: ObservedSamples,
     ) -> Float[Tensor, "batch ray sample 3"]:
-        """Blend of what the visible views show, and one colour of the field's own for what none of them sees.
+        """Blend of what the visible views show, and one color of the field's own for what none of them sees.
 
         The scene's own field knows the latter better, where there is one.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from geometry import TensorStruct, full_precision, sample_at_pixels
 from models.nerf.depth_prior import DEPTH_CHANNELS, encoded_offsets
-from models.nerf.feature_maps import FeatureMaps
+from models.nerf.hierarchical.feature_maps import FeatureMaps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Depth-guided sampling: a plane sweep per target view, then few samples around the surfaces it finds."""

@@ -1,0 +1,311 @@
+"""Depth-guided sampling: a sweep per target view says where surfaces are, a few samples per ray are spent there.
+
+Source images -> `GuidedMaps`; a target camera -> two levels of plane sweep -> an interval per ray; samples in it ->
+`GuidedRadianceField` -> compositing. VGGT's depth, where there is one, is splatted into the target and joins the sweep.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry import Cameras, RayBundle, Views, pixel_centers, require, sample_at_pixels
+from models.nerf.compositing import RenderOutput, composite
+from models.nerf.depth_prior import DepthPrior
+from models.nerf.depth_range import DepthRange
+from models.nerf.guided.cost_volume import PlaneDistribution, VolumeRegularizer, sweep_loss
+from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples, intervals
+from models.nerf.guided.depth_splat import SplattedDepth, depth_evidence, splat_depth
+from models.nerf.guided.image_stem import COARSER, SWEEP_CHANNELS, ImageStem, halvings, sweep_size, working_size
+from models.nerf.guided.plane_sweep import (
+    DisparityRange,
+    SweptPixels,
+    matching_cost,
+    sample_swept,
+    sweep_lines,
+    view_weights,
+)
+from models.nerf.guided.radiance_field import GUIDE_CHANNELS, GuidedRadianceField, ObservedSamples, SceneSamples
+from models.nerf.guided.scene_colors import SceneColors
+from models.nerf.guided.scene_field import SceneField
+from models.nerf.guided.shadow_map import depth_behind, shadow_maps
+from models.nerf.renderer import Jitter, NearFar, NetworkConfig, Renderer, SourceMaps, TargetRays, TargetView
+from models.nerf.scene_residual import SceneResidual
+from models.vggt.frozen import FrozenFeatures
+
+FINE_PLANES = 8
+"""Of the fine sweep, around what the coarse one found."""
+_COARSE_WIDTH, _FINE_WIDTH = 16, 8
+"""Channels of the two regularizers' finest levels."""
+_PRIOR_CHANNELS = 3
+"""See `depth_evidence`."""
+_MISMATCH_WEIGHT = 50.0
+"""By how much the logit of a plane falls per squared difference of color ([0, 1]^2) from the scene's own field; chosen
+on held-out views of DTU's scan24."""
+_SURE = 0.5
+"""Confidence of surfaces that cast shadows; with the few planes of the fine level hardly any has less."""
+_WINDOW = (128, 160)
+"""Rows and columns, in pixels of the sweep, of the part of a target view that a training step sweeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedConfig(NetworkConfig):
+    """Shapes of the weights."""
+
+    sweep_planes: int = 48
+    """Of the coarse sweep, between near and far."""
+    scene_field: int = 0
+    """Cells along each side of the per-scene field that shows where surfaces are; 0 = none."""
+
+
+@dataclass(frozen=True)
+class GuidedSamples:
+    """Samples of a ray, all in the interval that the sweep found."""
+
+    N_guided: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises InputError, naming the option."""
+        require(self.N_guided >= 1, f"--N_guided: expected at least 1, got {self.N_guided}")
+
+
+@dataclass(frozen=True)
+class GuidedMaps(SourceMaps):
+    """Feature maps of the source views; both cover the image edge to edge."""
+
+    fine: Float[Tensor, "batch view channel rows cols"]
+    """To refine the sweep and to blend with."""
+    coarse: Float[Tensor, "batch view sweep coarse_rows coarse_cols"]
+    """To sweep with."""
+
+
+@dataclass(frozen=True)
+class GuidedView(TargetView):
+    """Where the surfaces of one target view per scene are."""
+
+    network: "GuidedNeRF"
+    maps: GuidedMaps
+    camera: Cameras
+    bounds: DepthRange
+    planes: DisparityRange
+    levels: tuple[PlaneDistribution, PlaneDistribution]
+    """Coarse and fine sweep."""
+    guide: Float[Tensor, "batch channel rows cols"]
+    """Center and half of the interval (disparity fractions), confidence, then the sweep's context."""
+    shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
+    """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
+    scene: SceneColors | None
+    """What the scene's own field shows in the target view, where there is one."""
+
+    @property
+    def surface(self) -> Float[Tensor, "batch 2 rows cols"]:
+        """Disparity fraction and confidence of the target's surface."""
+        return self.guide[:, [0, 2]]
+
+    def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
+        """March rays through their intervals."""
+        count = self.network.samples.N_guided
+        draw = None if jitter is None else jitter(count)
+        pixels = self.camera.project(rays.at(rays.t_far[..., None])[:, :, 0]).pixels
+        found = sample_at_pixels(self.guide, pixels, self.camera.height, self.camera.width)
+        center, half = found[..., 0], found[..., 1]
+        samples = guided_samples(Intervals(center.detach(), half), self.planes, rays, count, draw)
+        inverse = 1 / (samples.t * rays.cos_optical[..., None])
+        offset = (self.planes.fraction(inverse) - center[..., None]) / half[..., None]
+        # log of the interval's length in units of the whole range: small where the sweep is sure
+        guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
+        length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
+        swept = sweep_lines(self.maps.cameras, self.camera, pixels).at(inverse)
+        behind = depth_behind(self.shadows, self.planes, swept, inverse)
+        features, colors = (
+            sample_swept(one, swept).flatten(3).transpose(2, 3) for one in (self.maps.fine, self.maps.images)
+        )
+        scene = None
+        if self.scene is not None:
+            rgb = sample_at_pixels(self.scene.rgb, pixels, self.camera.height, self.camera.width)
+            scene = SceneSamples(rgb, self.scene.color_mismatch(swept, rgb).flatten(2))
+        seen = ObservedSamples(
+            features=features,
+            colors=colors,
+            weights=view_weights(swept, behind).flatten(2),
+            behind=behind.flatten(2),
+            directions=self._directions(rays, center.detach()),
+            guide=guide,
+            offset=offset,
+            length=length,
+            scene=scene,
+        )
+        field = self.network.field(seen, self.network.residual_at(rays.at(samples.t).flatten(1, 2)))
+        return composite(field, samples, rays, self.network.background)
+
+    def _directions(self, rays: RayBundle, center: Tensor) -> Float[Tensor, "batch view ray 4"]:
+        """How target rays differ from the source views' to the same surface, see `ObservedSamples`."""
+        cameras = self.maps.cameras
+        t = 1 / (self.planes.inverse_depth(center.clamp_min(0)) * rays.cos_optical)
+        surface = rays.origins + rays.directions * t[..., None]
+        source = F.normalize(surface[:, None] - cameras.centers[:, :, None], dim=-1)
+        # in the camera's own frame, so that moving the whole world changes nothing
+        offset = (rays.directions[:, None] - source) @ cameras.w2c[..., :3, :3].transpose(-1, -2)
+        cosine = (rays.directions[:, None] * source).sum(-1, keepdim=True)
+        return torch.cat([offset, cosine], dim=-1)
+
+    def depth_loss(self, output: RenderOutput, truth: TargetRays) -> Float[Tensor, ""]:
+        """How badly both levels of the sweep know the depth of the whole view, see `sweep_loss`."""
+        return sum(sweep_loss(level, self.planes, truth.view.depth) for level in self.levels)
+
+    def color_loss(self, output: RenderOutput, truth: TargetRays) -> Float[Tensor, ""]:
+        """Expected error of the colors that both levels' planes show, over the whole view. Needs no depth.
+
+        On every plane the sources' colors, blended by how much they see, miss the target's by so much (mean over
+        channels); the mean over planes under their likelihood is least where the surface is.
+        """
+        return sum(self._color_error(level, truth.view.images) for level in self.levels)
+
+    def _color_error(self, level: PlaneDistribution, images: Tensor) -> Float[Tensor, ""]:
+        rows, cols = level.logits.shape[1:3]
+        scale = rows / images.shape[-2]
+        truth = F.interpolate(images, (rows, cols), mode="area").flatten(2)
+        size = [round(side * scale) for side in self.maps.images.shape[-2:]]
+        sources = F.interpolate(self.maps.images.flatten(0, 1), size, mode="area")
+        pixels = pixel_centers(rows, cols, truth).expand(len(truth), -1, 2)
+        inverse = self.planes.inverse_depth(level.centers.flatten(1, 2).detach())
+        swept = sweep_lines(self.maps.cameras, self.camera.resized(rows, cols), pixels).at(inverse)
+        weights = view_weights(swept, depth_behind(self.shadows, self.planes, swept, inverse))[:, :, None]
+        total = weights.sum(1)
+        colors = sample_swept(sources.unflatten(0, self.maps.images.shape[:2]), swept)
+        error = ((colors * weights).sum(1) / total.clamp_min(1e-6) - truth[..., None]).abs().mean(1)
+        likely = level.logits.flatten(1, 2).softmax(-1)
+        # where one view alone looks, it finds the color it looks for on some plane or other
+        is_seen = (swept.visible.sum(1) > 1).all(-1)
+        return ((likely * error).sum(-1) * is_seen).sum() / is_seen.sum().clamp_min(1)
+
+
+class GuidedNeRF(Renderer):
+    """In the spirit of ENeRF (Lin et al. 2022): a plane sweep per target view, then few samples per ray."""
+
+    Config = GuidedConfig
+    Samples = GuidedSamples
+    reads_tokens = False
+    loss_names = ("depth", "color")
+
+    def __init__(
+        self,
+        config: GuidedConfig,
+        samples: GuidedSamples | None = None,
+        *,
+        background: float = 0.0,
+        near_far: NearFar = "data",
+    ) -> None:
+        """See `Renderer`."""
+        super().__init__(config, samples or GuidedSamples(), background=background, near_far=near_far)
+        channels = config.feature_channels
+        self.stem = ImageStem(channels)
+        prior = _PRIOR_CHANNELS if config.depth_prior else 0
+        self.coarse = VolumeRegularizer(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
+        self.fine = VolumeRegularizer(channels + 2 + 1, _FINE_WIDTH, levels=2, halves_planes=False)
+        self.field = GuidedRadianceField(channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused)
+        self.residual = (
+            SceneResidual(config.fused, config.residual_channels, config.residual_resolution)
+            if config.residual_channels
+            else None
+        )
+        # learned before, by a task of its own; one that went on would know the training views better than others
+        self.scene_field = SceneField(config.scene_field).requires_grad_(False) if config.scene_field else None
+
+    @property
+    def uses_backbone(self) -> bool:
+        """See `Renderer`; a field of the scene takes the place of VGGT's depth."""
+        return super().uses_backbone if self.scene_field is None else self.near_far == "auto"
+
+    def training_window(self, height: int, width: int) -> tuple[int, int]:
+        """A sweep of a part of the view costs as much less as the part is smaller, and sees the same parallax."""
+        factor = 2 ** halvings(height, width)
+        rows, cols = _WINDOW
+        return min(rows * factor, height), min(cols * factor, width)
+
+    def residual_at(self, points_world: Float[Tensor, "batch point 3"]) -> Float[Tensor, "batch point fused"] | None:
+        """What fine-tuning adds to the fused features of points; None in a general model."""
+        return None if self.residual is None else self.residual(points_world)
+
+    def _encode(self, source: Views, seen: FrozenFeatures | None, prior: DepthPrior | None) -> GuidedMaps:
+        """VGGT's tokens are not looked at, only its depth."""
+        coarse, fine = self.stem(source.images)
+        return GuidedMaps(source.images, source.cameras, prior, fine, coarse)
+
+    def _view(self, maps: GuidedMaps, camera: Cameras, bounds: DepthRange) -> GuidedView:
+        """Sweep the target view, coarse and then fine around what that found."""
+        near, far = bounds.near, bounds.far
+        planes = DisparityRange(near, far)
+        rows, cols = sweep_size(camera, maps.cameras)
+        small = (-(-rows // COARSER), -(-cols // COARSER))
+        half = torch.full((len(near), *small), 0.5).to(near)
+        centers = fractions(Intervals(half, half), self.config.sweep_planes)
+        cost, swept = self._cost(maps, maps.coarse, camera, planes, centers, None)
+        shown = None if self.scene_field is None else self.scene_field.view(camera, near, far, *small)
+        if self.config.depth_prior:
+            known = None if shown is None else shown.depth
+            cost = torch.cat([cost, self._prior(maps, camera, planes.inverse_depth(centers), known)], dim=1)
+        coarse = self.coarse(cost, centers)
+        scene = None
+        if shown is not None:
+            scene = SceneColors.of(shown.rgb, camera, maps.images, maps.cameras)
+            mismatch = scene.mean_color_mismatch(swept, shown.rgb.flatten(2).transpose(1, 2)).unflatten(1, small)
+            coarse = replace(coarse, logits=coarse.logits - _MISMATCH_WEIGHT * mismatch)
+        found = coarse.estimate()
+        shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=COARSER)
+        wide = intervals(found, coarse.spacing, floor=1.5, ceiling=5.0)
+        around = _resampled(
+            torch.stack([wide.center.detach(), wide.half, found.confidence.detach()], dim=1), rows, cols
+        )
+        centers = fractions(Intervals(around[:, 0], around[:, 1]), FINE_PLANES)
+        cost, _ = self._cost(maps, maps.fine, camera, planes, centers, shadows)
+        trust = around[:, 2:, :, :, None].expand(-1, -1, -1, -1, FINE_PLANES)
+        fine = self.fine(torch.cat([cost, trust], dim=1), centers)
+        found = fine.estimate()
+        narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
+        guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
+        shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=2)
+        guide = torch.cat([guide, fine.context], dim=1)
+        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, scene)
+
+    @staticmethod
+    def _cost(
+        maps: GuidedMaps,
+        features: Tensor,
+        target: Cameras,
+        planes: DisparityRange,
+        centers: Tensor,
+        shadows: Tensor | None,
+    ) -> tuple[Float[Tensor, "batch cost rows cols plane"], SweptPixels]:
+        rows, cols = centers.shape[1:3]
+        pixels = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
+        inverse = planes.inverse_depth(centers.flatten(1, 2))
+        swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(inverse)
+        behind = None if shadows is None else depth_behind(shadows, planes, swept, inverse)
+        cost = matching_cost(features, swept, behind)
+        return cost.unflatten(2, (rows, cols)), swept
+
+    @staticmethod
+    def _shadows(
+        center: Tensor, confidence: Tensor, maps: GuidedMaps, target: Cameras, planes: DisparityRange, shrink: int
+    ) -> Float[Tensor, "batch view rows cols"]:
+        """Of surfaces the sweep found, at the working size of the source images over `shrink`.
+
+        Coarser than the sweep where that is fine, so that no holes are left between the points of a surface.
+        """
+        rows, cols = (-(-side // shrink) for side in working_size(maps.cameras.height, maps.cameras.width))
+        return shadow_maps(planes, center.clamp(0, 1), confidence > _SURE, target, maps.cameras, rows, cols)
+
+    @staticmethod
+    def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor, known: SplattedDepth | None) -> Tensor:
+        """Evidence of a known depth of the target view or else VGGT's of the sources; all zero where there is none."""
+        rows, cols = inverse_depth.shape[1:3]
+        if known is None and maps.prior is None:
+            return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
+        return depth_evidence(known or splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
+
+
+def _resampled(maps: Float[Tensor, "batch channel rows cols"], rows: int, cols: int) -> Tensor:
+    return F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Classical sampling: evenly spread samples, then more where those found something."""

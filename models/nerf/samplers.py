@@ -1,0 +1,84 @@
+"""The samplers by the name that `--sampler` takes, and which options belong to which of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from geometry import InputError
+from models.nerf.guided.network import GuidedNeRF
+from models.nerf.hierarchical.network import HierarchicalNeRF
+from models.nerf.renderer import NearFar, NetworkConfig, Renderer
+
+SAMPLERS: dict[str, type[Renderer]] = {"hierarchical": HierarchicalNeRF, "guided": GuidedNeRF}
+
+
+def _options_of(sampler: type[Renderer]) -> set[str]:
+    """Names of options that a sampler understands."""
+    shapes = {field.name for part in (sampler.Config, sampler.Samples) for field in fields(part)}
+    return shapes | {f"{name}_loss" for name in sampler.loss_names}
+
+
+SAMPLE_COUNTS = tuple(dict.fromkeys(field.name for one in SAMPLERS.values() for field in fields(one.Samples)))
+"""Options that say how many samples a ray gets, of all samplers."""
+
+
+@dataclass(frozen=True)
+class RendererSpec:
+    """Everything that determines a renderer but its weights; stored in every checkpoint."""
+
+    sampler: str
+    config: NetworkConfig
+    samples: Any
+    """Of the sampler's class `Samples`."""
+    background: float = 0.0
+    """Grey level of what a ray does not hit."""
+    near_far: NearFar = "data"
+    """Where rays start and end: at the bounds of the data set, or where VGGT's depth says that there is something."""
+
+    def build(self) -> Renderer:
+        """The renderer, with random weights."""
+        return SAMPLERS[self.sampler](self.config, self.samples, background=self.background, near_far=self.near_far)
+
+    @classmethod
+    def from_options(
+        cls, sampler: str, options: Mapping[str, Any], background: float, near_far: NearFar
+    ) -> "RendererSpec":
+        """Shapes and sample counts from options of those names; None among them = the sampler's default."""
+        kind = SAMPLERS[sampler]
+        config, samples = (
+            part(**{one.name: options[one.name] for one in fields(part) if options.get(one.name) is not None})
+            for part in (kind.Config, kind.Samples)
+        )
+        return cls(sampler, config, samples, background, near_far)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "RendererSpec":
+        """The inverse of `dataclasses.asdict`; KeyError or TypeError for another version's."""
+        kind = SAMPLERS[plain["sampler"]]
+        parts = {"config": kind.Config(**plain["config"]), "samples": kind.Samples(**plain["samples"])}
+        return cls(**{**plain, **parts})
+
+    def with_samples(self, counts: Mapping[str, int | None]) -> "RendererSpec":
+        """With other sample counts; None = as they are."""
+        given = {name: count for name, count in counts.items() if count is not None}
+        return replace(self, samples=replace(self.samples, **given))
+
+
+def require_own_options(sampler: str, options: Any, what: str) -> None:
+    """Refuse options that only other samplers understand; those left at their defaults count as not given.
+
+    `options` is a dataclass of options, `what` says where the sampler comes from.
+
+    Raises:
+        InputError: naming the option and the sampler it belongs to.
+    """
+    own = _options_of(SAMPLERS[sampler])
+    for other, kind in SAMPLERS.items():
+        for name in sorted(_options_of(kind) - own):
+            field = type(options).__dataclass_fields__.get(name)
+            if field is not None and getattr(options, name) != field.default:
+                value = getattr(options, name)
+                raise InputError(
+                    f"--{name} {value}: belongs to --sampler {other}; {what} has --sampler {sampler}, "
+                    "which has no such thing"
+                )

@@ -1,0 +1,1 @@
+"""What reads tokens: camera, depth or points, tracks."""

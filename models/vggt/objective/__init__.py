@@ -1,0 +1,1 @@
+"""What VGGT is trained towards: losses and their ground truth."""

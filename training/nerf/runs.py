@@ -1,0 +1,40 @@
+"""What train_general.py and train_finetune.py do."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from training.nerf.build import (
+    build_data,
+    build_finetune_task,
+    build_general_task,
+    build_scene_field_task,
+    read_finetune_start,
+)
+from training.nerf.options import FinetuneOptions, GeneralOptions
+from training.trainer import fit
+
+
+def general_run(options: GeneralOptions) -> pl.Trainer:
+    """Train across scenes."""
+    data = build_data(options, is_per_scene=False)
+    return fit(options, build_general_task(options, data.trained_on), data)
+
+
+def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Train on one scene: with `--scene_field` first its field, then the rest. `callbacks` beside those of every run.
+
+    Both parts write the run's last.ckpt; `--ckpt` goes on with the part that it is of.
+    """
+    data = build_data(options, is_per_scene=True)
+    (scene,) = data.train_scenes.values()
+    start = read_finetune_start(options)
+    field = None
+    if options.scene_field and start.is_before_the_field:
+        task = build_scene_field_task(options, scene, start)
+        fit(options, task, data, callbacks)
+        field = task.field
+    if options.scene_field:
+        data = build_data(options, is_per_scene=True, first_step=options.scene_field_steps)
+    task = build_finetune_task(options, scene, start, field)
+    return fit(options, task, data, callbacks, is_continued=field is not None)

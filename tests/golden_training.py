@@ -51,7 +51,7 @@ class RecordedScene:
     def arrays(self) -> dict[str, np.ndarray]:
         """The normalised scene, gradients of the objective, quantile filter and learning rates."""
         inputs = self.tensors
-        raw = (inputs[f"raw_{name}"] for name in ("extrinsics", "depths", "world_points", "cam_points"))
+        raw = (inputs[f"raw_{name}"].double() for name in ("extrinsics", "depths", "world_points", "cam_points"))
         scene = normalize_scene(*raw, inputs["point_masks"])
         values, lr_where = inputs["quantile_in"], inputs["lr_where"].tolist()
         results = {

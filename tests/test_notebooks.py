@@ -56,7 +56,8 @@ def kernel(parameters: dict[str, str]) -> Iterator[KernelManager]:
 def test_notebook_runs(name: str, parameters: dict[str, str], kernel: KernelManager):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # names of the notebook before are gone
-    NotebookClient(notebook, km=kernel, timeout=120).execute()
+    # seconds for the start and for each cell; a loaded machine needs minutes to import torch
+    NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=600).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any(output.output_type == "error" for output in outputs)

@@ -99,8 +99,8 @@ def test_rigid_inverse_and_centers() -> None:
 
 
 def test_moving_world_and_cameras_together_changes_nothing() -> None:
-    cameras, motion = ring_cameras(3), rigid_motion(1)
-    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    cameras, motion = ring_cameras(3).to(torch.float64), rigid_motion(1).double()
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moved = Cameras(cameras.w2c @ rigid_inverse(motion), cameras.intrinsics, cameras.height, cameras.width)
     moved_points = points @ motion[:3, :3].T + motion[:3, 3]
     before, after = cameras.project(points.expand(3, -1, 3)), moved.project(moved_points.expand(3, -1, 3))

@@ -53,9 +53,10 @@ def test_fractions_count_disparity() -> None:
 
 
 def test_lines_are_projections() -> None:
-    cameras = ring_cameras(4)
+    """In float64: what lies on an image's edge must be on the same side of it both ways."""
+    cameras = ring_cameras(4).to(torch.float64)
     pixels = pixel_centers(24, 32, cameras.w2c)[None, ::7]
-    depth = 2 + torch.rand(1, pixels.shape[1], 3)
+    depth = 2 + torch.rand(1, pixels.shape[1], 3, dtype=torch.float64)
     swept = sweep_lines(cameras[:3][None], cameras[3][None], pixels).at(1 / depth)
     for sample in range(3):
         points = cameras[3][None].unproject(pixels, depth[..., sample])

@@ -1,13 +1,19 @@
 """The whole network against outputs and gradients recorded from the reference, and the command that does so."""
 
 import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geometry.errors import InputError
+from models.vggt import VGGT
 from tests import goldens
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -31,17 +37,92 @@ def test_every_record_is_compared() -> None:
     assert compared == {name for name in gradients if not name.startswith("cotangent:")}
 
 
-@pytest.mark.parametrize(("fixture", "kind", "eps"), [("conv_d64", "frame_blocks", 1e-6), ("vit_d48", "vit", 1e-5)])
-def test_goldens_see_a_wrong_epsilon(fixture: str, kind: str, eps: float) -> None:
-    """The tolerance on tokens is tight enough to tell LayerNorm's 1e-5 from 1e-6."""
-    model = goldens.load_model(GOLDEN / fixture)
-    blocks = model.aggregator.patch_embed.blocks if kind == "vit" else model.aggregator.frame_blocks
+def _set_epsilon(blocks: Iterable[nn.Module], eps: float) -> None:
     for block in blocks:
         block.norm1.eps = block.norm2.eps = eps
-    file = next((GOLDEN / fixture).glob("s2*.inputs.npz"))
-    recorded = goldens.read_arrays(file.with_name(file.name.replace("inputs", "outputs")))
-    comparisons = goldens.check_outputs(model, goldens.read_arrays(file), recorded)
-    assert not all(item.is_within for item in comparisons)
+
+
+def _wrong_epsilon_of_frame_blocks(model: VGGT, _: pytest.MonkeyPatch) -> None:
+    _set_epsilon(model.aggregator.frame_blocks, 1e-6)
+
+
+def _wrong_epsilon_of_vit(model: VGGT, _: pytest.MonkeyPatch) -> None:
+    _set_epsilon(model.aggregator.patch_embed.blocks, 1e-5)
+
+
+def _approximate_gelu(_: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "gelu", partial(F.gelu, approximate="tanh"))
+
+
+def _resize_without_aligned_corners(_: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_aligned_corners(monkeypatch, "interpolate")
+
+
+def _sample_without_aligned_corners(_: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_aligned_corners(monkeypatch, "grid_sample")
+
+
+def _without_aligned_corners(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    right = getattr(F, name)
+    monkeypatch.setattr(F, name, lambda *args, **kwargs: right(*args, **kwargs | {"align_corners": False}))
+
+
+def _residual_of_unrectified_maps(model: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference rectifies in place, so that its skip connection carries relu(x)."""
+
+    def wrong(unit: nn.Module, maps: Tensor) -> Tensor:
+        return unit.conv2(F.relu(unit.conv1(F.relu(maps)))) + maps
+
+    monkeypatch.setattr(type(model.depth_head.scratch.refinenet1.resConfUnit1), "forward", wrong)
+
+
+def _wrong_rotary_base(model: VGGT, _: pytest.MonkeyPatch) -> None:
+    model.aggregator.config = replace(model.aggregator.config, rope_freq=99.0)
+
+
+def _wrong_offset_of_position_embedding(model: VGGT, _: pytest.MonkeyPatch) -> None:
+    vit = model.aggregator.patch_embed
+    vit.config = replace(vit.config, interpolate_offset=0.1)
+
+
+Mutation = Callable[[VGGT, pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "mutate"),
+    [
+        ("conv_d64/s2_h56_w70", _wrong_epsilon_of_frame_blocks),
+        ("vit_d48/s2_h70_w70", _wrong_epsilon_of_vit),
+        ("conv_d64/s2_h56_w70", _approximate_gelu),
+        ("conv_d64/s2_h56_w70", _resize_without_aligned_corners),
+        ("conv_d64/s2_h56_w70", _sample_without_aligned_corners),
+        ("conv_d64/s2_h56_w70", _residual_of_unrectified_maps),
+        ("conv_d64/s2_h56_w70", _wrong_rotary_base),
+        ("vit_d48/s3_h56_w84", _wrong_offset_of_position_embedding),
+    ],
+)
+def test_goldens_see_a_small_mistake(fixture: str, mutate: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerances are tight enough for the mistakes that are easily made and change the outputs least."""
+    file = GOLDEN / fixture
+    inputs, recorded = (
+        goldens.read_arrays(file.with_name(f"{file.name}.{kind}.npz")) for kind in ("inputs", "outputs")
+    )
+    model = goldens.load_model(file.parent)
+    mutate(model, monkeypatch)
+    assert not all(item.is_within for item in goldens.check_outputs(model, inputs, recorded))
+
+
+@pytest.mark.parametrize("axis", ["length", "direction"])
+def test_goldens_see_a_wrong_point(axis: str) -> None:
+    """The tolerance of points, relative to their length, still sees 2e-4 of it anywhere."""
+    expected = np.random.default_rng(0).normal(size=(2, 3, 4, 3))
+    wrong = expected.copy()
+    if axis == "length":
+        wrong[1, 2, 3] *= 1.0002
+    else:
+        wrong[1, 2, 3] += 2e-4 * np.linalg.norm(wrong[1, 2, 3]) * np.array([0.0, 1.0, 0.0])
+    assert goldens.compare("world_points", expected, expected).is_within
+    assert not goldens.compare("world_points", expected, wrong).is_within
 
 
 @pytest.fixture
@@ -107,9 +188,9 @@ def test_weights_of_another_network_are_refused(small_fixture: Path) -> None:
 
 
 def test_dense_heads_do_not_depend_on_the_chunk_size() -> None:
-    model = goldens.load_model(GOLDEN / "conv_d64").eval()
-    images = torch.from_numpy(goldens.read_arrays(GOLDEN / "conv_d64" / "s3_h84_w56.inputs.npz")["images"])
+    model = goldens.load_model(GOLDEN / "conv_d64").double().eval()
+    images = torch.from_numpy(goldens.read_arrays(GOLDEN / "conv_d64" / "s3_h84_w56.inputs.npz")["images"]).double()
     with torch.no_grad():
         at_once, one_by_one = (model(images, frames_chunk_size=size) for size in (None, 1))
-    torch.testing.assert_close(at_once.depth, one_by_one.depth, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(at_once.world_points, one_by_one.world_points, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(at_once.depth, one_by_one.depth, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(at_once.world_points, one_by_one.world_points, atol=1e-10, rtol=1e-10)

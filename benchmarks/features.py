@@ -42,7 +42,7 @@ ARMS = {
     "stem": ("(c)", "image stem alone"),
 }
 _WITH_DEPTH = ("vggt_depth", "random")
-_DISTRUST = 0.25
+_BACKBONE_DROPOUT = 0.25
 SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
 _SCORES = ("psnr", "ssim", "depth_abs")
 _SHOWN = {"psnr": "PSNR", "depth_abs": "depth error"}
@@ -136,7 +136,7 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         vggt_ckpt=source,
         vggt_image_size=0,
         depth_prior=arm in _WITH_DEPTH,
-        distrust=_DISTRUST if arm in _WITH_DEPTH else 0.0,
+        backbone_dropout=_BACKBONE_DROPOUT if arm in _WITH_DEPTH else 0.0,
         n_views=(_NUM_VIEWS,),
         extra_views=options.extra_views,
         rays_per_step=options.rays,

@@ -27,10 +27,11 @@ from render.loading import peak_memory_mb
 from render.protocols import PROTOCOLS, targets_of
 from training.cli import parse_options
 from training.files import staged_folder, write_json
-from training.nerf.build import FinetuneTask, build_data, build_finetune_task
+from training.nerf.finetune import FinetuneTask
 from training.nerf.options import FinetuneOptions
+from training.nerf.runs import finetune_run
+from training.nerf.task import SceneTask
 from training.options import option
-from training.trainer import fit
 
 _PROTOCOL = PROTOCOLS["full"]
 _CACHE_BYTES = 1 << 30
@@ -81,27 +82,28 @@ class HeldOut(pl.Callback):
         self._clock_start = start
         self.measurements: list[Measurement] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: FinetuneTask) -> None:
-        """The general model, as nothing has learned yet."""
-        self._measure(0, pl_module)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: SceneTask) -> None:
+        """The general model as nothing has learned yet, or with the scene's field."""
+        self._measure(_steps_before(pl_module), pl_module)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: FinetuneTask, outputs: object, batch: object, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: SceneTask, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """When it is time."""
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self._measure(trainer.global_step, pl_module)
+        """When it is time; while the scene's field learns, the renderings are those of the general model."""
+        is_due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+        if is_due and isinstance(pl_module, FinetuneTask):
+            self._measure(_steps_before(pl_module) + trainer.global_step, pl_module)
 
     @torch.no_grad()
-    def _measure(self, step: int, task: FinetuneTask) -> None:
+    def _measure(self, step: int, task: SceneTask) -> None:
         if task.device.type == "cuda":
             torch.cuda.synchronize(task.device)
         seconds = time.perf_counter() - self._clock_start
         # its own cache: the one of the training must hold neither less nor more for having been measured
-        model, cache = task.model.eval(), task.model.cache
+        was_training, model, cache = task.model.training, task.model.eval(), task.model.cache
         model.cache = FeatureCache(_CACHE_BYTES)
         views = evaluate_targets(model, self.targets, _PROTOCOL, device=task.device, scale=self.scale, chunk=self.chunk)
-        model.train().cache = cache
+        model.train(was_training).cache = cache
         mean = summary(views, 0.0)["mean"]
         found = Measurement(step, seconds, mean["psnr"], mean["psnr_object"], mean["ssim"])
         self.measurements.append(found)
@@ -109,6 +111,11 @@ class HeldOut(pl.Callback):
         print(f"| {step} | {seconds:.0f} | {found.psnr:.2f} | {on_object} | {found.ssim:.3f} |")
         sys.stdout.flush()
         self._clock_start = time.perf_counter() - seconds
+
+
+def _steps_before(task: SceneTask) -> int:
+    """Of the run, that another task made."""
+    return task.options.steps_of_field if isinstance(task, FinetuneTask) else 0
 
 
 @one_line_errors
@@ -121,21 +128,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     targets = targets_of(_PROTOCOL, evaluated, options.n_sources)
     start = time.perf_counter()
-    data = build_data(options, is_per_scene=True)
-    (scene,) = data.train_scenes.values()
-    task = build_finetune_task(options, scene)
     held_out = HeldOut(targets, options.held_out_every, options.imgScale_test, options.chunk, start)
     print("| step | seconds | PSNR | PSNR on the object | SSIM |\n" + "|---" * 5 + "|")
-    fit(options, task, data, callbacks=(held_out,))
+    trainer = finetune_run(options, callbacks=(held_out,))
     points = held_out.measurements
     print(f"{points[-1].psnr - points[0].psnr:+.2f} dB in {points[-1].seconds / 60:.1f} minutes")
     lines = {"whole image": ([one.seconds for one in points], [one.psnr for one in points])}
     if points[0].psnr_object is not None:
         lines["object"] = ([one.seconds for one in points], [one.psnr_object for one in points])
     with staged_folder(Path(options.out)) as folder:
-        scores = {"points": [vars(one) for one in points], "peak_memory_mb": peak_memory_mb(task.device)}
+        scores = {
+            "points": [vars(one) for one in points],
+            "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device),
+        }
         write_json(folder / "finetune.json", scores)
-        figure = line_plot(lines, "seconds of fine-tuning", f"PSNR of held-out views of {scene.scan} (dB)")
+        figure = line_plot(lines, "seconds of fine-tuning", f"PSNR of held-out views of {evaluated.scan} (dB)")
         save_plot(figure, folder / "finetune.png")
 
 

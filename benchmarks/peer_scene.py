@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ import torch
 
 from geometry import Cameras, InputError, Views, one_line_errors, require
 from geometry.conversions import intrinsics_from_integer_centers
-from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from models.nerf.guided.network import GuidedSamples
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import peak_memory_mb
 from training.allocator import keep_freed_memory
 from training.cli import parse_options
@@ -26,7 +27,7 @@ from training.metrics import psnr, ssim
 from training.nerf.checkpoint import load_model
 from training.options import option
 
-_LEAST_REPEATS = 5
+_MIN_REPEATS = 5
 _ARRAYS = ("images", "intrinsics", "w2c", "depths", "near", "far", "source_ids", "target_ids", "dtu_ids")
 
 
@@ -93,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("|---" * 8 + "|")
     for checkpoint in options.ckpt:
         model, record = load_model(Path(checkpoint), options.vggt_ckpt)
-        if options.N_guided and record.network.sampler == "guided":
-            model.marching = replace(model.marching, guided=options.N_guided)
+        if options.N_guided and record.renderer.sampler == "guided":
+            model.network.samples = GuidedSamples(options.N_guided)
         for seed in options.seeds:
             for size in options.sizes:
                 source, target = read_scene(scene_file(options, size, seed))
@@ -147,13 +148,12 @@ def measured(model: VGGTNeRF, name: str, source: Views, target: Views, chunk: in
     """Render every target, at least five images for the time, and score the first round."""
     images: list[RenderedImage] = []
     seconds = []
-    while len(seconds) < max(_LEAST_REPEATS, len(target.near)):
+    while len(seconds) < max(_MIN_REPEATS, len(target.near)):
         number = len(seconds) % len(target.near)
         view = target[number : number + 1]
         start = time.perf_counter()
         maps = model.encode(source)
-        bounds = model.depth_range(maps, view.cameras, view.near, view.far)
-        images.append(model.render_image(maps, view.cameras[0], bounds.near[0], bounds.far[0], chunk))
+        images.append(render_image(model.view(maps, view.cameras, view.near, view.far), chunk))
         seconds.append(time.perf_counter() - start)
     truth = [(one.permute(1, 2, 0), depth) for one, depth in zip(target.images, target.depth, strict=True)]
     pairs = list(zip(images[: len(truth)], truth, strict=True))

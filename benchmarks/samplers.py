@@ -8,7 +8,7 @@ ray without being trained again (hierarchical: coarse samples alone, and half of
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from data.novel_view.dataset import Target
 from data.readers.registry import read_scenes
 from data.seeds import evenly_spread
 from geometry import one_line_errors, require
-from models.nerf.nerf_config import Marching, SamplerName
+from models.nerf.guided.network import GuidedSamples
+from models.nerf.hierarchical.network import HierarchicalSamples
 from render.evaluate import EvaluatedView, evaluate_targets
 from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
@@ -92,20 +93,17 @@ def _require_one_per_sampler(checkpoints: Sequence[str]) -> None:
     """Before anything is rendered: lines of the plot are named after samplers."""
     first: dict[str, str] = {}
     for checkpoint in checkpoints:
-        sampler = read_nerf_checkpoint(Path(checkpoint)).record.network.sampler
+        sampler = read_nerf_checkpoint(Path(checkpoint)).record.renderer.sampler
         require(sampler not in first, f"--ckpt: expected one per sampler, got {sampler} in {first.get(sampler)} too")
         first[sampler] = checkpoint
 
 
-def variants(sampler: SamplerName, marching: Marching, count: int) -> dict[str, Marching]:
+def variants(sampler: str, count: int) -> dict[str, GuidedSamples | HierarchicalSamples]:
     """Ways of spending `count` samples per ray."""
     if sampler == "guided":
-        return {"guided": replace(marching, guided=count)}
+        return {"guided": GuidedSamples(count)}
     half = count // 2
-    return {
-        "coarse": replace(marching, coarse=count, fine=0),
-        "coarse + fine": replace(marching, coarse=half, fine=count - half),
-    }
+    return {"coarse": HierarchicalSamples(count, 0), "coarse + fine": HierarchicalSamples(half, count - half)}
 
 
 def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
@@ -125,8 +123,8 @@ def _points(options: SamplerOptions, checkpoint: Path) -> list[Point]:
     rendered(targets[:1])  # the first image of a process is slower
     points = []
     for count in sorted(set(options.samples)):
-        for name, marching in variants(record.network.sampler, record.marching, count).items():
-            model.marching = marching
+        for name, samples in variants(record.renderer.sampler, count).items():
+            model.network.samples = samples
             views = rendered(targets)
             seconds = sum(view.render_seconds + view.encode_seconds for view in views)
             rays = sum(view.height * view.width for view in views)

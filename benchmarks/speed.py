@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from geometry import Cameras, Views, one_line_errors, require
-from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.loading import peak_memory_mb
 from training.allocator import keep_freed_memory
@@ -109,15 +109,15 @@ def stages(options: SpeedOptions) -> dict[str, Callable[[], Any]]:
     source, target = _views(options)
     near, far = target.near, target.far
     maps = model.encode(source)
-    aimed = model.network.aim(maps, target.cameras, near, far)
+    view = model.view(maps, target.cameras, near, far)
     rows = torch.arange(options.height * options.width)
     pixels = torch.stack([rows % options.width, rows // options.width], dim=-1)[None] + 0.5
     rays = target.cameras.rays(pixels, near, far)
     chunks = [rays[:, start : start + options.chunk] for start in range(0, len(rows), options.chunk)]
     return {
         "encode": lambda: model.encode(source),
-        "sweep": lambda: model.network.aim(maps, target.cameras, near, far),
-        "field": lambda: [model.render_rays(aimed, chunk).rgb for chunk in chunks],
+        "sweep": lambda: model.view(maps, target.cameras, near, far),
+        "field": lambda: [view.render(chunk).rgb for chunk in chunks],
     }
 
 
@@ -130,14 +130,13 @@ def machine_rates() -> tuple[float, float]:
 
 
 def _model(options: SpeedOptions) -> VGGTNeRF:
-    marching = Marching(1, 0, guided=options.N_guided)
+    samples = GuidedSamples(options.N_guided)
     if not options.ckpt:
-        config = NerfConfig(0, 0, feature_channels=8, hidden=32, fused=32, sampler="guided")
-        return VGGTNeRF(None, config, marching).eval()
+        return VGGTNeRF(None, GuidedNeRF(GuidedConfig(feature_channels=8, hidden=32, fused=32), samples)).eval()
     model, record = load_model(Path(options.ckpt))
-    sampler = record.network.sampler
+    sampler = record.renderer.sampler
     require(sampler == "guided", f"--ckpt {options.ckpt}: expected --sampler guided, got {sampler}")
-    model.marching = marching
+    model.network.samples = samples
     return model
 
 

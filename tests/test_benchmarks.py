@@ -1,7 +1,6 @@
 """The benchmarks at toy size: they run to the end, and what they print is right where the answer is known."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import features, finetune, peer_scene, samplers, scaling, speed, vggt_memory
-from models.nerf.nerf_config import Marching
+from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
 from tests.render.tiny import write_backbone
@@ -97,7 +96,7 @@ def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:
 def test_arms_differ_in_the_vggt_only(weights: Path) -> None:
     options = features.FeatureOptions(vggt=str(weights))
     runs = {arm: features.train_options(options, arm, 3) for arm in features.ARMS}
-    own = {"vggt_ckpt": "", "depth_prior": False, "distrust": 0.0, "expname": ""}
+    own = {"vggt_ckpt": "", "depth_prior": False, "backbone_dropout": 0.0, "expname": ""}
     plain = {arm: {**vars(run), **own} for arm, run in runs.items()}
     assert all(one == plain["stem"] for one in plain.values())
     assert json.dumps([run.vggt_ckpt for run in runs.values()]).count("random:") == 1
@@ -108,10 +107,11 @@ def test_arms_differ_in_the_vggt_only(weights: Path) -> None:
 def fields(small_dtu: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Checkpoints of three steps without VGGT, by sampler."""
     base = tmp_path_factory.mktemp("fields") / "runs"
-    common = ("--vggt_ckpt", "none", "--sweep_planes", "12", "--n_views", "3", "--max_steps", "3")
+    common = ("--vggt_ckpt", "none", "--n_views", "3", "--max_steps", "3")
+    own = {"hierarchical": (), "guided": ("--sweep_planes", "12", "--N_guided", "8")}
     found = {}
-    for sampler in ("hierarchical", "guided"):
-        command = tiny_arguments("train_general.py", small_dtu, base, *common, "--sampler", sampler)
+    for sampler, more in own.items():
+        command = tiny_arguments("train_general.py", small_dtu, base, *common, "--sampler", sampler, *more)
         status, errors = outcome_of_general([*command, "--expname", sampler])
         assert status == 0, errors
         found[sampler] = str(base / sampler / "checkpoints" / "last.ckpt")
@@ -163,22 +163,21 @@ def test_peer_scene_has_our_pixel_centres(fields: dict[str, str], peer: Path, tm
     torch.testing.assert_close(seen.depth[0], target.depth[0, 7, 20])
 
 
-def test_peer_scores_of_the_truth(fields: dict[str, str], peer: Path, tmp_path: Path) -> None:
+def test_peer_scores_of_the_truth(
+    fields: dict[str, str], peer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that knows the answer: PSNR at its ceiling, no depth error; 3 mm off where depth is known: 3 mm."""
     options = peer_scene.PeerOptions(ckpt=tuple(fields.values()), peer_dir=str(peer), out=str(tmp_path / "out"))
     source, target = peer_scene.read_scene(peer_scene.scene_file(options, "64x32", 0))
     shown = iter([0, 1, 0, 1, 0])  # five images for the time, the first round counts
 
-    def render(*_: object) -> RenderedImage:
+    def rendered(*_: object) -> RenderedImage:
         view = next(shown)
         depth = target.depth[view] + 3
         return RenderedImage(target.images[view].permute(1, 2, 0), depth, torch.ones_like(depth))
 
-    model = SimpleNamespace(
-        encode=lambda source: None,
-        depth_range=lambda maps, cameras, near, far: SimpleNamespace(near=near, far=far),
-        render_image=render,
-    )
+    monkeypatch.setattr(peer_scene, "render_image", rendered)
+    model = SimpleNamespace(encode=lambda source: None, view=lambda maps, cameras, near, far: None)
     row = peer_scene.measured(model, "truth", source, target, 8)
     assert row.psnrs == [120.0, 120.0]
     assert row.ssim == pytest.approx(1)
@@ -209,14 +208,13 @@ def test_peer_scene_runs(
 
 
 def test_samplers_spend_what_they_say() -> None:
-    marching = Marching(9, 9, guided=9)
     for count in (2, 5, 8):
-        ways = samplers.variants("hierarchical", marching, count)
-        assert {name: (one.coarse + one.fine, one.coarse) for name, one in ways.items()} == {
+        ways = samplers.variants("hierarchical", count)
+        assert {name: (one.N_samples + one.N_importance, one.N_samples) for name, one in ways.items()} == {
             "coarse": (count, count),
             "coarse + fine": (count, count // 2),
         }
-        assert samplers.variants("guided", marching, count) == {"guided": replace(marching, guided=count)}
+        assert samplers.variants("guided", count) == {"guided": GuidedSamples(count)}
 
 
 def test_samplers_plot() -> None:
@@ -249,7 +247,18 @@ def test_finetune_measures_the_general_model_and_then_the_scenes_own(
     fields: dict[str, str], small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "finetune"
-    more = ("--init_from", fields["guided"], "--scans", "scan2", "--max_steps", "3", "--held_out_every", "2")
+    more = (
+        "--init_from",
+        fields["guided"],
+        "--scans",
+        "scan2",
+        "--max_steps",
+        "3",
+        "--held_out_every",
+        "2",
+        "--N_guided",
+        "8",
+    )
     command = tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *more, "--n_views", "3")
     finetune.main([*command[2:], "--out", str(out), "--threads", "1", "--n_sources", "3"])
     points = json.loads((out / "finetune.json").read_text())["points"]

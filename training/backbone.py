@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geometry import InputError
+from models.vggt.config import MissingHeadError
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
 
 NO_VGGT = "none"
@@ -40,9 +41,7 @@ def load_backbone(
         return None, VGGTRecord(NO_VGGT, NO_VGGT, NO_VGGT, (), image_size)
     try:
         vggt = FrozenVGGT.load(source, layers, heads, image_size=image_size or None)
-    except InputError as error:
-        if "has no" not in str(error):
-            raise
+    except MissingHeadError as error:
         wanted = "camera and depth heads, which --depth_prior and --near_far auto need"
         raise InputError(f"--vggt_ckpt {source}: expected {wanted}, got: {error}") from None
     identity = vggt.identity

@@ -37,6 +37,10 @@ _IGNORED_KEYS = frozenset({"inputs", "state_dict_elements"})
 _CONSTRUCTOR_KEYS = frozenset({"img_size", "patch_size", "embed_dim", *(f"enable_{name}" for name in HEADS)})
 
 
+class MissingHeadError(InputError):
+    """A head is asked for that the network does not have."""
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """DINOv2-style vision transformer (docs/vggt.md, "Patch embedding")."""
@@ -290,11 +294,16 @@ class VGGTConfig:
         return tuple(name for name in HEADS if getattr(self, f"{name}_head") is not None)
 
     def with_heads(self, wanted: tuple[str, ...] | list[str]) -> "VGGTConfig":
-        """The same network with only the named heads; an unknown or absent head is an `InputError`."""
+        """The same network with only the named heads.
+
+        Raises:
+            InputError: for a name that is no head's.
+            MissingHeadError: for a head that is not there.
+        """
         for name in wanted:
             require_choice("head", name, HEADS)
             if name not in self.heads:
-                raise InputError(f"the network has no {name} head, it has: {', '.join(self.heads) or 'none'}")
+                raise MissingHeadError(f"the network has no {name} head, it has: {', '.join(self.heads) or 'none'}")
         return replace(self, **{f"{name}_head": None for name in HEADS if name not in wanted})
 
     @classmethod

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> list[str]:
     """A command that trains a few fast steps."""
     common = ["--dataset_name", "dtu", "--datadir", str(datadir), "--basedir", str(basedir)]
-    common += ["--rays_per_step", "16", "--N_samples", "4", "--N_importance", "2", "--num_workers", "0"]
+    common += ["--rays_per_step", "16", "--num_workers", "0"]
+    common += [] if "--N_guided" in more else ["--N_samples", "4", "--N_importance", "2"]
     common += ["--accelerator", "cpu", "--warmup_steps", "2", "--num_val", "1", "--val_every", "100"]
     if script == "train_general.py":
         backbone = write_backbone(basedir.parent / "backbone.json")

@@ -16,15 +16,18 @@ from tests.oracle_vggt import OracleVGGT
 from tests.render.tiny import write_backbone
 from tests.scenes import random_batch
 from training.backbone import VGGTRecord
-from training.nerf.build import FinetuneTask, NerfTask, box_of, build_finetune_task, build_general_task
-from training.nerf.checkpoint import NerfRecord, load_model
+from training.nerf.build import build_finetune_task, build_general_task, build_scene_field_task, read_finetune_start
+from training.nerf.checkpoint import NerfRecord, load_model, read_nerf_checkpoint
+from training.nerf.finetune import FinetuneTask, SceneFieldTask, box_of
 from training.nerf.options import FinetuneOptions, GeneralOptions
+from training.nerf.task import NerfTask
 
-SIZES = {"feature_channels": 8, "hidden": 8, "fused": 8, "N_samples": 3, "N_importance": 2, "vggt_image_size": 0}
+SIZES = {"feature_channels": 8, "hidden": 8, "fused": 8, "vggt_image_size": 0}
 
 
 def general(**options: Any) -> NerfTask:
-    return build_general_task(GeneralOptions(**SIZES, **options), {})
+    counts = {} if options.get("sampler") == "guided" else {"N_samples": 3, "N_importance": 2}
+    return build_general_task(GeneralOptions(**SIZES, **counts, **options), {})
 
 
 def saved(task: NerfTask, path: Path) -> Path:
@@ -69,40 +72,41 @@ def test_depth_and_bounds_come_back_from_a_checkpoint(tmp_path: Path, with_heads
     task = general(vggt_ckpt=with_heads, depth_prior=True, near_far="auto")
     model, record = load_model(saved(task, tmp_path / "depth.ckpt"))
     assert record.vggt.heads == ("camera", "depth")
-    assert record.network.depth_prior
-    assert (record.marching.near_far, model.marching.near_far) == ("auto", "auto")
+    assert record.renderer.config.depth_prior
+    assert (record.renderer.near_far, model.network.near_far) == ("auto", "auto")
     batch = random_batch(1)
     ours, theirs = model.encode(batch.source), task.model.encode(batch.source)
     assert ours.has_depth
     torch.testing.assert_close(ours.prior.depth, theirs.prior.depth)
-    assert load_model(tmp_path / "depth.ckpt", near_far="data")[0].marching.near_far == "data"
+    again = read_nerf_checkpoint(tmp_path / "depth.ckpt").network(near_far="data")
+    assert again.network.near_far == "data"
 
 
 def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
     plain = general(vggt_ckpt=without_heads).record().to_plain()
-    del plain["vggt"]["heads"], plain["marching"]["near_far"], plain["network"]["depth_prior"]
+    del plain["vggt"]["heads"], plain["renderer"]["near_far"], plain["renderer"]["config"]["depth_prior"]
     record = NerfRecord.from_plain(plain)
-    assert (record.vggt.heads, record.marching.near_far, record.network.depth_prior) == ((), "data", False)
+    assert (record.vggt.heads, record.renderer.near_far, record.renderer.config.depth_prior) == ((), "data", False)
 
 
 def test_vggt_is_left_out_of_the_given_share_of_steps(with_heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = general(vggt_ckpt=with_heads, depth_prior=True, rays_per_step=8, distrust=0.5)
+    task = general(vggt_ckpt=with_heads, depth_prior=True, rays_per_step=8, backbone_dropout=0.5)
     task.log_dict = lambda *_: None
     said = []
     encode = task.model.encode
 
-    def spy(*arguments: object, trusts_vggt: bool) -> object:
-        maps = encode(*arguments, trusts_vggt=trusts_vggt)
-        said.append((trusts_vggt, bool((maps.prior.confidence > 0).any())))
+    def spy(*arguments: object, drops_backbone: bool) -> object:
+        maps = encode(*arguments, drops_backbone=drops_backbone)
+        said.append((drops_backbone, bool((maps.prior.confidence > 0).any())))
         return maps
 
     monkeypatch.setattr(task.model, "encode", spy)
     batch = random_batch(1)
     for seed in range(12):
         task.training_step(replace(batch, seeds=torch.tensor([seed])), 0)
-    assert set(said) == {(True, True), (False, False)}
-    with pytest.raises(InputError, match="--distrust needs the depth of a VGGT"):
-        general(vggt_ckpt=with_heads, distrust=0.5)
+    assert set(said) == {(False, True), (True, False)}
+    with pytest.raises(InputError, match="--backbone_dropout needs the depth of a VGGT"):
+        general(vggt_ckpt=with_heads, backbone_dropout=0.5)
 
 
 def test_training_step_with_depth(with_heads: str) -> None:
@@ -120,10 +124,10 @@ def test_finetuning_inherits_depth(small_dtu: Path, tmp_path: Path, with_heads: 
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "general.ckpt")
     (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     options = FinetuneOptions(init_from=str(path), near_far="auto", residual_channels=2, residual_resolution=8)
-    task = build_finetune_task(options, scene)
+    task = build_finetune_task(options, scene, read_finetune_start(options))
     assert task.model.network.config.depth_prior
     assert task.model.vggt.has_depth
-    assert task.model.marching.near_far == "auto"
+    assert task.model.network.near_far == "auto"
 
 
 def test_box_of_the_residual_follows_the_bounds(small_dtu: Path, with_heads: str) -> None:
@@ -155,51 +159,53 @@ def test_the_scene_field_learns_alone_and_then_the_rest(
     (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
     guided = {"sampler": "guided", "sweep_planes": 12}
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True, **guided), tmp_path / "guided.ckpt")
-    sizes = {
-        "residual_channels": 2,
-        "residual_resolution": 8,
-        "rays_per_step": 32,
-        "scene_field": 8,
-        "color_loss": 0.1,
-        "warmup_steps": 1,
+    sizes = {"residual_channels": 2, "residual_resolution": 8, "rays_per_step": 32, "color_loss": 0.1}
+    options = FinetuneOptions(init_from=str(path), scene_field=8, scene_field_steps=2, warmup_steps=1, **sizes)
+    start, batch = read_finetune_start(options), random_batch(1)
+    first = build_scene_field_task(options, scene, start)
+    field = first.field
+    assert (field.box_max - field.box_min).min() > 50  # millimeters
+    monkeypatch.setattr(SceneFieldTask, "trainer", SimpleNamespace(is_global_zero=False, precision="32-true"))
+    monkeypatch.setattr(SceneFieldTask, "global_step", 0)
+    first.log_dict = first.log = lambda *_: None
+    first.on_train_start()
+    assert first._surfaces.ids.tolist() == list(scene.train_views)
+    first._surfaces = Surfaces(batch.source.ids[0], torch.ones(batch.source.ids.numel(), 2, 3, 4))
+    field.set_bounds(torch.full((3,), -2.0), torch.full((3,), 2.0))
+    first.training_step(batch, 0).backward()
+    assert {name for name, parameter in first.named_parameters() if parameter.requires_grad} == {
+        "field.grids.0",
+        "field.grids.1",
     }
-    task = build_finetune_task(FinetuneOptions(init_from=str(path), scene_field_steps=2, **sizes), scene)
-    network, field = task.model.network, task.model.network.scene_field
-    assert (field.box_max - field.box_min).min() > 50  # millimetres
-    task.log_dict = task.log = lambda *_: None
+    assert all(parameter.grad.abs().max() > 0 for parameter in field.parameters())
+    assert all(parameter.grad is None for parameter in first.model.parameters())
+    (group,) = first.build_optimizer().param_groups
+    assert (group["lr"], group["eps"]) == (0.1, 1e-15)
+
+    task = build_finetune_task(options, scene, start, field)
+    network = task.model.network
+    torch.testing.assert_close(network.scene_field.grids[1], field.grids[1], rtol=0, atol=0)
     monkeypatch.setattr(FinetuneTask, "trainer", SimpleNamespace(is_global_zero=False, precision="32-true"))
-    batch = random_batch(1)
-    for step, learns in ((0, field), (1, field), (2, network.coarse)):
-        monkeypatch.setattr(FinetuneTask, "global_step", step)
-        if step == 0:
-            task.on_train_start()
-            assert task._surfaces.ids.tolist() == list(scene.train_views)
-            task._surfaces = Surfaces(batch.source.ids[0], torch.ones(batch.source.ids.numel(), 2, 3, 4))
-            field.place(torch.full((3,), -2.0), torch.full((3,), 2.0))
-        assert field.is_learned == (step == 2)
-        task.zero_grad()
-        task.training_step(batch, 0).backward()
-        task.configure_gradient_clipping(task.build_optimizer())
-        for part in (field, network.coarse):
-            gradients = [parameter.grad for parameter in part.parameters()]
-            if part is learns:
-                assert max(gradient.abs().max() for gradient in gradients) > 0
-            else:
-                assert gradients == [None] * len(gradients)
+    monkeypatch.setattr(FinetuneTask, "global_step", 0)
+    task.log_dict = task.log = lambda *_: None
+    task.training_step(batch, 0).backward()
+    assert all(parameter.grad is None for parameter in network.scene_field.parameters())
+    assert max(parameter.grad.abs().max() for parameter in network.coarse.parameters()) > 0
     assert task.model.vggt.has_depth
     assert task.model.encode(batch.source).prior is None  # nobody asks VGGT any more
     groups = task.build_optimizer().param_groups
-    assert [(group["lr"], group["eps"]) for group in groups] == [(5e-4, 1e-8), (5e-3, 1e-8), (0.1, 1e-15)]
-    assert [(group.get("begin"), group.get("end")) for group in groups] == [(2, None), (2, None), (None, 2)]
+    assert [(group["lr"], group["eps"]) for group in groups] == [(5e-4, 1e-8), (5e-3, 1e-8)]
     again = load_model(saved(task, tmp_path / "finetuned.ckpt"))[0].network.scene_field
-    torch.testing.assert_close(again.box_max, field.box_max)
+    torch.testing.assert_close(again.box_max, network.scene_field.box_max)
 
 
-def test_what_a_scene_field_needs(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:
-    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
+def test_what_a_scene_field_needs(tmp_path: Path, with_heads: str) -> None:
     path = saved(general(vggt_ckpt=with_heads, depth_prior=True), tmp_path / "hierarchical.ckpt")
-    with pytest.raises(InputError, match=r"--scene_field joins the sweep .* got hierarchical, depth prior True"):
-        build_finetune_task(FinetuneOptions(init_from=str(path), scene_field=8), scene)
+    with pytest.raises(
+        InputError,
+        match=r"--scene_field 8: belongs to --sampler guided; .*hierarchical.ckpt has",
+    ):
+        read_finetune_start(FinetuneOptions(init_from=str(path), scene_field=8))
     for wrong, message in (
         ({"scene_field": 4}, "--scene_field: expected at least 8, got 4"),
         ({"scene_field_steps": 50}, "--scene_field_steps 50: expected more than --warmup_steps 100"),

@@ -16,6 +16,7 @@ from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.options import GeneralOptions
+from training.run_task import RunTask
 
 GUIDED = (
     "--vggt_ckpt",
@@ -41,7 +42,8 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     assert status == 0, errors
     last = base / "whole" / "checkpoints" / "last.ckpt"
     record = read_nerf_checkpoint(last).record
-    assert (record.network.sampler, record.network.sweep_planes, record.marching.guided) == ("guided", 12, 3)
+    spec = record.renderer
+    assert (spec.sampler, spec.config.sweep_planes, spec.samples.N_guided) == ("guided", 12, 3)
     metrics = evaluate(
         EvaluateOptions(
             ckpt=str(last),
@@ -55,16 +57,21 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     )
     assert (metrics["settings"]["sampler"], metrics["settings"]["N_guided"]) == ("guided", 4)
     assert metrics["mean"]["psnr"] > 3
-    with pytest.raises(InputError, match=r"--N_samples 8: .* was trained with --sampler guided"):
+    with pytest.raises(InputError, match=r"--N_samples 8: belongs to --sampler hierarchical; .*last.ckpt has"):
         load_for(RenderOptions(ckpt=str(last), N_samples=8), read_nerf_checkpoint(last), torch.device("cpu"))
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
     assert status == 0, errors
-    assert read_nerf_checkpoint(base / "f" / "checkpoints" / "last.ckpt").record.network.sampler == "guided"
+    assert read_nerf_checkpoint(base / "f" / "checkpoints" / "last.ckpt").record.renderer.sampler == "guided"
 
 
-def stopped_and_resumed(outcome: Callable[[list[str]], tuple[int, str]], command: dict[str, list[str]], base: Path):
-    """Checkpoints of an unbroken run and of one that stopped at its first save and was taken up again."""
+resume = RunTask.resume
+
+
+def stopped_and_resumed(
+    outcome: Callable[[list[str]], tuple[int, str]], command: dict[str, list[str]], base: Path, *, save_number: int = 1
+):
+    """Checkpoints of an unbroken run and of one that stopped at one of its saves and was taken up again."""
     last = {name: base / name / "checkpoints" / "last.ckpt" for name in command}
     status, errors = outcome(command["whole"])
     assert status == 0, errors
@@ -72,16 +79,18 @@ def stopped_and_resumed(outcome: Callable[[list[str]], tuple[int, str]], command
     class Stopped(Exception):
         pass
 
+    saves = iter(range(1, 100))
+
     def save_and_stop(self: AtomicCheckpointIO, *args: object, **kwargs: object) -> None:
         save(self, *args, **kwargs)
-        raise Stopped
+        if next(saves) == save_number:
+            raise Stopped
 
     save = AtomicCheckpointIO.save_checkpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
         with pytest.raises(Stopped):
             outcome(command["broken"])
-    assert read_nerf_checkpoint(last["broken"]).contents["global_step"] == 2
     without_start = [one for one in command["broken"] if one != "--init_from" and not one.endswith("start.ckpt")]
     status, errors = outcome([*without_start, "--ckpt", str(last["broken"])])
     assert status == 0, errors
@@ -105,36 +114,55 @@ def test_resume_is_exact(small_dtu: Path, tmp_path: Path) -> None:
     require_equal(*stopped_and_resumed(outcome_of_general, command, base))
 
 
-def test_resume_of_finetuning_with_a_scene_field_is_exact(small_dtu: Path, tmp_path: Path) -> None:
-    """Stopped while the field learns alone, taken up again and led on to where the rest learns too."""
+@pytest.fixture(scope="module")
+def guided_general(small_dtu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A general checkpoint that a field of a scene can be learned from."""
+    tmp_path = tmp_path_factory.mktemp("guided_general")
     base, start = tmp_path / "runs", tmp_path / "start.ckpt"
     vggt = f"random:{write_backbone(tmp_path / 'heads.json', with_depth=True)}"
     general = (*GUIDED, "--vggt_ckpt", vggt, "--depth_prior", "--max_steps", "3", "--expname", "g")
     assert outcome_of_general(tiny_arguments("train_general.py", small_dtu, base, *general))[0] == 0
-    (base / "g" / "checkpoints" / "last.ckpt").rename(start)
+    return (base / "g" / "checkpoints" / "last.ckpt").rename(start)
+
+
+@pytest.mark.parametrize(
+    ("save_number", "part"),
+    [(1, "scene_field"), (2, "scene_field"), (3, "finetune")],
+    ids=["first", "between", "second"],
+)
+def test_resume_of_finetuning_with_a_scene_field_is_exact(
+    save_number: int, part: str, guided_general: Path, small_dtu: Path, tmp_path: Path
+) -> None:
+    """Stopped while the field learns, when it has learned, or while the rest learns; taken up again by one command."""
+    base, start = tmp_path / "runs", guided_general
     common = ("--init_from", str(start), "--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--color_loss", "0.1")
     common += ("--scene_field", "8", "--scene_field_steps", "3", "--warmup_steps", "1", "--max_steps", "6")
     command = {
         name: tiny_arguments("train_finetune.py", small_dtu, base, *common, "--save_every", "2", "--expname", name)
         for name in ("whole", "broken")
     }
-    one, other = stopped_and_resumed(outcome_of_finetune, command, base)
+    tasks = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunTask, "resume", lambda self, start: (tasks.append(self.task), resume(self, start))[1])
+        one, other = stopped_and_resumed(outcome_of_finetune, command, base, save_number=save_number)
+    assert tasks == [part]
     require_equal(one, other)
+    if save_number > 1:
+        return
     begun = read_nerf_checkpoint(start).contents["state_dict"]
     name = next(name for name in begun if name.startswith("model.network.coarse") and name.endswith("weight"))
     assert (one["state_dict"][name] - begun[name]).abs().max() > 0
     assert one["state_dict"]["model.network.scene_field.grids.0"].abs().max() > 0
-    assert one["state_dict"]["model.network.scene_field.is_learned"]
-    # Adam has heard of the field in the first three steps, of the rest in the others
-    steps = [int(state["step"]) for state in one["optimizer_states"][0]["state"].values()]
-    assert set(steps) == {3}
+    learned = [int(state["step"]) for state in one["optimizer_states"][0]["state"].values()]
+    assert set(learned) == {3}
+    assert one["global_step"] == 3
     longer = [*command["whole"], "--expname", "short", "--max_steps", "-1", "--scene_field_steps", "4000"]
     status, errors = outcome_of_finetune(longer)
     assert status != 0
     assert "--scene_field_steps 4000 and as many --warmup_steps 1 behind them: expected fewer than the run's" in errors
     last = base / "whole" / "checkpoints" / "last.ckpt"
     contents = torch.load(last, weights_only=True)
-    del contents["state_dict"]["model.network.scene_field.is_learned"]  # as when it did not stand still
+    del contents["state_dict"]["model.network.scene_field.grids.0"]
     torch.save(contents, last)
     resumed = [one for one in command["whole"] if one not in ("--init_from", str(start))]
     status, errors = outcome_of_finetune([*resumed, "--ckpt", str(last)])

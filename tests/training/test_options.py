@@ -84,3 +84,10 @@ def test_misspelt_key_in_a_file_stops_by_name(tmp_path: Path) -> None:
 def test_finetuning_needs_a_start() -> None:
     with pytest.raises(InputError, match="--init_from"):
         parse_options(FinetuneOptions, "test", ["--scans", "scan1"])
+
+
+def test_older_names_of_options_keep_working(tmp_path: Path) -> None:
+    config = tmp_path / "c.txt"
+    config.write_text("distrust = 0.25\ndepth_prior = True\n")
+    assert parse_options(GeneralOptions, "test", ["--config", str(config)]).backbone_dropout == 0.25
+    assert parse_options(GeneralOptions, "test", ["--depth_prior", "--distrust", "0.5"]).backbone_dropout == 0.5

@@ -132,13 +132,14 @@ def test_finetuning_never_opens_held_out_views_and_keeps_its_residual(finetuned:
 
 def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path) -> None:
     from training.cli import parse_options
-    from training.nerf.build import build_data, build_finetune_task
+    from training.nerf.build import build_data, build_finetune_task, read_finetune_start
     from training.nerf.options import FinetuneOptions
 
     start = unbroken / "checkpoints" / "last.ckpt"
     arguments = ["--datadir", str(small_dtu), "--scans", "scan2", "--init_from", str(start)]
     options = parse_options(FinetuneOptions, "test", [*arguments, "--residual_resolution", "8"])
-    task = build_finetune_task(options, *build_data(options, is_per_scene=True).train_scenes.values())
+    (scene,) = build_data(options, is_per_scene=True).train_scenes.values()
+    task = build_finetune_task(options, scene, read_finetune_start(options))
     for name, value in weights(start).items():
         assert torch.equal(task.state_dict()[name], value)
     rates = {group["lr"]: len(group["params"]) for group in task.build_optimizer().param_groups}

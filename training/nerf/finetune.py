@@ -60,7 +60,8 @@ class SceneFieldTask(SceneTask):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The first `--scene_field_steps` of the run."""
+        """The first `--scene_field_steps` of the run, of which something must be left."""
+        steps_after_field(self.options, super().total_steps(steps_per_epoch))
         return self.options.scene_field_steps
 
     def on_train_start(self) -> None:
@@ -133,19 +134,8 @@ class FinetuneTask(NerfTask):
         return super().may_change_on_resume | (frozenset() if self.options.scene_field else of_field)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """What the scene's field leaves of the run.
-
-        Raises:
-            InputError: when that is not more than the warm-up.
-        """
-        steps, warmup = super().total_steps(steps_per_epoch), self.options.warmup_steps
-        before = self.options.steps_of_field
-        if before and before + warmup >= steps:
-            raise InputError(
-                f"--scene_field_steps {before} and as many --warmup_steps {warmup} behind them: "
-                f"expected fewer than the run's {steps} steps"
-            )
-        return steps - before
+        """What the scene's field leaves of the run."""
+        return steps_after_field(self.options, super().total_steps(steps_per_epoch))
 
     def build_optimizer(self) -> Optimizer:
         """Adam; the residual of this scene starts from nothing and gets a rate of its own."""
@@ -155,6 +145,21 @@ class FinetuneTask(NerfTask):
         rest = [parameter for parameter in learning if id(parameter) not in own]
         groups = [{"params": rest, "lr": self.options.lrate}, {"params": residual, "lr": self.options.residual_lrate}]
         return torch.optim.Adam(groups)
+
+
+def steps_after_field(options: FinetuneOptions, steps: int) -> int:
+    """What the scene's field leaves of a run.
+
+    Raises:
+        InputError: when that is not more than the warm-up.
+    """
+    before, warmup = options.steps_of_field, options.warmup_steps
+    if before and before + warmup >= steps:
+        raise InputError(
+            f"--scene_field_steps {before} and as many --warmup_steps {warmup} behind them: "
+            f"expected fewer than the run's {steps} steps"
+        )
+    return steps - before
 
 
 def box_of(model: VGGTNeRF, scene: PosedScene) -> tuple[Tensor, Tensor]:

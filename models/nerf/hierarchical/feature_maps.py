@@ -66,7 +66,7 @@ class FeatureExtractor(nn.Module):
         source: Views,
         tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None,
         trust: Float[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch view channel rows cols"]:
+    ) -> Float[Tensor, "batch view feature rows cols"]:
         """Feature maps, float32, of the source views' images and the tokens of the frozen VGGT where there is one.
 
         `trust` [0, 1] scales what the tokens say; None = 1.

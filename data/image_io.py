@@ -20,7 +20,7 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Imag
 
 
 def read_image(path: Path, background: int = 0) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB of any 8 or 16 bit, grey, palette or RGBA file; alpha is composited over the grey level `background`.
+    """RGB of any 8 or 16 bit, gray, palette or RGBA file; alpha is composited over the gray level `background`.
 
     The last 64 decoded images are kept, because training reads the same ones again; a file that changed is read anew.
     The returned array is read-only.
@@ -68,7 +68,7 @@ def first_image_size(paths: Iterable[Path]) -> tuple[int, int]:
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -> None:
-    """Write grey, RGB or RGBA in the format that the name's extension says; folders are made."""
+    """Write gray, RGB or RGBA in the format that the name's extension says; folders are made."""
     extension = path.suffix.lower()
     if extension not in Image.registered_extensions():
         raise InputError(f"{path}: expected an image file name such as *.png or *.jpg, got extension {extension!r}")
@@ -78,10 +78,10 @@ def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -
 
 
 def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
-    """All bits of a 16-bit grey PNG.
+    """All bits of a 16-bit gray PNG.
 
     Raises:
-        InputError: for a missing or undecodable file, or one that is no 16-bit grey image.
+        InputError: for a missing or undecodable file, or one that is no 16-bit gray image.
     """
     try:
         with Image.open(path) as image:
@@ -92,12 +92,12 @@ def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
     if not mode.startswith("I"):
-        raise InputError(f"{path}: expected a 16-bit grey image, got one of mode {mode}")
+        raise InputError(f"{path}: expected a 16-bit gray image, got one of mode {mode}")
     return values.astype(np.uint16)
 
 
 def write_uint16(path: Path, values: UInt16[np.ndarray, "height width"]) -> None:
-    """Write a 16-bit grey PNG; folders are made."""
+    """Write a 16-bit gray PNG; folders are made."""
     _write_atomic(path, lambda temporary: Image.fromarray(values).save(temporary, format="PNG"))
 
 
@@ -168,9 +168,9 @@ def _decode(path: Path, background: int, _modified: int, _size: int) -> UInt8[np
 
 
 def _to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself reduces 16-bit colour to its high byte
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow itself reduces 16-bit color to its high byte
+        gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=-1)
     if not image.has_transparency_data:
         return np.array(image.convert("RGB"))
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32)

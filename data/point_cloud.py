@@ -1,4 +1,4 @@
-"""Posed images with depth -> coloured points, as tensors and as a .ply file."""
+"""Posed images with depth -> colored points, as tensors and as a .ply file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,7 @@ def colored_points(views: Views) -> ColoredPoints:
 
 
 def write_ply(path: Path, cloud: ColoredPoints) -> None:
-    """Binary PLY, float32 positions and 8-bit colours; folders are made.
+    """Binary PLY, float32 positions and 8-bit colors; folders are made.
 
     Raises:
         InputError: for a cloud without a point, or another extension.

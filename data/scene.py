@@ -24,7 +24,7 @@ class Frame:
     image_path: Path
     w2c: Float[Tensor, "4 4"]
     intrinsics: Float[Tensor, "3 3"]
-    """For an image of height x width, pixel centres at +0.5."""
+    """For an image of height x width, pixel centers at +0.5."""
     height: int
     width: int
     near: float
@@ -35,7 +35,7 @@ class Frame:
 
     @property
     def center(self) -> Float[Tensor, "3"]:
-        """Optical centre in the world frame."""
+        """Optical center in the world frame."""
         return rigid_inverse(self.w2c)[:3, 3]
 
 

@@ -1,7 +1,7 @@
 """Data doctor: `python -m data.check --dataset_name dtu --datadir DIR [--scans scan24 ...] [--max_pairs 50]`.
 
 Lists what is missing, unreadable or inconsistent, one line per problem, then a summary; exit status 1 if there is any.
-Every image, depth map and mask is decoded. Neighbouring views must agree: by depth maps where there are any (more than
+Every image, depth map and mask is decoded. Neighboring views must agree: by depth maps where there are any (more than
 20 percent of the points confirmed within 1 percent), else by SIFT matches (median Sampson distance below 2 pixels).
 """
 
@@ -144,9 +144,9 @@ def _check_depth(scene: PosedScene, frame: Frame) -> None:
 
 
 def _check_pairs(scene: PosedScene, views: Sequence[int], max_pairs: int, findings: Findings) -> None:
-    """Up to `max_pairs` views, spread evenly, against their best neighbours, until one agrees.
+    """Up to `max_pairs` views, spread evenly, against their best neighbors, until one agrees.
 
-    A view with a wrong camera agrees with none of them; its neighbours agree with others.
+    A view with a wrong camera agrees with none of them; its neighbors agree with others.
     """
     count = min(max_pairs, len(views))
     features: dict[int, Features] = {}
@@ -162,7 +162,7 @@ def _check_pairs(scene: PosedScene, views: Sequence[int], max_pairs: int, findin
         else:
             if disagreement:
                 path = scene.frames[view].image_path
-                findings.add(f"{path}: expected view {view} to agree with its neighbours, got {disagreement.text}")
+                findings.add(f"{path}: expected view {view} to agree with its neighbors, got {disagreement.text}")
             else:
                 findings.num_undecided += 1
 
@@ -202,7 +202,7 @@ def _write_summary(dataset_name: str, scenes: Sequence[PosedScene], findings: Fi
             f"epipolar error of {len(findings.sampson)} pairs {np.median(findings.sampson):.3g} pixels "
             f"(worst {max(findings.sampson):.3g})"
         )
-    parts.append(f"{findings.num_undecided} views without a neighbour that could tell")
+    parts.append(f"{findings.num_undecided} views without a neighbor that could tell")
     parts.append(f"{len(findings.problems)} problems")
     sys.stdout.write(f"checked {dataset_name}: {', '.join(parts)}\n")
 

@@ -27,7 +27,7 @@ class Features:
     """SIFT features of one image."""
 
     pixels: Float[np.ndarray, "feature 2"]
-    """(x, y), pixel centres at +0.5."""
+    """(x, y), pixel centers at +0.5."""
     descriptors: Float[np.ndarray, "feature 128"]
 
 

@@ -1,6 +1,6 @@
-"""Jittered colours of a group of frames (docs/vggt.md, "Photometric augmentation"), cheap for a loader on one core.
+"""Jittered colors of a group of frames (docs/vggt.md, "Photometric augmentation"), cheap for a loader on one core.
 
-Brightness, contrast, saturation, hue and greyscale are affine maps of a colour; a frame's are composed into one 3x4
+Brightness, contrast, saturation, hue and grayscale are affine maps of a color; a frame's are composed into one 3x4
 matrix, applied once and clamped once. (torchvision clamps after every step and turns hue in HSV, which takes 12 times
 as long; the ranges are the same.)
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 SHARED_PROBABILITY = 0.7
 """One draw for all frames of a group; otherwise one per frame."""
-JITTER_PROBABILITY, GREY_PROBABILITY, BLUR_PROBABILITY = 0.9, 0.05, 0.05
+JITTER_PROBABILITY, GRAY_PROBABILITY, BLUR_PROBABILITY = 0.9, 0.05, 0.05
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.5, 0.5, 0.5, 0.1
 BLUR_KERNEL, BLUR_SIGMA = 5, (0.1, 1.0)
 
@@ -38,14 +38,14 @@ class _Jitter:
     saturation: float
     hue: float
     """Turns."""
-    is_grey: bool
+    is_gray: bool
     blur: float
     """Standard deviation in pixels; 0 = none."""
 
     @classmethod
     def from_uniform(cls, draws: list[float]) -> "_Jitter":
         """From 12 numbers, uniform in [0, 1)."""
-        is_jittered, brightness, contrast, saturation, hue, grey, is_blurred, blur, *order = draws
+        is_jittered, brightness, contrast, saturation, hue, gray, is_blurred, blur, *order = draws
         low, high = BLUR_SIGMA
         return cls(
             order=tuple(np.argsort(order).tolist()) if is_jittered < JITTER_PROBABILITY else (),
@@ -53,22 +53,22 @@ class _Jitter:
             contrast=1 + CONTRAST * (2 * contrast - 1),
             saturation=1 + SATURATION * (2 * saturation - 1),
             hue=HUE * (2 * hue - 1),
-            is_grey=grey < GREY_PROBABILITY,
+            is_gray=gray < GRAY_PROBABILITY,
             blur=low + (high - low) * blur if is_blurred < BLUR_PROBABILITY else 0.0,
         )
 
     def color_map(self, mean: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 4"]:
-        """[matrix | offset] for a frame of this mean colour, whose luma contrast turns about."""
+        """[matrix | offset] for a frame of this mean color, whose luma contrast turns about."""
         matrix, offset = np.eye(3), np.zeros(3)
         for step in self.order:
             if step == 1:
-                grey = _LUMA @ (matrix @ mean + offset)
-                matrix, offset = self.contrast * matrix, self.contrast * offset + (1 - self.contrast) * grey
+                gray = _LUMA @ (matrix @ mean + offset)
+                matrix, offset = self.contrast * matrix, self.contrast * offset + (1 - self.contrast) * gray
             else:
                 linear = self._linear(step)
                 matrix, offset = linear @ matrix, linear @ offset
         joined = np.column_stack([matrix, offset])
-        return np.tile(_LUMA @ joined, (3, 1)) if self.is_grey else joined
+        return np.tile(_LUMA @ joined, (3, 1)) if self.is_gray else joined
 
     def _linear(self, step: int) -> Float[np.ndarray, "3 3"]:
         if step == 0:
@@ -81,7 +81,7 @@ class _Jitter:
 def augmented(
     images: Float[Tensor, "view 3 height width"], generator: torch.Generator
 ) -> Float[Tensor, "view 3 height width"]:
-    """Jittered colours, sometimes grey, sometimes blurred, in [0, 1]; a function of images and generator only."""
+    """Jittered colors, sometimes gray, sometimes blurred, in [0, 1]; a function of images and generator only."""
     num_views = len(images)
     is_shared = torch.rand((), generator=generator).item() < SHARED_PROBABILITY
     draws = torch.rand(1 if is_shared else num_views, _NUM_DRAWS, generator=generator).tolist()
@@ -98,6 +98,6 @@ def augmented(
 
 
 def hue_rotation(turns: float) -> Float[np.ndarray, "3 3"]:
-    """The matrix that turns the hue of an RGB colour and keeps its luma."""
+    """The matrix that turns the hue of an RGB color and keeps its luma."""
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     return _TO_RGB @ np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]]) @ _TO_YIQ

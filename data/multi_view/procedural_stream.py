@@ -1,7 +1,7 @@
 """Endless procedural scenes for training VGGT, rendered when they are asked for and never stored.
 
 Cameras look at the table from DTU's rig, from denser rows of the same kind, or from anywhere above it; frames of a
-group are neighbours. Distances, lenses, ground, walls, background and light vary from group to group.
+group are neighbors. Distances, lenses, ground, walls, background and light vary from group to group.
 """
 
 from collections import OrderedDict
@@ -77,7 +77,7 @@ class ProceduralFrames:
             )
         scene = self._scene(key)
         rng = np.random.default_rng((_STREAM, key.seed))
-        chosen = torch.from_numpy(_neighbours(scene.cameras, key.num_frames, rng))
+        chosen = torch.from_numpy(_neighbors(scene.cameras, key.num_frames, rng))
         views = _as_views(scene.images[chosen].float() / 255, scene.cameras[chosen], scene.depth[chosen])
         return FrameBatch(views, (name,), torch.tensor(key.seed))
 
@@ -98,7 +98,7 @@ class ProceduralFrames:
 
     def _render(self, rng: np.random.Generator, key: GroupKey, count: int) -> Views:
         scene = _varied(make_scene((_STREAM, self.seed, key.item), has_backdrop=rng.random() < 0.7), rng)
-        cameras = _neighbouring_cameras(rng, count, key.height, key.width)
+        cameras = _neighboring_cameras(rng, count, key.height, key.width)
         if rng.random() < 0.35:
             table, *others = scene.items
             stands = [table] if rng.random() < 0.5 else []
@@ -136,7 +136,7 @@ def _as_views(images: Tensor, cameras: Cameras, depth: Tensor) -> Views:
     )
 
 
-def _neighbours(cameras: Cameras, count: int, rng: np.random.Generator) -> Int[np.ndarray, " frame"]:
+def _neighbors(cameras: Cameras, count: int, rng: np.random.Generator) -> Int[np.ndarray, " frame"]:
     """A random camera, then others out of those nearest to it."""
     centers = cameras.centers.numpy()
     anchor = int(rng.integers(len(centers)))
@@ -206,7 +206,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Float[Tens
     return top + (bottom - top) * torch.linspace(0, 1, height)[:, None].expand(3, height, width)
 
 
-def _neighbouring_cameras(rng: np.random.Generator, count: int, height: int, width: int) -> Cameras:
+def _neighboring_cameras(rng: np.random.Generator, count: int, height: int, width: int) -> Cameras:
     kind = rng.random()
     if kind < 0.6:
         w2c = _from_dtu_rig(rng, count)
@@ -218,12 +218,12 @@ def _neighbouring_cameras(rng: np.random.Generator, count: int, height: int, wid
 
 
 def _from_dtu_rig(rng: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Neighbours in DTU's rig, which as a whole is a little off its nominal place."""
+    """Neighbors in DTU's rig, which as a whole is a little off its nominal place."""
     rig = dtu_rig(512, 640)
     shift = np.eye(4)
     shift[:3, :3] = rotation_z(np.radians(rng.normal(0, 6)))
     shift[:3, 3] = rng.normal(0, 6, 3)
-    w2c = [rig.w2c[view].double().numpy() @ shift for view in _neighbours(rig, count, rng)]
+    w2c = [rig.w2c[view].double().numpy() @ shift for view in _neighbors(rig, count, rng)]
     zoom = rng.normal(1, 0.02)
     for one in w2c:
         one[:3, 3] *= zoom
@@ -233,7 +233,7 @@ def _from_dtu_rig(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 def _around(
     rng: np.random.Generator, count: int, *, spacing: float, radius: float, elevation: tuple[float, float]
 ) -> list[np.ndarray]:
-    """Cameras scattered about a direction, neighbours about `spacing` degrees apart, all looking at the table."""
+    """Cameras scattered about a direction, neighbors about `spacing` degrees apart, all looking at the table."""
     middle_elevation, middle_azimuth = rng.uniform(*elevation), rng.uniform(-180, 180)
     aim_wobble, distance_wobble, roll = rng.uniform(0, 10), rng.uniform(0, 0.05), rng.uniform(0, 5)
     spread = spacing * max(1.0, count**0.5)

@@ -146,7 +146,7 @@ class ComposedFrames(Dataset[FrameBatch]):
     """Several sources as one dataset; indices are `GroupKey`s."""
 
     def __init__(self, sources: Sequence[FrameSource], *, is_augmented: bool) -> None:
-        """`is_augmented`: colours are jittered (data/multi_view/augmentation.py)."""
+        """`is_augmented`: colors are jittered (data/multi_view/augmentation.py)."""
         self.sources = tuple(sources)
         self.is_augmented = is_augmented
 
@@ -178,7 +178,7 @@ def choose_frames(
     """A frame drawn uniformly (among those with depth, if any has), then others near it in random order.
 
     Near: in a video the frames at most int(num_frames * expand_ratio) before or after, else the int(num_frames *
-    expand_ratio) best neighbours (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
+    expand_ratio) best neighbors (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
     """
     views = list(scene.frames)
     shuffled = (views[i] for i in torch.randperm(len(views), generator=generator).tolist())
@@ -204,7 +204,7 @@ def evaluation_groups(
     *,
     trained_scans: Collection[str] = (),
 ) -> list[FrameGroup]:
-    """For every view of every scene the view and its `num_views - 1` best neighbours; at most `max_groups`, spread.
+    """For every view of every scene the view and its `num_views - 1` best neighbors; at most `max_groups`, spread.
 
     Of a scan that is also trained on (a root with a single scan) only held-out views are starting points.
 

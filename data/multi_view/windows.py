@@ -28,7 +28,7 @@ class ZoomRange:
     rescale: float
     """Then the long side of the target shows 1 / (1 + t) of what fits, t triangular on [0, rescale], mode 0."""
     is_centered: bool
-    """The principal point is the window's centre (what VGGT's pose encoding presumes); else as near as the image
+    """The principal point is the window's center (what VGGT's pose encoding presumes); else as near as the image
     allows without leaving out more than the aspect demands."""
     turns_portraits: bool
     """A portrait image is turned by 90 degrees, all of a group alike, with probability 1/2."""

@@ -49,7 +49,7 @@ class MultiViewDataset(Dataset[SceneBatch]):
 
 
 def cross_scene_targets(scenes: Sequence[PosedScene], evaluated_scans: Collection[str]) -> list[Target]:
-    """Every view of every scene, with the neighbours its data set lists.
+    """Every view of every scene, with the neighbors its data set lists.
 
     Of a scan that is also evaluated (a root with a single scan, LLFF, Blender) only the training views take part.
     """

@@ -81,7 +81,7 @@ def cached_scene(seed: int, index: int, has_backdrop: bool) -> Scene:
 
 @lru_cache(maxsize=2)
 def orbit(settings: GeneratorSettings, index: int) -> tuple[Cameras, float]:
-    """Rig in millimetres, and how many of the scene's units one millimetre is."""
+    """Rig in millimeters, and how many of the scene's units one millimeter is."""
     rng = np.random.default_rng((settings.seed, index, 1))
     unit = float(rng.uniform(0.003, 0.02))
     return orbit_rig(rng, settings.views, settings.height, settings.width), unit
@@ -90,7 +90,7 @@ def orbit(settings: GeneratorSettings, index: int) -> tuple[Cameras, float]:
 def photographs(
     settings: GeneratorSettings, scene: Scene, camera: Cameras, lights: tuple[int, ...]
 ) -> list[RenderedView]:
-    """What one camera (no leading axes) sees of a scene in millimetres under each light."""
+    """What one camera (no leading axes) sees of a scene in millimeters under each light."""
     if settings.tracer == "exact":
         return render_lights(scene, camera, lights)
     each = [render_views(scene, camera[None], light, samples=4) for light in lights]
@@ -98,7 +98,7 @@ def photographs(
 
 
 def to_bytes(view: RenderedView) -> UInt8[np.ndarray, "height width 3"]:
-    """Its colours as files hold them."""
+    """Its colors as files hold them."""
     return np.rint(view.rgb * 255).astype(np.uint8)
 
 
@@ -109,7 +109,7 @@ def depth_range_of(depth: Float[np.ndarray, "height width"]) -> tuple[float, flo
 
 
 def intrinsics_in_files(camera: Cameras) -> Float[np.ndarray, "3 3"]:
-    """K for integer pixel centres."""
+    """K for integer pixel centers."""
     return intrinsics_to_integer_centers(camera.intrinsics.double()).numpy()
 
 

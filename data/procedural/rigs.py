@@ -1,8 +1,8 @@
-"""Camera rigs in the table frame (millimetres, z up, table top at z = 0) and their pair lists.
+"""Camera rigs in the table frame (millimeters, z up, table top at z = 0) and their pair lists.
 
 The DTU rig is the real one in closed form: 49 cameras 608.6 mm from the point they all look at, six rows of constant
-elevation scanned to and fro, even steps of azimuth, one roll per row (fitted to the released cameras: centres within
-2 mm, neighbours 11 to 13 degrees apart). `dtu_world` turns the table frame into DTU's world frame.
+elevation scanned to and fro, even steps of azimuth, one roll per row (fitted to the released cameras: centers within
+2 mm, neighbors 11 to 13 degrees apart). `dtu_world` turns the table frame into DTU's world frame.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ DTU_NEAR, DTU_INTERVAL = 425.0, 2.5
 DTU_FAR = DTU_NEAR + 192 * DTU_INTERVAL
 DTU_RADIUS = 608.6
 AIM_HEIGHT = 42.0
-# focal x, y and principal point x, y of the released files: for 160x128, integer pixel centres
+# focal x, y and principal point x, y of the released files: for 160x128, integer pixel centers
 DTU_INTRINSICS = (361.5413, 360.3969, 82.9007, 66.3839)
 # frame (left as seen from the cameras, toward them, up) of DTU's table in DTU's world, and the point the rig looks at
 DTU_TABLE_AXES = ((-0.302246, 0.869851, -0.389880), (0.946675, 0.321795, -0.015940), (0.111597, -0.373908, -0.920728))
@@ -83,7 +83,7 @@ def dtu_rig(height: int, width: int) -> Cameras:
         for k in range(row.count)
     ]
     focal_x, focal_y, center_x, center_y = DTU_INTRINSICS
-    # the released files count integer centres at full size: (4 c + 0.5) of 640x512, whatever size is asked for
+    # the released files count integer centers at full size: (4 c + 0.5) of 640x512, whatever size is asked for
     intrinsics = np.array(
         [[4 * focal_x, 0.0, 4 * center_x + 0.5], [0.0, 4 * focal_y, 4 * center_y + 0.5], [0.0, 0.0, 1.0]]
     )
@@ -132,7 +132,7 @@ def view_angles(cameras: Cameras) -> Float[np.ndarray, "view view"]:
 
 
 def pair_list(cameras: Cameras, view_ids: tuple[int, ...], num_neighbors: int = 10) -> str:
-    """MVSNet's `pair.txt` for cameras that carry these ids: neighbours by angle, score 1000 exp(-(angle/15 deg)^2)."""
+    """MVSNet's `pair.txt` for cameras that carry these ids: neighbors by angle, score 1000 exp(-(angle/15 deg)^2)."""
     angles = view_angles(cameras)
     lines = [str(len(view_ids))]
     for row in np.argsort(view_ids):

@@ -1,6 +1,6 @@
 """What a procedural scene is made of, and how one is drawn from a seed.
 
-Table frame: millimetres, z up, table top at z = 0, cameras of the DTU rig on the +y side, a backdrop at -y.
+Table frame: millimeters, z up, table top at z = 0, cameras of the DTU rig on the +y side, a backdrop at -y.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ class Scene:
     items: tuple[Item, ...]
     lights: tuple[Light, ...]
     exposure: float = 1.0
-    """Factor on every colour before the highlights are bent."""
+    """Factor on every color before the highlights are bent."""
 
 
 def make_scene(seed: int | tuple[int, ...], *, has_backdrop: bool = True) -> Scene:
@@ -210,7 +210,7 @@ def random_texture(rng: np.random.Generator, size: float, mapping: str) -> Textu
 
 
 def _palette(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
-    """Dark, middle and light colour, each with its own hue."""
+    """Dark, middle and light color, each with its own hue."""
     levels = np.array([rng.uniform(0.14, 0.34), rng.uniform(0.35, 0.58), rng.uniform(0.55, 0.85)])
     hues = rng.uniform(0.6, 1.25, (3, 3)) + rng.uniform(0.1, 0.8, (3, 1))
     return np.clip(levels[:, None] * hues / hues.mean(1, keepdims=True), 0.03, 1.0)

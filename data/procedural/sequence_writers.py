@@ -26,9 +26,9 @@ from data.readers.dtu import EVALUATED_LIGHT
 CO3D_CATEGORY = "procedural"
 CO3D_TEST_EVERY = 5
 VKITTI_UNIT = 0.05
-"""Metres per millimetre of the scene: a table as large as a crossroads, so that centimetres resolve it."""
+"""Meters per millimeter of the scene: a table as large as a crossroads, so that centimeters resolve it."""
 VKITTI_BASELINE = 0.5325
-"""Metres from camera 0 to camera 1, to the right."""
+"""Meters from camera 0 to camera 1, to the right."""
 _NOTHING = np.iinfo(np.uint16).max
 
 
@@ -84,13 +84,13 @@ class VkittiLayout:
         return f"Scene{self._settings.first_scan + index:02d}"
 
     def write_view(self, index: int, view: int) -> tuple[float, float]:
-        """Render and write one view; least and greatest depth in it, metres."""
+        """Render and write one view; least and greatest depth in it, meters."""
         rendered, _ = _rendered(self._settings, index, view)
         depth = rendered.depth * np.float32(VKITTI_UNIT)
         frames = self._root / self.scan(index) / "clone" / "frames"
         write_image(frames / "rgb" / "Camera_0" / f"rgb_{view:05d}.jpg", to_bytes(rendered))
-        centimetres = np.where(depth > 0, np.rint(depth * 100), _NOTHING).astype(np.uint16)
-        write_uint16(frames / "depth" / "Camera_0" / f"depth_{view:05d}.png", centimetres)
+        centimeters = np.where(depth > 0, np.rint(depth * 100), _NOTHING).astype(np.uint16)
+        write_uint16(frames / "depth" / "Camera_0" / f"depth_{view:05d}.png", centimeters)
         return depth_range_of(depth)
 
     def finish_scene(self, index: int, depth_range: tuple[float, float]) -> None:
@@ -111,7 +111,7 @@ class VkittiLayout:
 
 
 def _rendered(settings: GeneratorSettings, index: int, view: int) -> tuple[RenderedView, float]:
-    """The photograph, and how many of the scene's units one millimetre is."""
+    """The photograph, and how many of the scene's units one millimeter is."""
     rig, unit = orbit(settings, index)
     scene = cached_scene(settings.seed, index, has_backdrop=False)
     (rendered,) = photographs(settings, scene, rig[view], (EVALUATED_LIGHT,))

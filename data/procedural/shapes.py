@@ -1,4 +1,4 @@
-"""Closed solids in their own frame (millimetres): first hit of a ray, outward normal, support function.
+"""Closed solids in their own frame (millimeters): first hit of a ray, outward normal, support function.
 
 Points and directions come as arrays (3, ...); origins and directions broadcast against each other, so the same code
 serves camera rays (one origin) and shadow rays (one direction). Everything here is float64: depth is exact.

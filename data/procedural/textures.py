@@ -1,4 +1,4 @@
-"""Colour as a function of the local point on a solid: value noise, stripes and checkers, photographs.
+"""Color as a function of the local point on a solid: value noise, stripes and checkers, photographs.
 
 The photographs are the ones inside scikit-image's wheel, read from its folder; nothing is ever downloaded. Every
 texture takes the size of a pixel on the surface and leaves out the detail that would alias.
@@ -29,7 +29,7 @@ PHOTOS = (
 
 @runtime_checkable
 class Texture(Protocol):
-    """What the shader asks of a material's colour."""
+    """What the shader asks of a material's color."""
 
     def color(
         self, points: Float[np.ndarray, "3 point"], normals: Float[np.ndarray, "3 point"], footprint: float
@@ -95,10 +95,10 @@ def fractal_noise(points: Float[np.ndarray, "3 point"], cell: float, footprint: 
 
 @dataclass(frozen=True)
 class NoiseTexture:
-    """Blend of three colours along fractal noise; `veins` > 0 folds the noise into marble-like bands."""
+    """Blend of three colors along fractal noise; `veins` > 0 folds the noise into marble-like bands."""
 
     palette: Float[np.ndarray, "3 3"]
-    """Rows: colours."""
+    """Rows: colors."""
     cell: float
     veins: float
     offset: Float[np.ndarray, "3"]
@@ -115,7 +115,7 @@ class NoiseTexture:
 
 @dataclass(frozen=True)
 class PatternTexture:
-    """Stripes (one axis) or checkers (several axes) of two colours, worn by noise."""
+    """Stripes (one axis) or checkers (several axes) of two colors, worn by noise."""
 
     colors: Float[np.ndarray, "2 3"]
     axes: Float[np.ndarray, "axis 3"]
@@ -169,7 +169,7 @@ class PhotoTexture:
     mapping: str
     """`planar` (along local z), `box` (face by face) or `spherical` (longitude, latitude)."""
     width: float
-    """Millimetres that one copy of the photograph covers."""
+    """Millimeters that one copy of the photograph covers."""
     angle: float
     offset: Float[np.ndarray, "2"]
     tint: Float[np.ndarray, "3"]
@@ -204,7 +204,7 @@ def _mirrored(index: Int[np.ndarray, " point"], size: int) -> Int[np.ndarray, " 
 
 
 def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Colours (3, point) at texel coordinates, texel centres at +0.5, mirrored outside."""
+    """Colors (3, point) at texel coordinates, texel centers at +0.5, mirrored outside."""
     height, width = image.shape[:2]
     x, y = x - np.float32(0.5), y - np.float32(0.5)
     left, top = np.floor(x), np.floor(y)

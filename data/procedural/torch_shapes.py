@@ -1,4 +1,4 @@
-"""The solids of `shapes` on torch tensors: approximate to a few hundredths of a millimetre (float32), any device.
+"""The solids of `shapes` on torch tensors: approximate to a few hundredths of a millimeter (float32), any device.
 
 `tests/data/test_stream.py` holds every formula here against its exact float64 twin.
 """
@@ -48,7 +48,7 @@ def _ellipsoid(ellipsoid: Ellipsoid, origin: Tensor, direction: Tensor) -> Tenso
     radii = origin.new_tensor(ellipsoid.radii)
     start, step = origin / radii, direction / radii
     a, b = _dot(step, step), _dot(start, step)
-    # distance of the line from the centre: b^2 - a c would lose its digits in float32
+    # distance of the line from the center: b^2 - a c would lose its digits in float32
     nearest = start - (b / a)[..., None] * step
     room = 1 - _dot(nearest, nearest)
     t = (-b - (a * room.clamp_min(0)).sqrt()) / a

@@ -1,6 +1,6 @@
 """All views of a scene at once on torch tensors: the fast twin of `tracer`, for streams and `--tracer fast`.
 
-The same scenes, lights and textures, with hard shadows; depth agrees to about 0.05 mm, colour up to edges and
+The same scenes, lights and textures, with hard shadows; depth agrees to about 0.05 mm, color up to edges and
 highlights.
 """
 
@@ -30,7 +30,7 @@ class RenderedViews(NamedTuple):
     images: Float[Tensor, "view 3 height width"]
     """RGB [0, 1]."""
     depth: Float[Tensor, "view height width"]
-    """Camera z at pixel centres, scene units, 0 where the ray meets nothing."""
+    """Camera z at pixel centers, scene units, 0 where the ray meets nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Rays:
     origins: Float[Tensor, "view 3"]
     directions: Float[Tensor, "ray 3"]
     pixel: float
-    """Slope between neighbouring rays."""
+    """Slope between neighboring rays."""
 
     @classmethod
     def through(cls, cameras: Cameras, offset_x: float, offset_y: float) -> "_Rays":
@@ -85,7 +85,7 @@ class _Rays:
 
 
 def _placed(item: Item, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotation (table frame to local) and centre as tensors."""
+    """Rotation (table frame to local) and center as tensors."""
     return like.new_tensor(item.rotation), like.new_tensor(item.center)
 
 
@@ -119,7 +119,7 @@ def _trace(scene: Scene, rays: _Rays, candidates: list[Tensor]) -> _Hits:
 
 
 def _shade(scene: Scene, rays: _Rays, hits: _Hits, light: Light) -> Float[Tensor, "ray 3"]:
-    """Colours; textures leave out what is finer than a pixel."""
+    """Colors; textures leave out what is finer than a pixel."""
     rgb = torch.zeros_like(rays.directions)
     hit = (hits.index >= 0).nonzero()[:, 0]
     if not len(hit):

@@ -1,7 +1,7 @@
-"""Ray tracing of a `Scene`: exact camera-z depth at pixel centres, shaded and supersampled colour.
+"""Ray tracing of a `Scene`: exact camera-z depth at pixel centers, shaded and supersampled color.
 
 Rays carry camera z = 1, so the ray parameter of a hit is its depth. A solid is tested only inside the window of the
-image that its bounding sphere covers. Geometry is float64, colour float32.
+image that its bounding sphere covers. Geometry is float64, color float32.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class RenderedView(NamedTuple):
     rgb: Float[np.ndarray, "height width 3"]
     """[0, 1]."""
     depth: Float[np.ndarray, "height width"]
-    """Camera z at the pixel centre, scene units, 0 where the ray meets nothing."""
+    """Camera z at the pixel center, scene units, 0 where the ray meets nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Rays:
 
     @classmethod
     def through(cls, camera: Cameras, offset_x: float, offset_y: float) -> "_Rays":
-        """Rays through every pixel's corner plus the offset; (0.5, 0.5) is the centre."""
+        """Rays through every pixel's corner plus the offset; (0.5, 0.5) is the center."""
         intrinsics, w2c = camera.intrinsics.double().numpy(), camera.w2c.double().numpy()
         return cls(
             origin=-w2c[:3, :3].T @ w2c[:3, 3],
@@ -134,7 +134,7 @@ def _lamp_point(light: Light, step: int) -> Light:
 
 
 def _shade(scene: Scene, rays: _Rays, hits: _Hits, lights: list[Light], pixel: float) -> np.ndarray:
-    """Colours (light, height, width, 3); `pixel` is the slope between neighbouring rays."""
+    """Colors (light, height, width, 3); `pixel` is the slope between neighboring rays."""
     flat_index = hits.index.reshape(-1)
     order = np.argsort(flat_index, kind="stable")
     bounds = np.searchsorted(flat_index[order], np.arange(len(scene.items) + 1))

@@ -25,7 +25,7 @@ BLENDEDMVS_PLANES = 128
 
 
 class DtuLayout:
-    """`Cameras/`, `Rectified/`, `Depths/` as in MVSNeRF's DTU; one rig, millimetres, DTU's world frame."""
+    """`Cameras/`, `Rectified/`, `Depths/` as in MVSNeRF's DTU; one rig, millimeters, DTU's world frame."""
 
     def __init__(self, root: Path, settings: GeneratorSettings) -> None:
         self._root, self._settings = root, settings
@@ -54,7 +54,7 @@ class DtuLayout:
         """Cameras and pairs are the same for every scan; they are complete once one scan is."""
         cameras = dtu_world(self._rig)
         for view in self.view_ids:
-            # the file holds K for a quarter of the image size, pixel centres at integers
+            # the file holds K for a quarter of the image size, pixel centers at integers
             intrinsics = intrinsics_in_files(cameras[view])
             intrinsics[:2] /= 4
             text = _camera_text(cameras[view], intrinsics, f"{DTU_NEAR} {DTU_INTERVAL}")

@@ -5,9 +5,9 @@
     {category}/{sequence}/depths/frame000001.jpg.geometric.png     16 bits: a half float
     {category}/{sequence}/depth_masks/frame000001.png              depth counts where this is above 128
 
-A frame holds `filepath`, `extri` (3x4, camera from world, OpenCV axes) and `intri` (3x3, pixels, integer centres, as
+A frame holds `filepath`, `extri` (3x4, camera from world, OpenCV axes) and `intri` (3x3, pixels, integer centers, as
 upstream resizes it; docs/vggt.md, "Frames of a group"). Scans are named `{category}/{sequence}`; `--scans apple` takes
-all of a category. Sequences have no order that means anything: neighbours are the most similar views.
+all of a category. Sequences have no order that means anything: neighbors are the most similar views.
 """
 
 import gzip
@@ -55,7 +55,7 @@ class _Sequence:
     files: tuple[str, ...]
     w2c: Float[Tensor, "view 4 4"]
     intrinsics: Float[Tensor, "view 3 3"]
-    """Pixel centres at +0.5."""
+    """Pixel centers at +0.5."""
 
     def frame(self, view_id: int) -> Frame:
         row = self._row(view_id)

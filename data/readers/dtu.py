@@ -1,4 +1,4 @@
-"""DTU scans in MVSNet's / MVSNeRF's layout -> `PosedScene`. Scene unit: millimetre, as in the files.
+"""DTU scans in MVSNet's / MVSNeRF's layout -> `PosedScene`. Scene unit: millimeter, as in the files.
 
     Cameras/train/%08d_cam.txt                    K for a quarter of the image size; or, without train/:
     Cameras/%08d_cam.txt                          K for the 1600x1200 originals (640x512 images: half, then cropped)
@@ -8,7 +8,7 @@
     masks/{scan}/%03d.png                         optional
     lists/{train,val,test}.txt                    optional
 
-Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognised (data/readers/idr.py).
+Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognized (data/readers/idr.py).
 """
 
 import re

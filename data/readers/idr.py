@@ -1,8 +1,8 @@
 """One scan in the IDR / NeuS layout: `image/*.png`, `cameras.npz` (or `cameras_sphere.npz`), optional `mask/*.png`.
 
-`world_mat_i` is the projection K [R | t] of image i, pixel centres at integers; `scale_mat_i`, where present, maps the
+`world_mat_i` is the projection K [R | t] of image i, pixel centers at integers; `scale_mat_i`, where present, maps the
 unit sphere around the object to the world. near and far enclose that sphere. Without it the scan must be in DTU's
-millimetres (cameras 300 to 1500 from the point they look at), and DTU's 425 to 905 mm apply.
+millimeters (cameras 300 to 1500 from the point they look at), and DTU's 425 to 905 mm apply.
 A mask may be smaller than its image if it has the same aspect.
 """
 
@@ -130,7 +130,7 @@ def _depth_range(
     low, high = _DTU_DISTANCES
     if not low < typical < high:
         raise InputError(
-            f"{folder}: expected scale_mat_i in the camera file, or DTU's millimetres with cameras {low:g} to {high:g} "
+            f"{folder}: expected scale_mat_i in the camera file, or DTU's millimeters with cameras {low:g} to {high:g} "
             f"from what they look at, got {typical:.4g}"
         )
     return _DTU_RANGE

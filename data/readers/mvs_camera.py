@@ -20,7 +20,7 @@ class MvsCamera:
     w2c: Float[Tensor, "4 4"]
     """World to camera, the file's unit."""
     intrinsics: Float[Tensor, "3 3"]
-    """Pixel centres at integers; for whatever image size the file was written."""
+    """Pixel centers at integers; for whatever image size the file was written."""
     depth_line: tuple[float, ...]
     """Two to four numbers whose meaning depends on the data set."""
 
@@ -67,7 +67,7 @@ def read_mvs_camera(path: Path) -> MvsCamera:
 
 
 def check_principal_point(intrinsics: Float[Tensor, "3 3"], height: int, width: int, where: str) -> None:
-    """Refuse intrinsics for an image of another size: those put the principal point far from the image's centre.
+    """Refuse intrinsics for an image of another size: those put the principal point far from the image's center.
 
     Raises:
         InputError: naming `where`, when it is off by 20 percent of the size or more (a factor of 2 is then caught).
@@ -76,6 +76,6 @@ def check_principal_point(intrinsics: Float[Tensor, "3 3"], height: int, width: 
     off_center = max(abs(x / width - 0.5), abs(y / height - 0.5))
     if not off_center < _CENTER_TOLERANCE:
         raise InputError(
-            f"{where}: expected a principal point near the centre of the {width}x{height} image, "
+            f"{where}: expected a principal point near the center of the {width}x{height} image, "
             f"got ({x:.1f}, {y:.1f}): intrinsics are for another image size?"
         )

@@ -1,9 +1,9 @@
-"""Virtual KITTI 2 -> `PosedScene`: one scene per drive, variant and camera. Scene unit: metre.
+"""Virtual KITTI 2 -> `PosedScene`: one scene per drive, variant and camera. Scene unit: meter.
 
     Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg
-    Scene01/clone/frames/depth/Camera_0/depth_00000.png    16 bits, centimetres; the folder is optional
+    Scene01/clone/frames/depth/Camera_0/depth_00000.png    16 bits, centimeters; the folder is optional
     Scene01/clone/extrinsic.txt       header, then: frame, camera, 4x4 camera from world (OpenCV axes) row by row
-    Scene01/clone/intrinsic.txt       header, then: frame, camera, fx, fy, cx, cy for integer pixel centres
+    Scene01/clone/intrinsic.txt       header, then: frame, camera, fx, fy, cx, cy for integer pixel centers
 
 Scans are named `Scene01/clone/Camera_0`; `--scans Scene01` takes all below. Drives, not variants, are divided into
 training and validation. Depth beyond 80 m counts as unknown (docs/vggt.md, "Frames of a group").
@@ -38,7 +38,7 @@ from geometry.conversions import intrinsics_from_integer_centers
 
 MAX_DEPTH = 80.0
 NEAR = 1.0
-CENTIMETRES = 100.0
+CENTIMETERS = 100.0
 _CAMERA_FOLDER = re.compile(r"Camera_(\d+)")
 _IMAGE_NAME = re.compile(r"rgb_(\d{5})\.jpg")
 
@@ -54,7 +54,7 @@ class _Drive:
     depths: tuple[Path | None, ...]
     w2c: Float[Tensor, "view 4 4"]
     intrinsics: Float[Tensor, "view 3 3"]
-    """Pixel centres at +0.5."""
+    """Pixel centers at +0.5."""
 
     def frame(self, view_id: int) -> Frame:
         row = self.view_ids.index(view_id)
@@ -130,12 +130,12 @@ def find_vkitti_scans(datadir: Path) -> dict[str, Path]:
 
 
 def read_vkitti_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
-    """Metres; beyond 80 m unknown.
+    """Meters; beyond 80 m unknown.
 
     Raises:
         InputError: for a missing or broken file.
     """
-    depth = read_uint16(frame.depth_path).astype(np.float32) / CENTIMETRES
+    depth = read_uint16(frame.depth_path).astype(np.float32) / CENTIMETERS
     depth[depth > MAX_DEPTH] = 0
     return depth
 

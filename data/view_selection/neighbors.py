@@ -11,10 +11,10 @@ from geometry import InputError, rigid_inverse
 
 
 def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
-    """MVSNet pair file -> for every view its neighbours, best first. Lines that start with # are comments.
+    """MVSNet pair file -> for every view its neighbors, best first. Lines that start with # are comments.
 
     The file holds the number of views, then per view a line with its id and a line `count id score id score ...`.
-    A view listed as its own neighbour, as some writers do, is dropped.
+    A view listed as its own neighbor, as some writers do, is dropped.
 
     Raises:
         InputError: for a missing file, or the first line that does not fit.
@@ -38,7 +38,7 @@ def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
 
 
 def write_pairs(path: Path, neighbors: Mapping[int, Sequence[int]]) -> None:
-    """Write a pair file that `read_pairs` reads back; the scores are made up and only order the neighbours."""
+    """Write a pair file that `read_pairs` reads back; the scores are made up and only order the neighbors."""
     lines = [str(len(neighbors))]
     for view, others in neighbors.items():
         scored = (f"{other} {len(others) - rank}.0" for rank, other in enumerate(others))
@@ -50,9 +50,9 @@ def write_pairs(path: Path, neighbors: Mapping[int, Sequence[int]]) -> None:
 def nearest_by_center(
     centers: Mapping[int, Float[Tensor, "3"]], view_id: int, candidates: Sequence[int], norm: int = 1
 ) -> list[int]:
-    """The candidates from nearest to farthest camera centre as seen from `view_id`; ties keep their order.
+    """The candidates from nearest to farthest camera center as seen from `view_id`; ties keep their order.
 
-    MVSNeRF orders views by the L1 distance of camera centres (norm = 1).
+    MVSNeRF orders views by the L1 distance of camera centers (norm = 1).
     """
     if not candidates:
         return []
@@ -76,7 +76,7 @@ def complete_neighbors(
 def most_similar(w2c: Float[Tensor, "view 4 4"], view: int) -> list[int]:
     """The other rows of `w2c`, most similar view first: for images that come in no order and without a pair list.
 
-    Dissimilarity: the angle between the optical axes in radians plus the distance of the centres in units of the rig's
+    Dissimilarity: the angle between the optical axes in radians plus the distance of the centers in units of the rig's
     radius (their root mean square distance from the middle), so that both count alike for cameras around an object.
     """
     axes, centers = w2c[:, 2, :3].double(), rigid_inverse(w2c)[:, :3, 3].double()
@@ -111,6 +111,6 @@ def _parse_block(path: Path, block: Sequence[Sequence[str]]) -> tuple[int, tuple
     neighbors = tuple(int(entry) for entry in rest[::2])
     if len(rest) != 2 * int(count) or len(set(neighbors)) != len(neighbors):
         raise InputError(
-            f"{path}: expected {count} different neighbours with scores for view {view}, got {' '.join(rest)!r}"
+            f"{path}: expected {count} different neighbors with scores for view {view}, got {' '.join(rest)!r}"
         )
     return int(view), tuple(other for other in neighbors if other != int(view))

@@ -19,7 +19,7 @@ def surrounding_views(
 ) -> tuple[int, ...]:
     """`count` candidates that look from about `angle` degrees beside a view, on sides as different as possible.
 
-    A candidate's angle is the one between both optical axes, its side the direction of its centre in the image plane
+    A candidate's angle is the one between both optical axes, its side the direction of its center in the image plane
     of the view. Chosen is the set with the least m / angle + (1 - g / e) / 2: m is the mean difference of its angles
     from `angle`, g the smallest gap between its sides, e = 360 / count the gap of evenly spread ones. Of equal sets
     the first in the order of the candidates.

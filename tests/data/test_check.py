@@ -98,7 +98,7 @@ def test_wrong_pose_is_seen_in_depth(tmp_path, capsys):
     assert status == 1
     image = tmp_path / "Rectified" / "scan24_train" / "rect_002_3_r5000.png"
     assert problem.startswith(
-        f"problem: {image}: expected view 1 to agree with its neighbours, got 0 % of the depth within 1 % of view "
+        f"problem: {image}: expected view 1 to agree with its neighbors, got 0 % of the depth within 1 % of view "
     )
 
 
@@ -138,5 +138,5 @@ def test_wrong_pose_is_seen_in_matches(tmp_path, capsys):
     assert status == 1
     image = tmp_path / "blended_images" / "00000002.jpg"
     assert problem.startswith(
-        f"problem: {image}: expected view 2 to agree with its neighbours, got a median Sampson distance of "
+        f"problem: {image}: expected view 2 to agree with its neighbors, got a median Sampson distance of "
     )

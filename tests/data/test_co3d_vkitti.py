@@ -112,7 +112,7 @@ def test_vkitti_round_trip(vkitti: Path) -> None:
     torch.testing.assert_close(views.cameras.w2c, rig[[0, 3]].scaled(VKITTI_UNIT).w2c.float())
     torch.testing.assert_close(views.cameras.intrinsics, rig[[0, 3]].intrinsics.float())
     exact = render_view(cached_scene(2, 0, False), rig[0]).depth * np.float32(VKITTI_UNIT)
-    assert np.abs(views.depth[0].numpy() - exact).max() <= 0.0051  # centimetres
+    assert np.abs(views.depth[0].numpy() - exact).max() <= 0.0051  # centimeters
     assert (views.depth == 0).any()  # nothing is seen: written as 655 m
     assert scenes[0].is_video
     assert [scene.scan[:7] for scene in read_vkitti(vkitti, split="train")] == ["Scene01"]
@@ -201,13 +201,13 @@ def test_co3d_problems_name_the_file(tmp_path: Path, capsys) -> None:
     mask = tmp_path / "toy/a/depth_masks/frame000007.png"
     write_image(mask, np.zeros((8, 8), np.uint8))
     assert message_of(scene.depth, 7).startswith(f"{mask}: expected a mask of 80x64 (width x height)")
-    grey = tmp_path / "toy/a/depths/frame000008.jpg.geometric.png"
-    write_image(grey, np.zeros((HEIGHT, WIDTH), np.uint8))
-    assert message_of(scene.depth, 8) == f"{grey}: expected a 16-bit grey image, got one of mode L"
+    gray = tmp_path / "toy/a/depths/frame000008.jpg.geometric.png"
+    write_image(gray, np.zeros((HEIGHT, WIDTH), np.uint8))
+    assert message_of(scene.depth, 8) == f"{gray}: expected a 16-bit gray image, got one of mode L"
     with pytest.raises(SystemExit):
         check(["--dataset_name", "co3d", "--datadir", str(tmp_path), "--max_pairs", "1"])
     lines = capsys.readouterr().out
-    assert all(str(path) in lines for path in (missing, image, mask, grey))
+    assert all(str(path) in lines for path in (missing, image, mask, gray))
     content = json.loads(gzip.decompress(annotation.read_bytes()))
     content["a"][2]["extri"][0][0] = float("nan")
     annotation.write_bytes(gzip.compress(json.dumps(content).encode()))
@@ -265,7 +265,7 @@ def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
     assert scene.views([3]).depth is None
 
 
-def test_vkitti_depth_beyond_80_metres_is_unknown(vkitti: Path) -> None:
+def test_vkitti_depth_beyond_80_meters_is_unknown(vkitti: Path) -> None:
     scene: PosedScene = read_vkitti(vkitti, split="all")[0]
     raw = read_uint16(scene.frames[0].depth_path)
     assert (scene.depth(0)[raw > 8000] == 0).all()

@@ -74,7 +74,7 @@ def test_reader(tmp_path):
     views = scene.views([2, 4])
     assert views.images.shape == (2, 3, tiny.HEIGHT, tiny.WIDTH)
     assert torch.equal((views.images[0] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(tiny.picture(2)))
-    # quarter K times 4 is K for integer centres, then + 0.5
+    # quarter K times 4 is K for integer centers, then + 0.5
     assert views.cameras.intrinsics[0].tolist() == [[100, 0, 40], [0, 100, 32], [0, 0, 1]]
     assert views.cameras.centers.tolist() == [[28, 0, 0], [56, 0, 0]]
     assert (views.near.tolist(), views.far.tolist()) == ([425, 425], [905, 905])
@@ -161,7 +161,7 @@ def test_bad_cameras(tmp_path):
     assert message() == f"{path}: expected finite camera matrices, got NaN or infinity"
     path.write_text(tiny.camera_text(tiny.w2c(1), tiny.intrinsics(), "425 2.5"))
     assert message() == (
-        f"{path}: expected a principal point near the centre of the 80x64 image, got (158.0, 126.0): "
+        f"{path}: expected a principal point near the center of the 80x64 image, got (158.0, 126.0): "
         "intrinsics are for another image size?"
     )
     path.write_text(tiny.camera_text(2 * tiny.w2c(1), tiny.intrinsics(0.25), "425 2.5"))
@@ -193,9 +193,9 @@ def test_idr_layout(tmp_path, is_nested):
     assert views.mask.all()
 
 
-def test_idr_without_spheres_needs_millimetres(tmp_path):
+def test_idr_without_spheres_needs_millimeters(tmp_path):
     folder = tiny.write_idr(tmp_path / "scan7", has_spheres=False)
-    with pytest.raises(InputError, match="expected scale_mat_i in the camera file, or DTU's millimetres"):
+    with pytest.raises(InputError, match="expected scale_mat_i in the camera file, or DTU's millimeters"):
         read_dtu(folder, split="all")  # parallel axes look at no point
     angle = np.linspace(-0.3, 0.3, 6)
     matrices = {}

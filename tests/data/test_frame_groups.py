@@ -46,7 +46,7 @@ def video(num_frames: int = 100) -> PosedScene:
     return replace(scene, frames=frames, neighbors=dict.fromkeys(frames, ()), is_video=True)
 
 
-def test_frames_come_from_the_best_neighbours_and_never_twice() -> None:
+def test_frames_come_from_the_best_neighbors_and_never_twice() -> None:
     scene = line_scene()
     anchors, groups = set(), set()
     for seed in range(100):
@@ -83,7 +83,7 @@ def test_the_first_frame_has_depth_where_any_has(dtu_scene: PosedScene) -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 80), (64, 80), (24, 80), (100, 200)])
-def test_random_windows_are_inside_centred_and_of_the_right_proportions(size: tuple[int, int]) -> None:
+def test_random_windows_are_inside_centered_and_of_the_right_proportions(size: tuple[int, int]) -> None:
     camera = Cameras(torch.eye(4), torch.tensor([[300.0, 0, 162], [0, 300, 118], [0, 0, 1]]), 240, 320)
     areas = []
     for seed in range(50):
@@ -233,7 +233,7 @@ def test_sources_are_asked_once_and_batches_mix_them(dtu_scene: PosedScene) -> N
     assert len(frames) == 21
 
 
-def test_evaluation_groups_are_every_view_with_its_best_neighbours(dtu_scene: PosedScene) -> None:
+def test_evaluation_groups_are_every_view_with_its_best_neighbors(dtu_scene: PosedScene) -> None:
     groups = evaluation_groups([dtu_scene], 3)
     assert len(groups) == 20
     assert {group.view_ids[0] for group in groups} == set(dtu_scene.frames)
@@ -310,10 +310,10 @@ def test_augmentation_is_deterministic_in_range_and_often_shared() -> None:
     assert sum(change < 1e-6 for change in changes) > 3
 
 
-def test_augmentation_of_grey_is_grey_and_hue_keeps_luma() -> None:
-    grey = torch.full((1, 3, 4, 4), 0.5)
+def test_augmentation_of_gray_is_gray_and_hue_keeps_luma() -> None:
+    gray = torch.full((1, 3, 4, 4), 0.5)
     for seed in range(20):
-        one = augmented(grey, generator(seed))
+        one = augmented(gray, generator(seed))
         torch.testing.assert_close(one[:, 0], one[:, 1], atol=1e-4, rtol=0)
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(luma @ hue_rotation(0.08), luma, atol=1e-9)

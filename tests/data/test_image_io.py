@@ -34,9 +34,9 @@ def test_alpha_is_composited_over_the_background(tmp_path):
     assert read_image(tmp_path / "a.png")[0].tolist() == [[0] * 3, [40, 0, 0], [200, 0, 0]]
 
 
-def test_grey_16_bit_and_palette(tmp_path):
-    write_image(tmp_path / "grey.png", RAMP[..., 0])
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(RAMP[..., :1], 3, axis=-1))
+def test_gray_16_bit_and_palette(tmp_path):
+    write_image(tmp_path / "gray.png", RAMP[..., 0])
+    assert np.array_equal(read_image(tmp_path / "gray.png"), np.repeat(RAMP[..., :1], 3, axis=-1))
     Image.fromarray(RAMP[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     assert np.array_equal(read_image(tmp_path / "deep.png"), np.repeat(RAMP[..., :1], 3, axis=-1))
     Image.fromarray(np.full((2, 2, 3), 128, np.uint8)).convert("P").save(tmp_path / "palette.png")
@@ -101,7 +101,7 @@ def test_bad_pfm(tmp_path, values, cut, message):
     assert str(error.value) == f"{path}: {message}"
 
 
-def test_colour_pfm_is_refused(tmp_path):
+def test_color_pfm_is_refused(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"PF\n1 1\n-1.0\n" + bytes(12))
     with pytest.raises(InputError, match="expected a one-channel PFM header"):
         read_pfm(tmp_path / "a.pfm")

@@ -29,7 +29,7 @@ def _scene(*shapes: Shape, center: tuple[float, float, float] = (0.0, 0.0, 0.0))
 
 
 def _camera(distance: float, *, size: int = 33) -> Cameras:
-    """On the z axis, looking down at the origin; the principal point is the centre of the middle pixel."""
+    """On the z axis, looking down at the origin; the principal point is the center of the middle pixel."""
     w2c = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
     w2c[2, 3] = distance
     middle = size / 2
@@ -143,7 +143,7 @@ def test_pictures_are_well_exposed():
     assert pictures.dtype == np.float32
 
 
-def test_lights_change_colour_and_not_depth():
+def test_lights_change_color_and_not_depth():
     scene, camera = make_scene(5), dtu_rig(32, 40)[24]
     first, second = render_view(scene, camera, light=0), render_view(scene, camera, light=4)
     np.testing.assert_array_equal(first.depth, second.depth)
@@ -232,7 +232,7 @@ def test_the_fast_tracer_writes_the_same_scenes(layout: str, tmp_path: Path):
     assert (exact.images - fast.images).abs().mean() < 0.05
 
 
-def test_neighbours_are_the_nearest_by_angle(one_worker: Path):
+def test_neighbors_are_the_nearest_by_angle(one_worker: Path):
     scene = read_dtu(one_worker, split="all")[0]
     centers = {view: torch.linalg.inv(frame.w2c)[:3, 3] for view, frame in scene.frames.items()}
     for view, others in scene.neighbors.items():

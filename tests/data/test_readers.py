@@ -52,7 +52,7 @@ def test_blendedmvs_problems(tmp_path):
         write_image(folder / "blended_images" / f"{view:08d}.jpg", np.zeros((170, 213, 3), np.uint8))
     path = folder / "cams" / "00000000_cam.txt"
     assert message_of(read_blendedmvs, folder, split="all") == (
-        f"{path}: expected a principal point near the centre of the 213x170 image, got (39.5, 31.5): "
+        f"{path}: expected a principal point near the center of the 213x170 image, got (39.5, 31.5): "
         "intrinsics are for another image size?"
     )
     tiny.write_blendedmvs(folder)

@@ -134,7 +134,7 @@ def test_memory_of_scenes_that_come_back_is_bounded(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
 def test_an_enlarged_solid_is_hit_where_it_ought_to_be(shape: Shape):
-    """By a ray near the centre or, where that flies through the hole of a torus, by one to the middle of its tube."""
+    """By a ray near the center or, where that flies through the hole of a torus, by one to the middle of its tube."""
     origin, direction = np.array([[100.0], [-200.0], [300.0]]), np.array([[-0.97, -0.8], [2.02, 2.0], [-2.98, -3.0]])
     large = shape.enlarged(2.5).intersect(2.5 * origin, 2.5 * direction)
     assert np.isfinite(large).any()

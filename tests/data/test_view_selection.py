@@ -21,7 +21,7 @@ def test_pair_file_round_trip(tmp_path):
     ("text", "message"),
     [
         ("2\n0\n1 1 5\n", "expected 2 views as its first line says, got 1"),
-        ("1\n0\n2 1 5\n", "expected 2 different neighbours with scores for view 0, got '1 5'"),
+        ("1\n0\n2 1 5\n", "expected 2 different neighbors with scores for view 0, got '1 5'"),
         ("1\n0\n1 a 5\n", "expected a count, then view ids and lines `count id score ...`, got other"),
         ("", "expected a count, then view ids and lines `count id score ...`, got other"),
     ],

@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 64, 80
 FOCAL = 100.0
 DEPTH = 700.0
 STEP = 14.0
-"""Sideways shift between neighbouring cameras; 2 pixels at DEPTH."""
+"""Sideways shift between neighboring cameras; 2 pixels at DEPTH."""
 
 
 def wall() -> np.ndarray:
@@ -39,7 +39,7 @@ def w2c(view: int) -> np.ndarray:
 
 
 def intrinsics(scale: float = 1.0) -> np.ndarray:
-    """For pixel centres at integers."""
+    """For pixel centers at integers."""
     return np.array([[FOCAL * scale, 0, 39.5 * scale], [0, FOCAL * scale, 31.5 * scale], [0, 0, 1]])
 
 

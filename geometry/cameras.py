@@ -40,7 +40,7 @@ def look_at_point(w2c: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:
 
 
 def pixel_centers(height: int, width: int, like: Tensor) -> Float[Tensor, "pixel 2"]:
-    """Centres (x + 0.5, y + 0.5) of all pixels in row-major order, on the device and in the dtype of `like`."""
+    """Centers (x + 0.5, y + 0.5) of all pixels in row-major order, on the device and in the dtype of `like`."""
     ys = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
     xs = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
     grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
@@ -54,7 +54,7 @@ class Cameras(TensorStruct):
     w2c: Float[Tensor, "*batch 4 4"]
     """World to camera, rigid, scene units."""
     intrinsics: Float[Tensor, "*batch 3 3"]
-    """Pixels; the centre of the top-left pixel is (0.5, 0.5)."""
+    """Pixels; the center of the top-left pixel is (0.5, 0.5)."""
     height: int
     width: int
 
@@ -65,7 +65,7 @@ class Cameras(TensorStruct):
 
     @property
     def centers(self) -> Float[Tensor, "*batch 3"]:
-        """Optical centres in the world frame."""
+        """Optical centers in the world frame."""
         return self.c2w[..., :3, 3]
 
     @full_precision

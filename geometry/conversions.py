@@ -17,7 +17,7 @@ def w2c_from_opengl_c2w(c2w: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*bat
 
 
 def intrinsics_from_integer_centers(intrinsics: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """Intrinsics for integer pixel centres (MVSNet, DTU, BlendedMVS, COLMAP-free text files) -> centres at +0.5."""
+    """Intrinsics for integer pixel centers (MVSNet, DTU, BlendedMVS, COLMAP-free text files) -> centers at +0.5."""
     shifted = intrinsics.clone()
     shifted[..., :2, 2] += 0.5
     return shifted
@@ -54,7 +54,7 @@ def cameras_from_llff(
 def camera_from_projection(
     projection: Float[Tensor, "3 4"],
 ) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
-    """P = K [R | t] up to scale (IDR / NeuS `world_mat`) -> (w2c, K), K's pixel centres left as they are.
+    """P = K [R | t] up to scale (IDR / NeuS `world_mat`) -> (w2c, K), K's pixel centers left as they are.
 
     The skew that the decomposition leaves (measured below 0.1 pixel on DTU) stays in K.
     """

@@ -14,7 +14,7 @@ def sample_at_pixels(
 ) -> Float[Tensor, "*batch point channel"]:
     """Values of `maps` at pixel positions of the height x width image that the maps cover edge to edge.
 
-    Pixel centres lie at +0.5 in the image and in the map, whatever the map's resolution. Outside, the border value.
+    Pixel centers lie at +0.5 in the image and in the map, whatever the map's resolution. Outside, the border value.
     """
     batch = maps.shape[:-3]
     size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)

@@ -80,13 +80,13 @@ def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "poi
     require(len(source) >= 3, f"a similarity needs at least 3 points, got {len(source)}")
     source, target = source.double(), target.double()
     mean_source, mean_target = source.mean(0), target.mean(0)
-    centred = source - mean_source
-    covariance = (target - mean_target).mT @ centred / len(source)
+    centered = source - mean_source
+    covariance = (target - mean_target).mT @ centered / len(source)
     left, strengths, right = torch.linalg.svd(covariance)
     signs = torch.ones_like(strengths)
     signs[2] = torch.det(left) * torch.det(right)  # a rotation, not a reflection
     rotation = left @ torch.diag(signs) @ right
-    variance = centred.square().sum(-1).mean()
+    variance = centered.square().sum(-1).mean()
     scale = (strengths * signs).sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
 

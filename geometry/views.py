@@ -14,7 +14,7 @@ class Views(TensorStruct):
     """Posed images of one scene each."""
 
     images: Float[Tensor, "*batch view 3 height width"]
-    """RGB in [0, 1], never normalised outside a network."""
+    """RGB in [0, 1], never normalized outside a network."""
     cameras: Cameras
     near: Float[Tensor, "*batch view"]
     """Nearest camera z that matters, scene units."""

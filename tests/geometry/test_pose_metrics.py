@@ -35,7 +35,7 @@ def test_frame_and_unit_do_not_matter() -> None:
 def test_a_camera_turned_in_place(degrees: float) -> None:
     true = ring_cameras(2).w2c
     predicted = true.clone()
-    predicted[1] = turned(degrees) @ true[1]  # camera from world: the camera turns about its own centre
+    predicted[1] = turned(degrees) @ true[1]  # camera from world: the camera turns about its own center
     errors = relative_pose_errors(predicted, true)
     assert errors.rotation.item() == pytest.approx(degrees, rel=1e-2)
 

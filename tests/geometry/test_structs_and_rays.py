@@ -49,7 +49,7 @@ def test_sample_points() -> None:
     assert rays.at(samples.t).tolist() == [[[1, 0, 1.5], [1, 0, 2.5]]]
 
 
-def test_lookup_at_pixel_centres_returns_the_pixels() -> None:
+def test_lookup_at_pixel_centers_returns_the_pixels() -> None:
     maps = torch.rand(2, 5, 6, 8)
     pixels = pixel_centers(6, 8, maps).expand(2, -1, 2)
     values = sample_at_pixels(maps, pixels, height=6, width=8)
@@ -79,7 +79,7 @@ def test_opengl_camera_looks_down_its_negative_z() -> None:
     torch.testing.assert_close(w2c @ in_front_and_above, torch.tensor([0.0, -0.5, 4.0, 1.0]))
 
 
-def test_integer_centre_shift_is_half_a_pixel_and_reversible() -> None:
+def test_integer_center_shift_is_half_a_pixel_and_reversible() -> None:
     intrinsics = torch.tensor([[361.5, 0, 82.9], [0, 360.4, 66.4], [0, 0, 1]])
     shifted = intrinsics_from_integer_centers(intrinsics)
     assert shifted[0, 2].item() == pytest.approx(83.4)
@@ -90,7 +90,7 @@ def test_integer_centre_shift_is_half_a_pixel_and_reversible() -> None:
 def test_llff_rows() -> None:
     row = torch.zeros(1, 17, dtype=torch.float64)
     matrix = torch.zeros(3, 5, dtype=torch.float64)
-    # columns down, right, back, centre, (height, width, focal): a camera at z = 5 that looks along -z of the world
+    # columns down, right, back, center, (height, width, focal): a camera at z = 5 that looks along -z of the world
     matrix[:, 0], matrix[:, 1] = torch.tensor([0.0, -1, 0]), torch.tensor([1.0, 0, 0])
     matrix[:, 2], matrix[:, 3] = torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 0, 5])
     matrix[:, 4] = torch.tensor([400.0, 600, 500])

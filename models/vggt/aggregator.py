@@ -75,13 +75,13 @@ class Aggregator(nn.Module):
     def embed_patches(
         self, images: Float[Tensor, "batch view channel height width"]
     ) -> ViTTokens | StemTokens | Float[Tensor, "batch_view patch dim"]:
-        """Normalise images in [0, 1] and embed them; a ViT also gives its other tokens, a match stem its matches."""
+        """Normalize images in [0, 1] and embed them; a ViT also gives its other tokens, a match stem its matches."""
         if images.shape[2] != 3:
             raise InputError(f"images must have 3 channels (axis 2), got shape {tuple(images.shape)}")
         mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
         std = images.new_tensor(IMAGE_STD)[:, None, None]
-        normalised = (images - mean) / std
-        return self.patch_embed(normalised if self.sees_views_together else normalised.flatten(0, 1))
+        normalized = (images - mean) / std
+        return self.patch_embed(normalized if self.sees_views_together else normalized.flatten(0, 1))
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 VGGT predicts depth and cameras in units of its own. Two things tell the unit: its predicted cameras, where their
 relative positions agree with the given ones, and its depth maps, which agree with each other under the given cameras
 at one scale only. Both costs are bounded (Geman and McClure 1987), so that a wrong view or an occluded pixel counts
-no more than a bad one. Their sum is minimised over a wide range of scales, then more and more finely around the best.
+no more than a bad one. Their sum is minimized over a wide range of scales, then more and more finely around the best.
 """
 
 import math
@@ -35,7 +35,7 @@ class DepthAlignment(TensorStruct):
     residual: Float[Tensor, " batch"]
     """Median over pixels of |log(depth of a point of one view / depth that another view predicts there)|.
 
-    About the relative error of depth. Infinite where the scale cannot be known: all given centres are identical, or
+    About the relative error of depth. Infinite where the scale cannot be known: all given centers are identical, or
     no view sees what another one does.
     """
     camera_error: Float[Tensor, " batch"]
@@ -112,7 +112,7 @@ def _bounded(error: Tensor, width: float) -> Tensor:
 
 
 def _relative_centers(w2c: Float[Tensor, "batch view 4 4"]) -> Float[Tensor, "batch view view 3"]:
-    """Entry [i, j]: the centre of camera j in the frame of camera i. The world frame does not matter."""
+    """Entry [i, j]: the center of camera j in the frame of camera i. The world frame does not matter."""
     return (w2c[:, :, None] @ rigid_inverse(w2c)[:, None])[..., :3, 3]
 
 

@@ -1,4 +1,4 @@
-"""Multi-head self-attention, optional query/key normalisation, 2-D rotary positions (RoPE, Su et al. 2021, eq. 15)."""
+"""Multi-head self-attention, optional query/key normalization, 2-D rotary positions (RoPE, Su et al. 2021, eq. 15)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         proj_bias: bool = True,
         qk_norm: bool = False,
     ) -> None:
-        """`dim` channels split over `num_heads`; `qk_norm` normalises queries and keys per head (eps 1e-5)."""
+        """`dim` channels split over `num_heads`; `qk_norm` normalizes queries and keys per head (eps 1e-5)."""
         super().__init__()
         self.num_heads = num_heads
         head_dim = dim // num_heads

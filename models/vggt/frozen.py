@@ -1,7 +1,7 @@
 """A VGGT that never learns: images of any size -> feature maps, and depth and cameras if wanted.
 
 It resizes inside, runs without gradients, stays in evaluation mode, follows its owner to another device, and is
-invisible to checkpoints, optimisers and distributed training.
+invisible to checkpoints, optimizers and distributed training.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ class FrozenFeatures(TensorStruct):
     w2c: Float[Tensor, "batch view 4 4"] | None = None
     """Camera from world; the world is the first view's camera as predicted, so its own matrix is near the identity."""
     intrinsics: Float[Tensor, "batch view 3 3"] | None = None
-    """In pixels of the input, centres at +0.5; the principal point is the image's middle."""
+    """In pixels of the input, centers at +0.5; the principal point is the image's middle."""
 
     @classmethod
     def cat(cls, parts: Sequence["FrozenFeatures"]) -> "FrozenFeatures":
@@ -181,7 +181,7 @@ def _autocast_dtype(images: Tensor) -> torch.dtype | None:
 
 
 def _resize(maps: Float[Tensor, "batch view _ _ _"], height: int, width: int) -> Tensor:
-    """Bilinear with antialiasing, pixel centres at +0.5."""
+    """Bilinear with antialiasing, pixel centers at +0.5."""
     if maps.shape[-2:] == (height, width):
         return maps
     resized = F.interpolate(maps.flatten(0, 1), (height, width), mode="bilinear", align_corners=False, antialias=True)

@@ -115,7 +115,7 @@ def _cues(
 
 
 def cell_positions(rows: int, cols: int, like: Tensor) -> Float[Tensor, "cell 2"]:
-    """(x, y) of cell centres from the middle of the image, in half image widths."""
+    """(x, y) of cell centers from the middle of the image, in half image widths."""
     x = (torch.arange(cols, device=like.device, dtype=like.dtype) + 0.5) * (2 / cols) - 1
     y = ((torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * 2 - rows) / cols
     return torch.stack([x.expand(rows, -1), y[:, None].expand(-1, cols)], dim=-1).flatten(0, 1)

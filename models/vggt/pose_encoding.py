@@ -1,7 +1,7 @@
 """Cameras <-> VGGT's nine numbers [translation, quaternion xyzw, fov_h, fov_w] (docs/vggt.md, "Pose encoding").
 
-The encoded pose is camera-from-world with OpenCV axes. The principal point is not encoded: it decodes to the centre
-of the image, (width / 2, height / 2), which is right for pixel centres at +0.5. Fields of view are in radians.
+The encoded pose is camera-from-world with OpenCV axes. The principal point is not encoded: it decodes to the center
+of the image, (width / 2, height / 2), which is right for pixel centers at +0.5. Fields of view are in radians.
 """
 
 from typing import NamedTuple
@@ -100,7 +100,7 @@ def unproject_depth(
 ) -> Float[Tensor, "*batch height width 3"]:
     """World point of every pixel at its camera z.
 
-    Follows the reference in counting pixels from integer centres (0, 0), half a pixel off the rest of this code base.
+    Follows the reference in counting pixels from integer centers (0, 0), half a pixel off the rest of this code base.
     """
     height, width = depth.shape[-2:]
     columns = torch.arange(width, dtype=depth.dtype, device=depth.device)

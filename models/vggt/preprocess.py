@@ -58,15 +58,15 @@ def load_images(
             top = max(pixels.shape[1] - size, 0) // 2
             images.append(pixels[:, top : top + size])
         else:
-            images.append(_pad_centred(pixels, size, size))
+            images.append(_pad_centered(pixels, size, size))
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if any(image.shape[1:] != (height, width) for image in images):
         warnings.warn(f"images differ in shape, padding all to {height}x{width} with white", stacklevel=2)
-    return torch.stack([_pad_centred(image, height, width) for image in images])
+    return torch.stack([_pad_centered(image, height, width) for image in images])
 
 
 def load_images_square(paths: Sequence[str | Path], *, size: int = DEFAULT_SQUARE_SIZE) -> SquareImages:
-    """Pad each image with black to a square, centred, and resize it to size x size pixels."""
+    """Pad each image with black to a square, centered, and resize it to size x size pixels."""
     images, boxes = [], []
     for image in _open_all(paths):
         width, height = image.size
@@ -102,7 +102,7 @@ def _to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def _pad_centred(image: Float[Tensor, "3 _ _"], height: int, width: int) -> Float[Tensor, "3 {height} {width}"]:
+def _pad_centered(image: Float[Tensor, "3 _ _"], height: int, width: int) -> Float[Tensor, "3 {height} {width}"]:
     """Fill with white around the image, the odd row or column at the end."""
     missing_rows, missing_cols = height - image.shape[1], width - image.shape[2]
     left, top = missing_cols // 2, missing_rows // 2

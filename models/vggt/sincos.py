@@ -25,7 +25,7 @@ def sincos_map(
 def image_plane_grid(
     height: int, width: int, aspect: float, device: torch.device
 ) -> tuple[Float[Tensor, " width"], Float[Tensor, " height"]]:
-    """Cell centres (u of each column, v of each row) on an image plane with diagonal 2 (docs/vggt.md, "Dense heads").
+    """Cell centers (u of each column, v of each row) on an image plane with diagonal 2 (docs/vggt.md, "Dense heads").
 
     `aspect` is width / height of the image, which need not be that of the map. u spans +-aspect / diagonal.
     """

@@ -1,4 +1,4 @@
-"""DINOv2-style ViT with registers: images -> normalised tokens (docs/vggt.md, "Patch embedding")."""
+"""DINOv2-style ViT with registers: images -> normalized tokens (docs/vggt.md, "Patch embedding")."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from models.vggt.layers import Block, PatchEmbed, normal_parameter
 
 
 class ViTTokens(NamedTuple):
-    """Tokens after the final normalisation."""
+    """Tokens after the final normalization."""
 
     class_token: Float[Tensor, "batch channel"]
     register_tokens: Float[Tensor, "batch register channel"]
@@ -72,9 +72,9 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         if not self.pos_embed.is_meta:
-            self._initialise()
+            self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
         )
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> ViTTokens:
-        """Tokens of images that are already normalised by mean and standard deviation."""
+        """Tokens of images that are already normalized by mean and standard deviation."""
         batch, _, height, width = images.shape
         patches = self.patch_embed(images)
         positions = self.position_embedding(height, width).to(patches.dtype)

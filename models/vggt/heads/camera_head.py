@@ -47,13 +47,13 @@ class CameraHead(nn.Module):
         Gradients do not pass from one iteration's pose to the next, which starts from the pose before activation.
         """
         camera_tokens = self.token_norm(tokens[:, :, 0].to(self.token_norm.weight.dtype))
-        normalised = F.layer_norm(camera_tokens, camera_tokens.shape[-1:], eps=1e-6)
+        normalized = F.layer_norm(camera_tokens, camera_tokens.shape[-1:], eps=1e-6)
         pose: Tensor | None = None
         encodings = []
         for _ in range(num_iterations):
             previous = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if pose is None else pose.detach()
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(previous)).chunk(3, dim=-1)
-            modulated = camera_tokens + gate * (normalised * (1 + scale) + shift)
+            modulated = camera_tokens + gate * (normalized * (1 + scale) + shift)
             update = self.pose_branch(self.trunk_norm(self.trunk(modulated)))
             pose = update if pose is None else pose.detach() + update
             encodings.append(self._activate(pose))

@@ -10,7 +10,7 @@ Points = Float[Tensor, "batch point 2"]
 
 
 def sample_maps(maps: Maps, points: Points, *, padding: str) -> Float[Tensor, "batch point channel"]:
-    """Bilinear values of the maps at (x, y) in cells, integer at cell centres; outside: "border" or "zeros"."""
+    """Bilinear values of the maps at (x, y) in cells, integer at cell centers; outside: "border" or "zeros"."""
     height, width = maps.shape[-2:]
     scale = points.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
     grid = (points * scale - 1)[:, :, None]

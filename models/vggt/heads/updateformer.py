@@ -12,7 +12,7 @@ Tokens = Float[Tensor, "batch token channel"]
 
 
 class SelfAttentionBlock(nn.Module):
-    """Self-attention and MLP; the first skip starts from the normalised tokens, as in the reference."""
+    """Self-attention and MLP; the first skip starts from the normalized tokens, as in the reference."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         """`dim` channels, MLP four times as wide."""
@@ -30,7 +30,7 @@ class SelfAttentionBlock(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Attention from tokens to a context and MLP; the first skip starts from the normalised tokens."""
+    """Attention from tokens to a context and MLP; the first skip starts from the normalized tokens."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         """`dim` channels, MLP four times as wide."""
@@ -74,9 +74,9 @@ class UpdateFormer(nn.Module):
             ):
                 self.add_module(name, nn.ModuleList(kind(dim, num_heads) for _ in range(depth)))
         if not self.flow_head.weight.is_meta:
-            self._initialise()
+            self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

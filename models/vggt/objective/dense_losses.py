@@ -1,7 +1,7 @@
 """Loss of a map with confidence against the truth (DUSt3R, eq. 4; docs/vggt.md, "Depth and point losses").
 
-e = |predicted - true|; loss = mean(gamma e conf - alpha ln conf) + mean(e) + a term on neighbouring pixels.
-Differences from the reference: no neighbour term is `term=None` (there: a TypeError), the term is an enum and not
+e = |predicted - true|; loss = mean(gamma e conf - alpha ln conf) + mean(e) + a term on neighboring pixels.
+Differences from the reference: no neighbor term is `term=None` (there: a TypeError), the term is an enum and not
 picked by substrings, and NaN in a prediction makes the loss NaN, so that training can stop, instead of counting 0.
 """
 
@@ -45,7 +45,7 @@ class DenseLoss(NamedTuple):
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """What is minimised."""
+        """What is minimized."""
         return self.conf + self.reg + self.surface
 
 
@@ -56,7 +56,7 @@ def depth_loss(
     mask: Bool[Tensor, "batch view height width"],
     options: DenseOptions | None = None,
 ) -> DenseLoss:
-    """Loss of depth maps in normalised units; by default with the gradient term."""
+    """Loss of depth maps in normalized units; by default with the gradient term."""
     return dense_loss(depth, confidence, true_depth[..., None], mask, options or DenseOptions())
 
 
@@ -67,7 +67,7 @@ def point_loss(
     mask: Bool[Tensor, "batch view height width"],
     options: DenseOptions | None = None,
 ) -> DenseLoss:
-    """Loss of point maps in the first camera's frame, in normalised units; by default with the normal term."""
+    """Loss of point maps in the first camera's frame, in normalized units; by default with the normal term."""
     return dense_loss(points, confidence, true_points, mask, options or DenseOptions(SurfaceTerm.NORMAL))
 
 

@@ -1,6 +1,6 @@
 """Views with known depth -> what VGGT is trained towards, in its frame and unit (VGGT, Wang et al. 2025, section 3.4).
 
-Predictions are never re-normalised: only the ground truth is moved into the first camera's frame and divided by the
+Predictions are never re-normalized: only the ground truth is moved into the first camera's frame and divided by the
 mean distance of its valid points from that camera.
 """
 
@@ -88,7 +88,7 @@ def normalize_scene(
 def ground_truth(views: Views, *, is_scaled: bool = True) -> GroundTruth:
     """Targets for groups of frames (one batch axis) with depth; object masks are not looked at.
 
-    Points are unprojected from the pixel centres of our cameras (+0.5) straight into the first camera's frame: world
+    Points are unprojected from the pixel centers of our cameras (+0.5) straight into the first camera's frame: world
     coordinates far from the origin would cost digits.
     """
     require(views.depth is not None, "training VGGT needs the depth of every view, these views have none")

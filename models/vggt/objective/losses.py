@@ -64,7 +64,7 @@ class CameraLoss:
     camera: Float[Tensor, ""]
     """The three parts with their factors."""
     T: Float[Tensor, ""]
-    """Translation, normalised units."""
+    """Translation, normalized units."""
     R: Float[Tensor, ""]
     """Quaternion."""
     FL: Float[Tensor, ""]

@@ -1,4 +1,4 @@
-"""Terms that compare neighbouring pixels of predicted and true depth or point maps (docs/vggt.md, "Neighbour terms").
+"""Terms that compare neighboring pixels of predicted and true depth or point maps (docs/vggt.md, "Neighbour terms").
 
 Gradients of the error over four scales, or surface normals over three; a scale looks at every 2^s-th pixel. Each may
 be weighted by the predicted confidence.
@@ -29,7 +29,7 @@ Planes = tuple[Plane, Plane, Plane]
 
 
 class SurfaceTerm(Enum):
-    """What is compared between neighbours. The reference picks it by substrings of a name."""
+    """What is compared between neighbors. The reference picks it by substrings of a name."""
 
     GRADIENT = "grad"
     GRADIENT_CONF = "grad_conf"
@@ -72,7 +72,7 @@ def _every(step: int, *maps: Tensor | None) -> list[Tensor | None]:
 
 
 def _gradient_loss(error: Values, mask: Mask, confidence: Confidence | None) -> Float[Tensor, ""]:
-    """Sum of |differences of the error| between valid neighbours over the number of valid values.
+    """Sum of |differences of the error| between valid neighbors over the number of valid values.
 
     As in the reference, the confidence is that of the right or lower pixel, and its logarithm counts at every pixel,
     also at masked ones: the recorded values contain it.
@@ -93,9 +93,9 @@ def _gradient_loss(error: Values, mask: Mask, confidence: Confidence | None) -> 
 def _normal_loss(
     predicted: Values, true: Values, mask: Mask, confidence: Confidence | None, *, gamma: float, alpha: float
 ) -> Float[Tensor, ""]:
-    """1 - cos between normals, mean over all triangles of a pixel, a vertical and a horizontal neighbour, all valid.
+    """1 - cos between normals, mean over all triangles of a pixel, a vertical and a horizontal neighbor, all valid.
 
-    The reference forms four normals per pixel, from its neighbours up and left, left and down, down and right, right
+    The reference forms four normals per pixel, from its neighbors up and left, left and down, down and right, right
     and up. These are the four triangles of every 2x2 block of pixels, and which way round a triangle goes does not
     matter as long as it is the same for both surfaces.
     """

@@ -30,7 +30,7 @@ class TrackLoss(NamedTuple):
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """What is minimised."""
+        """What is minimized."""
         return self.coords + self.vis + self.conf
 
 

@@ -31,7 +31,7 @@ class TrackTargets(TensorStruct):
     """True places of points of the first view in all views of a group."""
 
     points: Float[Tensor, "*batch view point 2"]
-    """(x, y) in pixels as the tracker counts them: integers at pixel centres, our +0.5 coordinates minus 0.5."""
+    """(x, y) in pixels as the tracker counts them: integers at pixel centers, our +0.5 coordinates minus 0.5."""
     visible: Bool[Tensor, "*batch view point"]
     positive: Bool[Tensor, "*batch point"]
     """False for invented tracks that fill up the number; they are nowhere visible, so no loss counts them."""
@@ -93,7 +93,7 @@ def visible_at(
 ) -> Bool[Tensor, "view point"]:
     """Away from the border, and as deep as one of the four pixels around, within `DEPTH_TOLERANCE` of either depth.
 
-    Places are counted with integers at pixel centres.
+    Places are counted with integers at pixel centers.
     """
     height, width = depth.shape[-2:]
     x, y = places.unbind(-1)
@@ -112,7 +112,7 @@ def visible_at(
 def _candidates(
     depth: Float[Tensor, "height width"], limit: int, generator: torch.Generator
 ) -> Float[Tensor, "point 2"]:
-    """(x, y) of random pixels with depth, integers at centres."""
+    """(x, y) of random pixels with depth, integers at centers."""
     rows, columns = torch.nonzero(depth > MIN_DEPTH, as_tuple=True)
     picked = torch.randperm(len(rows), generator=generator)[:limit].to(depth.device)
     return torch.stack([columns[picked], rows[picked]], dim=-1).to(depth)

@@ -80,7 +80,7 @@ def test_residual_is_the_relative_error_of_depth() -> None:
     assert 0.02 < found.residual.item() < 0.08
 
 
-def test_identical_centres_are_named() -> None:
+def test_identical_centers_are_named() -> None:
     """Without a baseline no scale can be known; the other group of the batch is not affected."""
     cameras = ring_cameras(3, HEIGHT, WIDTH)
     depth = sphere_depth(cameras)
@@ -111,9 +111,9 @@ def test_order_and_units_do_not_matter() -> None:
     first = align(cameras, depth, w2c)
     shuffled = align(cameras[order], depth[order], w2c[:, order])
     torch.testing.assert_close(shuffled.scale, first.scale, rtol=1e-3, atol=0)
-    in_millimetres = align(cameras.scaled(1000.0), depth, w2c)
-    torch.testing.assert_close(in_millimetres.scale, 1000 * first.scale, rtol=1e-3, atol=0)
-    torch.testing.assert_close(in_millimetres.residual, first.residual, rtol=1e-2, atol=1e-4)
+    in_millimeters = align(cameras.scaled(1000.0), depth, w2c)
+    torch.testing.assert_close(in_millimeters.scale, 1000 * first.scale, rtol=1e-3, atol=0)
+    torch.testing.assert_close(in_millimeters.residual, first.residual, rtol=1e-2, atol=1e-4)
 
 
 def test_weighted_quantile_by_hand() -> None:

@@ -35,7 +35,7 @@ class Owner(nn.Module):
         return self.layer(self.frozen(views).tokens.movedim(3, -1))
 
 
-def test_it_is_invisible_to_checkpoints_and_optimisers() -> None:
+def test_it_is_invisible_to_checkpoints_and_optimizers() -> None:
     owner = Owner()
     assert set(owner.state_dict()) == {"layer.weight", "layer.bias"}
     assert {name for name, _ in owner.named_parameters()} == {"layer.weight", "layer.bias"}

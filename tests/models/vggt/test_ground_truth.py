@@ -1,4 +1,4 @@
-"""Scene normalisation and targets; the recorded scene is compared in `tests.goldens`."""
+"""Scene normalization and targets; the recorded scene is compared in `tests.goldens`."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def assert_same(first: GroundTruth, second: GroundTruth) -> None:
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=2e-6, rtol=1e-5)
 
 
-def test_targets_are_a_normalised_scene() -> None:
+def test_targets_are_a_normalized_scene() -> None:
     truth = ground_truth(grouped_views())
     lengths = truth.points.norm(dim=-1)
     for group in range(2):
@@ -76,7 +76,7 @@ def test_without_scaling_units_are_kept() -> None:
     torch.testing.assert_close(scaled.depth * scaled.scale[:, None, None, None], views.depth)
 
 
-def test_targets_equal_the_normalisation_of_their_world_points() -> None:
+def test_targets_equal_the_normalization_of_their_world_points() -> None:
     """By the reference's way: world points first."""
     views = transformed(grouped_views(), 2.0, rigid_motion(1))
     cameras, truth = views.cameras, ground_truth(views)

@@ -133,7 +133,7 @@ def test_masked_pixels_have_no_influence(arrays: dict[str, Tensor]) -> None:
     assert vggt_objective(output, dataclasses.replace(truth, **holes)).objective.item() == expected
 
 
-def test_no_neighbour_term_and_no_filter() -> None:
+def test_no_neighbor_term_and_no_filter() -> None:
     depth = torch.rand(1, 2, 8, 9, generator=torch.Generator().manual_seed(0)) + 1
     mask = torch.ones_like(depth, dtype=torch.bool)
     loss = depth_loss(depth[..., None] * 2, torch.ones_like(depth), depth, mask, DenseOptions(None, None))

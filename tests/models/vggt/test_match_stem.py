@@ -23,7 +23,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def test_positions_are_cell_centres_in_half_widths():
+def test_positions_are_cell_centers_in_half_widths():
     positions = cell_positions(2, 4, torch.zeros(()))
     torch.testing.assert_close(positions[0], torch.tensor([-0.75, -0.25]))
     torch.testing.assert_close(positions[-1], torch.tensor([0.75, 0.25]))

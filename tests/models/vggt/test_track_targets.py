@@ -80,7 +80,7 @@ def test_occluded_points_are_not_visible() -> None:
     assert (tracks.points[2, tracks.visible[2], 0] > WIDTH / 2 - 1.5).all()
 
 
-def test_visibility_needs_one_agreeing_neighbour_and_no_border() -> None:
+def test_visibility_needs_one_agreeing_neighbor_and_no_border() -> None:
     depth = torch.ones(1, 12, 12)
     depth[0, 5, 6] = 2.0
     places = torch.tensor([[[5.5, 4.5], [3.99, 6.0], [4.0, 6.0], [7.99, 6.0], [8.0, 6.0]]])

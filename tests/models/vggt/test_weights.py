@@ -103,8 +103,8 @@ def test_many_missing_tensors_are_counted(tmp_path: Path) -> None:
 
 def test_unknown_and_absent_heads(tmp_path: Path) -> None:
     path = write(tmp_path, tensors())
-    with pytest.raises(InputError, match="head must be one of camera, depth, point, track, got 'colour'"):
-        load_vggt(path, heads=("colour",))
+    with pytest.raises(InputError, match="head must be one of camera, depth, point, track, got 'color'"):
+        load_vggt(path, heads=("color",))
     with pytest.raises(InputError, match="has no track head, it has: camera, depth, point"):
         load_vggt(path, heads=("track",))
 

@@ -130,13 +130,13 @@ def read_scene(path: Path) -> tuple[Views, Views]:
     """Sources (axes batch view) and targets (axis view) of a scene of the peer's, in our pixel convention."""
     with np.load(path) as file:
         scene = {name: file[name] for name in _ARRAYS}
-    millimetres = {name: float(scene[name]) for name in ("near", "far")}
+    millimeters = {name: float(scene[name]) for name in ("near", "far")}
 
     def views(ids: np.ndarray) -> Views:
         images = torch.from_numpy(scene["images"][ids]).permute(0, 3, 1, 2).float().contiguous()
         intrinsics = intrinsics_from_integer_centers(torch.from_numpy(scene["intrinsics"][ids]).float())
         cameras = Cameras(torch.from_numpy(scene["w2c"][ids]).float(), intrinsics, *images.shape[-2:])
-        near, far = (torch.full((len(ids),), millimetres[name]) for name in ("near", "far"))
+        near, far = (torch.full((len(ids),), millimeters[name]) for name in ("near", "far"))
         depth = torch.from_numpy(scene["depths"][ids]).float()
         return Views(images, cameras, near, far, torch.from_numpy(scene["dtu_ids"][ids]), depth)
 

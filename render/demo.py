@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage in stages(options):
         done[stage.name] = _run(stage, done.get(stage.name), sys.executable)
         write_json(out / "stages.json", done)
-    summary = summarise(out, {name: entry["seconds"] for name, entry in done.items()})
+    summary = summarize(out, {name: entry["seconds"] for name, entry in done.items()})
     write_json(out / "summary.json", summary)
     sys.stdout.write(f"\n{table(summary)}\n\nvideo: {summary['video']}\nsummary: {out / 'summary.json'}\n")
 
@@ -127,7 +127,7 @@ def _run(stage: Stage, before: dict[str, Any] | None, python: str) -> dict[str, 
     return {"command": command, "seconds": round(time.monotonic() - start, 1)}
 
 
-def summarise(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
+def summarize(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """The figures of both evaluations. Baselines and `general` are means over the unseen scans."""
     unseen, finetuned = (
         json.loads((out / name / "metrics.json").read_text()) for name in ("evaluate_general", "evaluate_finetuned")
@@ -154,7 +154,7 @@ def table(summary: dict[str, Any]) -> str:
     """The summary as text."""
     scans = summary["scans"]
     rows = {
-        f"mean colour ({len(scans['unseen'])} unseen scans)": summary["mean_colour"],
+        f"mean color ({len(scans['unseen'])} unseen scans)": summary["mean_colour"],
         f"nearest source ({len(scans['unseen'])} unseen scans)": summary["nearest_source"],
         f"general ({len(scans['unseen'])} unseen scans)": summary["general"],
         f"general ({scans['finetuned']})": summary["general_on_finetuned_scan"],

@@ -49,7 +49,7 @@ from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.pictures import comparison
 from training.pictures import as_bytes
 
-_MILLIMETRE_DATASET = "dtu"
+_MILLIMETER_DATASET = "dtu"
 BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_color}
 
 
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             device=device,
             scale=options.imgScale_test,
             chunk=options.chunk,
-            is_millimetre=options.dataset_name == _MILLIMETRE_DATASET,
+            is_millimeter=options.dataset_name == _MILLIMETER_DATASET,
             pictures=folder,
         )
         metrics = {
@@ -132,7 +132,7 @@ def evaluate_targets(
     scale: float = 1.0,
     target_scale: float | None = None,
     chunk: int = 4096,
-    is_millimetre: bool = False,
+    is_millimeter: bool = False,
     pictures: Path | None = None,
 ) -> list[EvaluatedView]:
     """Render and score every target from its candidates; `pictures` is a folder for the comparison pictures.
@@ -151,7 +151,7 @@ def evaluate_targets(
             truth = target.scene.views([target.view_id], target_scale)
             rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
             reference = reference_of(protocol, truth)
-            views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimetre))
+            views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimeter))
             if pictures is not None:
                 name = f"{target.scene.scan}_{target.view_id}.png"
                 write_image(pictures / name, _picture(source, rendered, reference, bounds))
@@ -214,14 +214,14 @@ def _evaluated(
     reference: Reference,
     bounds: DepthRange,
     seconds: tuple[float, float],
-    is_millimetre: bool,
+    is_millimeter: bool,
 ) -> EvaluatedView:
     return EvaluatedView(
         scan=target.scene.scan,
         target=target.view_id,
         sources=target.candidates,
         mask=reference.mask_kind,
-        scores=score_rendering(rendered, reference, is_millimetre=is_millimetre),
+        scores=score_rendering(rendered, reference, is_millimeter=is_millimeter),
         baselines={name: score_image(make(source, truth), reference) for name, make in BASELINES.items()},
         height=truth.cameras.height,
         width=truth.cameras.width,

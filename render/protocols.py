@@ -35,7 +35,7 @@ class Protocol:
     targets: tuple[int, ...] = ()
     """Views to reproduce; none = the scene's held-out views. Of listed ones, those that a scene has."""
     fixed_sources: tuple[int, ...] = ()
-    """The sources of every target; none = the nearest of the pool by L1 distance of camera centres."""
+    """The sources of every target; none = the nearest of the pool by L1 distance of camera centers."""
     angle: float = 0.0
     """Degrees; above 0 the sources are not the nearest of the pool but `surrounding_views` at about this angle."""
     is_masked: bool = False

@@ -13,7 +13,7 @@ from models.nerf.vggt_nerf import RenderedImage
 from render.protocols import MaskKind, Protocol, mask_of
 from training.metrics import depth_errors, lpips_distance, psnr, ssim
 
-_MILLIMETRE_THRESHOLDS = (2.0, 10.0, 20.0)
+_MILLIMETER_THRESHOLDS = (2.0, 10.0, 20.0)
 _SSIM_WINDOW = 7
 
 
@@ -30,7 +30,7 @@ class Scores:
     depth_abs: float | None = None
     """Mean absolute error over pixels with true depth, scene units."""
     acc_2mm: float | None = None
-    """Share of those pixels with an error below 2 mm; DTU only, whose unit is the millimetre."""
+    """Share of those pixels with an error below 2 mm; DTU only, whose unit is the millimeter."""
     acc_10mm: float | None = None
     acc_20mm: float | None = None
     psnr_object: float | None = None
@@ -88,13 +88,13 @@ def score_image(image: Float[Tensor, "full_height full_width 3"], reference: Ref
     )
 
 
-def score_rendering(rendered: RenderedImage, reference: Reference, *, is_millimetre: bool) -> Scores:
-    """Scores of a rendered view: those of its colours, and of its depth where the true depth is known."""
+def score_rendering(rendered: RenderedImage, reference: Reference, *, is_millimeter: bool) -> Scores:
+    """Scores of a rendered view: those of its colors, and of its depth where the true depth is known."""
     scores = score_image(rendered.rgb, reference)
     if reference.depth is None:
         return scores
     depth = _cut(rendered.depth, reference.margins)
-    thresholds = _MILLIMETRE_THRESHOLDS if is_millimetre else ()
+    thresholds = _MILLIMETER_THRESHOLDS if is_millimeter else ()
     errors = depth_errors(depth, reference.depth, reference.depth > 0, thresholds)
     shares = [_number(share) for share in errors.accuracy] or [None] * 3
     return Scores(
@@ -115,7 +115,7 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def nearest_source(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
-    """Baseline: the source image whose camera centre is nearest (L1), at the target's size, copied.
+    """Baseline: the source image whose camera center is nearest (L1), at the target's size, copied.
 
     `source` and `target` have one leading axis, which is one view for `target`.
     """
@@ -127,7 +127,7 @@ def nearest_source(source: Views, target: Views) -> Float[Tensor, "height width 
 
 
 def mean_color(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
-    """Baseline: the mean colour of the source images everywhere; only the size of the target is looked at."""
+    """Baseline: the mean color of the source images everywhere; only the size of the target is looked at."""
     color = source.images.mean(dim=(0, 2, 3))
     return color.expand(*target.images.shape[-2:], 3)
 

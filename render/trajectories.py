@@ -51,7 +51,7 @@ def camera_path(trajectory: str, views: Views, frames: int) -> CameraPath:
 def interpolate(views: Views, frames: int) -> Cameras:
     """Through all the views' cameras in a short round and back to the first, which the first and last frame equal.
 
-    Centres move on straight lines, rotations take the shortest way, every leg lasts equally long.
+    Centers move on straight lines, rotations take the shortest way, every leg lasts equally long.
     """
     order = _short_round(views.cameras.centers)
     keys = views.cameras[torch.tensor([*order, order[0]])]

@@ -1,4 +1,4 @@
-"""Free-viewpoint video of a scene: colour beside depth, along a camera path.
+"""Free-viewpoint video of a scene: color beside depth, along a camera path.
 
 python -m render.video --ckpt C --dataset_name dtu --datadir D --scan scan24 --trajectory orbit --frames 60 --out V.mp4
 """
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_video(options: VideoOptions) -> list[Path]:
     """Render the path that the options describe and return the files written.
 
-    A general model renders all frames from the same `n_views` source views, neighbours in the middle of the pool,
+    A general model renders all frames from the same `n_views` source views, neighbors in the middle of the pool,
     and the path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to
     it, and spirals and orbits follow all views of the pool.
 
@@ -112,14 +112,14 @@ def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tupl
 
 
 def central_views(scene: PosedScene, pool: Sequence[int], count: int) -> tuple[int, ...]:
-    """The view of the pool whose centre is nearest (L1) to the mean of all, and those nearest to it."""
+    """The view of the pool whose center is nearest (L1) to the mean of all, and those nearest to it."""
     centers = _centers(scene, pool)
     middle = nearest_by_center({**centers, -1: torch.stack(list(centers.values())).mean(0)}, -1, pool)[0]
     return tuple(nearest_by_center(centers, middle, pool)[:count])
 
 
 def nearest_views(scene: PosedScene, pool: Sequence[int], path: CameraPath, count: int) -> list[tuple[int, ...]]:
-    """For every frame the `count` views of the pool whose centres are nearest (L1), in ascending order.
+    """For every frame the `count` views of the pool whose centers are nearest (L1), in ascending order.
 
     The order does not depend on the frame, so that frames with the same views share what VGGT says about them.
     """
@@ -129,7 +129,7 @@ def nearest_views(scene: PosedScene, pool: Sequence[int], path: CameraPath, coun
 
 
 def frame_picture(rendered: RenderedImage, path: CameraPath) -> Picture:
-    """Colour beside depth; the colours of depth mean the same in all frames of a path."""
+    """Color beside depth; the colors of depth mean the same in all frames of a path."""
     near, far = path.near.min().item(), path.far.max().item()
     return as_bytes(torch.cat([rendered.rgb, colored_depth(rendered.depth, near, far)], dim=1))
 

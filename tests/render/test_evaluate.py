@@ -83,7 +83,7 @@ def test_truth_scores_best(name: str, data_root: Path):
     scene, protocol = only_scene(data_root), PROTOCOLS[name]
     model = TruthModel(scene, depth_error=5.0)
     targets = targets_of(protocol, scene, 3)
-    metrics = summary(evaluate_targets(model, targets, protocol, device=CPU, is_millimetre=True), 1.0)
+    metrics = summary(evaluate_targets(model, targets, protocol, device=CPU, is_millimeter=True), 1.0)
     mean = metrics["mean"]
     assert mean["psnr"] > 100
     assert mean["ssim"] == pytest.approx(1.0)
@@ -107,7 +107,7 @@ def test_without_depth_the_objects_mask_is_used(data_root: Path, tmp_path: Path)
     bare = dataclasses.replace(scene, frames=frames, read_depth=None)
     for name, kind in (("dtu-fixed3", "object"), ("full", "none")):
         targets = targets_of(PROTOCOLS[name], bare, 3)[:1]
-        metrics = summary(evaluate_targets(model, targets, PROTOCOLS[name], device=CPU, is_millimetre=True), 1.0)
+        metrics = summary(evaluate_targets(model, targets, PROTOCOLS[name], device=CPU, is_millimeter=True), 1.0)
         assert metrics["views"][0]["mask"] == kind
         assert metrics["mean"]["depth_abs"] is None
         assert (metrics["mean"]["psnr_object"] is None) == (name != "full")

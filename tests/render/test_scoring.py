@@ -78,10 +78,10 @@ def test_depth_where_it_is_known(target: Views):
     depth = torch.full((24, 32), 1e6)
     depth[:12, :16], depth[12:, :16] = 601.0, 585.0
     rendered = RenderedImage(picture(target), depth, torch.ones(24, 32))
-    scores = score_rendering(rendered, reference_of(FULL, target), is_millimetre=True)
+    scores = score_rendering(rendered, reference_of(FULL, target), is_millimeter=True)
     assert scores.depth_abs == pytest.approx(8.0)
     assert (scores.acc_2mm, scores.acc_10mm, scores.acc_20mm) == (0.5, 0.5, 1.0)
-    elsewhere = score_rendering(rendered, reference_of(FULL, target), is_millimetre=False)
+    elsewhere = score_rendering(rendered, reference_of(FULL, target), is_millimeter=False)
     assert elsewhere.depth_abs == pytest.approx(8.0)
     assert (elsewhere.acc_2mm, elsewhere.acc_10mm, elsewhere.acc_20mm) == (None, None, None)
 
@@ -89,7 +89,7 @@ def test_depth_where_it_is_known(target: Views):
 def test_nothing_known_gives_none_and_not_nan(target: Views):
     target = replace(target, depth=torch.zeros(1, 24, 32))
     rendered = RenderedImage(picture(target), torch.ones(24, 32), torch.ones(24, 32))
-    scores = score_rendering(rendered, reference_of(MASKED, target), is_millimetre=True)
+    scores = score_rendering(rendered, reference_of(MASKED, target), is_millimeter=True)
     assert (scores.psnr, scores.depth_abs, scores.acc_2mm) == (None, None, None)
 
 

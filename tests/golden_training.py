@@ -49,7 +49,7 @@ class RecordedScene:
         return {name: value.item() for name, value in parts}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The normalised scene, gradients of the objective, quantile filter and learning rates."""
+        """The normalized scene, gradients of the objective, quantile filter and learning rates."""
         inputs = self.tensors
         raw = (inputs[f"raw_{name}"].double() for name in ("extrinsics", "depths", "world_points", "cam_points"))
         scene = normalize_scene(*raw, inputs["point_masks"])

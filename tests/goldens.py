@@ -274,7 +274,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def check_training(folder: Path) -> dict[str, list[Comparison]]:
-    """Losses, their gradients, the normalised scene and the learning rates of a training fixture."""
+    """Losses, their gradients, the normalized scene and the learning rates of a training fixture."""
     record = read_arrays(folder / TRAINING_ARRAYS)
     try:
         values = {name: float(value) for name, value in json.loads((folder / TRAINING_VALUES).read_text()).items()}

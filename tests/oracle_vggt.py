@@ -12,7 +12,7 @@ from models.vggt.weights import WeightIdentity
 
 
 class OracleVGGT(FrozenVGGT):
-    """Recognises images by their bytes; unknown depth gets confidence 1, that is none."""
+    """Recognizes images by their bytes; unknown depth gets confidence 1, that is none."""
 
     def __init__(
         self,

@@ -146,7 +146,7 @@ def peer(tmp_path: Path) -> Path:
     return folder
 
 
-def test_peer_scene_has_our_pixel_centres(fields: dict[str, str], peer: Path, tmp_path: Path) -> None:
+def test_peer_scene_has_our_pixel_centers(fields: dict[str, str], peer: Path, tmp_path: Path) -> None:
     """What the peer sees at integer (i, j) is in the middle of our pixel, at (i + 0.5, j + 0.5)."""
     options = peer_scene.PeerOptions(ckpt=tuple(fields.values()), peer_dir=str(peer), out=str(tmp_path / "out"))
     path = peer_scene.scene_file(options, "64x32", 0)

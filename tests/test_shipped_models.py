@@ -21,7 +21,7 @@ NANO = CKPTS / "vggt_nano.safetensors"
 
 @pytest.fixture(scope="module")
 def groups() -> Views:
-    """Three scenes of no training seed, each from four neighbouring places of DTU's rig."""
+    """Three scenes of no training seed, each from four neighboring places of DTU's rig."""
     cameras = dtu_rig(128, 160)[[24, 25, 32, 23]].to(torch.float32)
     rendered = [render_views(make_scene((77, index)), cameras) for index in range(3)]
     return Views(

@@ -13,7 +13,7 @@ def as_bytes(picture: Float[Tensor, "height width 3"]) -> UInt8[np.ndarray, "hei
 
 
 def colored_depth(depth: Float[Tensor, "height width"], near: float, far: float) -> Float[Tensor, "height width 3"]:
-    """Turbo colours, near = red, far = blue; unknown or empty (depth 0) = black."""
+    """Turbo colors, near = red, far = blue; unknown or empty (depth 0) = black."""
     closeness = 1 - ((depth - near) / (far - near)).clamp(0, 1)
     colors = torch.from_numpy(matplotlib.colormaps["turbo"](closeness.cpu().numpy())[..., :3]).float()
     return colors * (depth.cpu() > 0)[..., None]

@@ -127,7 +127,7 @@ def test_finetuning_never_opens_held_out_views_and_keeps_its_residual(finetuned:
         contents["state_dict"]["model.network.residual.box_max"]
         - contents["state_dict"]["model.network.residual.box_min"]
     )
-    assert ((box > 50) & (box < 2000)).all()  # millimetres
+    assert ((box > 50) & (box < 2000)).all()  # millimeters
 
 
 def test_finetuning_starts_as_the_general_model(small_dtu: Path, unbroken: Path) -> None:

@@ -49,7 +49,7 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
 
 
 def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
-    """Every view of the test scans, or of `--scans`, with its neighbours."""
+    """Every view of the test scans, or of `--scans`, with its neighbors."""
     groups = options.max_groups or None
     return build_evaluation_data(replace(data_spec(options, patch_size), num_val=groups))
 

@@ -2,8 +2,8 @@
 
     python -m training.vggt.inspect --config configs/vggt_nano.txt --out scene.ply
 
-Takes all options of train_vggt.py. Writes one group of frames, augmented as in training, as a coloured point cloud
-(.ply, world frame, scene units) and a contact sheet beside it (.png: images, depth in colour), and prints a table:
+Takes all options of train_vggt.py. Writes one group of frames, augmented as in training, as a colored point cloud
+(.ply, world frame, scene units) and a contact sheet beside it (.png: images, depth in color), and prints a table:
 per frame the depth range and how far it agrees with the first. `--viewer` shows both in a browser (package viser).
 """
 
@@ -89,7 +89,7 @@ def table(group: FrameBatch) -> list[str]:
 
 
 def contact_sheet(views: Views) -> Float[Tensor, "rows columns 3"]:
-    """Frames side by side, at most 6 in a row, each above its depth; one colour range for all, unknown is black."""
+    """Frames side by side, at most 6 in a row, each above its depth; one color range for all, unknown is black."""
     known = views.depth[views.depth > 0]
     near, far = (known.min().item(), known.max().item()) if known.numel() else (0.0, 1.0)
     tiles = [

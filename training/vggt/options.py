@@ -38,9 +38,9 @@ class VGGTOptions(RunOptions):
     n_views: tuple[int, ...] = option((2, 24), "frames per group, or two numbers: drawn anew for every step", nargs="+")
     max_img_per_gpu: int = option(48, "images per step and process: so many groups as fit, at least one")
     expand_ratio: float = option(
-        8.0, "frames on disk are drawn among this many times as many neighbours of the first one"
+        8.0, "frames on disk are drawn among this many times as many neighbors of the first one"
     )
-    augment: bool = option(True, "jitter colours of training images")
+    augment: bool = option(True, "jitter colors of training images")
     augment_geometry: bool = option(True, "crop and zoom training images on disk at random")
     accumulate: int = option(1, "parts a batch is worked through in: less memory, the same step")
     num_epochs: int = option(20, "epochs; an epoch sees --len_train groups")
@@ -65,7 +65,7 @@ class VGGTOptions(RunOptions):
     export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
     eval_only: bool = option(False, "no training: print and write metrics of the weights")
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --vggt_ckpt")
-    eval_views: int = option(4, "frames per group in validation and evaluation: a view and its neighbours")
+    eval_views: int = option(4, "frames per group in validation and evaluation: a view and its neighbors")
     max_groups: int = option(0, "evaluate at most so many groups, spread evenly; 0: all (64 of procedural)")
     out: str = option("metrics.json", "file for the metrics of --eval_only; pictures go into a folder beside it")
 

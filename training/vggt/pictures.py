@@ -16,7 +16,7 @@ MAX_ROWS = 6
 def group_picture(output: VGGTOutput, views: Views) -> Float[Tensor, "panel_height panel_width 3"]:
     """One row per view (at most 6): image, true depth, predicted depth after one scale, confidence (bright = sure).
 
-    The group has a batch axis of length 1. Colours of depth have one range for all; unknown depth is black, as is
+    The group has a batch axis of length 1. Colors of depth have one range for all; unknown depth is black, as is
     what the network has no head for.
     """
     images = views.images[0].permute(0, 2, 3, 1).cpu()

@@ -54,8 +54,8 @@ class PeerOptions:
         require(bool(self.ckpt), "--ckpt: expected at least one checkpoint, got none")
         script = Path(self.peer_dir) / "make_scene.py"
         require(script.is_file(), f"--peer_dir {self.peer_dir}: expected a folder with make_scene.py, got none there")
-        for name, least in (("threads", 1), ("chunk", 1), ("N_guided", 0)):
-            require(getattr(self, name) >= least, f"--{name}: expected {least} or more, got {getattr(self, name)}")
+        for name, minimum in (("threads", 1), ("chunk", 1), ("N_guided", 0)):
+            require(getattr(self, name) >= minimum, f"--{name}: expected {minimum} or more, got {getattr(self, name)}")
         require(min(self.seeds) >= 0, f"--seeds: expected 0 or more, got {min(self.seeds)}")
         for size in self.sizes:
             sides = size.split("x")

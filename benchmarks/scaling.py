@@ -50,10 +50,10 @@ class ScalingOptions:
         """
         for name in ("chunk", "threads", "repeats"):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
-        for name, least in (("views", 2), ("samples", 1)):
+        for name, minimum in (("views", 2), ("samples", 1)):
             values = getattr(self, name)
-            is_enough = len(values) >= 2 and min(values) >= least
-            require(is_enough, f"--{name}: expected two numbers or more of at least {least}, got {list(values)}")
+            is_enough = len(values) >= 2 and min(values) >= minimum
+            require(is_enough, f"--{name}: expected two numbers or more of at least {minimum}, got {list(values)}")
         for size in self.sizes:
             sides = size.split("x")
             is_size = len(sides) == 2 and all(side.isdecimal() and int(side) >= 32 for side in sides)

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.image_io import read_image
 from geometry import Cameras, InputError, Views, rigid_inverse
 
-_SMALLEST_SIDE = 8
+_MIN_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class PosedScene:
         if len(sizes) != 1:
             raise InputError(f"scene {self.name}: expected images of one size, got {sorted(sizes)} in views {view_ids}")
         height, width = (round(side * scale) for side in sizes.pop())
-        if min(height, width) < _SMALLEST_SIDE:
+        if min(height, width) < _MIN_SIDE:
             raise InputError(
-                f"scene {self.name}: expected images of at least {_SMALLEST_SIDE} pixels a side, "
+                f"scene {self.name}: expected images of at least {_MIN_SIDE} pixels a side, "
                 f"got {width}x{height} (width x height) at scale {scale}"
             )
         return Cameras(

@@ -14,7 +14,7 @@ from geometry.errors import require
 from geometry.precision import full_precision
 
 _NO_DIRECTION = 1e-6
-LARGEST_ERROR = 180.0
+_MAX_ANGLE = 180.0
 
 
 class PoseErrors(NamedTuple):
@@ -45,7 +45,7 @@ def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Flo
     rotation = _rotation_angle(predicted[:, :3, :3] @ true[:, :3, :3].mT)
     ours, theirs = predicted[:, :3, 3], true[:, :3, 3]
     angle = torch.atan2(torch.linalg.cross(ours, theirs).norm(dim=-1), (ours * theirs).sum(-1)).rad2deg()
-    angle = torch.where(_is_nowhere(ours), LARGEST_ERROR, angle)
+    angle = torch.where(_is_nowhere(ours), _MAX_ANGLE, angle)
     return PoseErrors(rotation, torch.where(_is_nowhere(theirs), 0.0, angle))
 
 

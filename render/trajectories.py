@@ -16,12 +16,12 @@ from torch import Tensor
 
 from geometry import Cameras, InputError, TensorStruct, Views, rigid_inverse
 
-_EXHAUSTIVE_TOUR = 7
+_MAX_EXHAUSTIVE_VIEWS = 7
 _SPIRAL_TURNS = 2
 _SPIRAL_QUANTILE = 0.7
 _FOCUS_MIX = 0.75
 _SURROUNDED_GAP = math.radians(120)
-_STEEPEST = math.radians(85)
+_MAX_ELEVATION = math.radians(85)
 _MIN_CONVERGENCE = 1e-4
 _UP_PRIOR = 0.01
 
@@ -109,7 +109,7 @@ def orbit(views: Views, frames: int) -> Cameras:
     offsets = c2w[:, :3, 3] - center
     radius = offsets.norm(dim=-1)
     height = offsets @ up
-    elevation = torch.asin((height / radius).clamp(-1, 1)).mean().clamp(-_STEEPEST, _STEEPEST)
+    elevation = torch.asin((height / radius).clamp(-1, 1)).mean().clamp(-_MAX_ELEVATION, _MAX_ELEVATION)
     east = _horizontal_axis(c2w[0], up)
     north = torch.linalg.cross(up, east)
     azimuth = _swept(torch.atan2(offsets @ north, offsets @ east), frames)
@@ -129,7 +129,7 @@ def _short_round(centers: Float[Tensor, "view 3"]) -> list[int]:
     """An order of the points, first one first, whose closed round is short: the shortest for up to 7 points."""
     distance = torch.cdist(centers.double()[None], centers.double()[None])[0].tolist()
     rest = range(1, len(distance))
-    if len(distance) > _EXHAUSTIVE_TOUR:
+    if len(distance) > _MAX_EXHAUSTIVE_VIEWS:
         order, left = [0], set(rest)
         while left:
             order.append(min(left, key=lambda view: distance[order[-1]][view]))

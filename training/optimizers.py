@@ -9,7 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from geometry import InputError
 
-_LEAST_SIDE = 8
+_MIN_SIDE = 8
 """A layer with fewer outputs has next to nothing to make orthogonal."""
 
 
@@ -35,7 +35,7 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
     kinds = nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
     layers = [module for module in model.modules() if isinstance(module, kinds)]
     weights = [layer.weight for layer in layers if layer.weight.requires_grad]
-    return [weight for weight in weights if min(weight.flatten(1).shape) >= _LEAST_SIDE]
+    return [weight for weight in weights if min(weight.flatten(1).shape) >= _MIN_SIDE]
 
 
 class MuonAdamW(Optimizer):

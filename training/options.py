@@ -71,22 +71,22 @@ class RunOptions:
             f"--expname: expected a plain folder name, got {self.expname!r}",
         )
 
-    def _require_at_least(self, least: int, *names: str) -> None:
+    def _require_at_least(self, minimum: int, *names: str) -> None:
         for name in names:
-            wanted = "0 or more" if least == 0 else f"at least {least}"
+            wanted = "0 or more" if minimum == 0 else f"at least {minimum}"
             value = getattr(self, name)
-            require(least <= value < math.inf, f"--{name}: expected {wanted}, got {value}")
+            require(minimum <= value < math.inf, f"--{name}: expected {wanted}, got {value}")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             require(0 < value < math.inf, f"--{name}: expected a positive number, got {value}")
 
-    def _require_range(self, name: str, least: float | int, what: str) -> None:
+    def _require_range(self, name: str, minimum: float | int, what: str) -> None:
         """One number, or a low and a high one."""
         values = getattr(self, name)
         require(
-            len(values) in (1, 2) and values[0] >= least and values[-1] >= values[0],
+            len(values) in (1, 2) and values[0] >= minimum and values[-1] >= values[0],
             f"--{name}: expected one number or a range low high, {what}, got {list(values)}",
         )
 

@@ -127,12 +127,12 @@ class FrameDataModule(pl.LightningDataModule):
         keys = [
             self._val_key(number, item)
             for number, source in enumerate(self.val_sources)
-            for item in evenly_spread(range(len(source)), self._most_val_groups(source, num_val))
+            for item in evenly_spread(range(len(source)), self._max_val_groups(source, num_val))
         ]
         return keys if num_val is None else evenly_spread(keys, num_val)
 
     @staticmethod
-    def _most_val_groups(source: FrameSource, num_val: int | None) -> int:
+    def _max_val_groups(source: FrameSource, num_val: int | None) -> int:
         if num_val is not None:
             return num_val
         return len(source) if isinstance(source, FixedGroups) else _MADE_GROUPS

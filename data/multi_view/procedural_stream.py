@@ -24,7 +24,7 @@ from geometry import Cameras, FrameBatch, InputError, Views
 
 ENDLESS = 1_000_000
 """Scenes of a stream without an end, as far as anyone will get."""
-MOST_FRAMES = 49
+MAX_FRAMES = 49
 """Of a group: DTU's rig has no more cameras."""
 FRAMES_PER_SCENE = 8
 """Of a scene that comes back: groups take different ones of them, in different order."""
@@ -32,7 +32,7 @@ _CACHE_BYTES = 6 << 30
 _STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
 _WIDE_GROUND = (260.0, 700.0)
 _ROOM = 230.0
-_WIDEST_SCREEN = 480.0
+_MAX_SCREEN_WIDTH = 480.0
 
 
 class ProceduralFrames:
@@ -62,9 +62,9 @@ class ProceduralFrames:
 
     def _sample(self, key: GroupKey) -> FrameBatch:
         name = f"{self.name}/{key.item}"
-        if key.num_frames > MOST_FRAMES:
+        if key.num_frames > MAX_FRAMES:
             raise InputError(
-                f"--n_views, --eval_views: expected at most {MOST_FRAMES} frames of a procedural scene, "
+                f"--n_views, --eval_views: expected at most {MAX_FRAMES} frames of a procedural scene, "
                 f"got {key.num_frames}"
             )
         if not self.num_scenes:
@@ -171,7 +171,7 @@ def _folding_screen(rng: np.random.Generator, cameras: Cameras) -> list[Item]:
     toward = np.arctan2(ahead[1], ahead[0])
     count = int(rng.integers(2, 5))
     lengths = rng.uniform(70, 220, count)
-    lengths *= min(1.0, _WIDEST_SCREEN / lengths.sum())
+    lengths *= min(1.0, _MAX_SCREEN_WIDTH / lengths.sum())
     slants = np.radians(rng.uniform(15, 60, count)) * (-1) ** (np.arange(count) + rng.integers(2))
     angles = toward + np.pi / 2 + slants
     walls = lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)

@@ -39,7 +39,7 @@ class BatchShape:
         Raises:
             InputError: naming the option.
         """
-        size, patch, (low, high), (fewest, most) = self.image_size, self.patch_size, self.aspect, self.n_views
+        size, patch, (low, high), (min_frames, max_frames) = self.image_size, self.patch_size, self.aspect, self.n_views
         require(
             size >= patch and size % patch == 0,
             f"--image_size: expected a multiple of the patch size {patch}, got {size}",
@@ -49,11 +49,14 @@ class BatchShape:
             int(size * low + _EPSILON) >= patch,
             f"--aspect: expected images at least one patch ({patch} pixels) high, got {size * low:g} at aspect {low:g}",
         )
-        require(1 <= fewest <= most, f"--n_views: expected numbers of frames as low high, got {fewest} {most}")
         require(
-            self.max_img_per_gpu >= most,
+            1 <= min_frames <= max_frames,
+            f"--n_views: expected numbers of frames as low high, got {min_frames} {max_frames}",
+        )
+        require(
+            self.max_img_per_gpu >= max_frames,
             f"--max_img_per_gpu {self.max_img_per_gpu}: expected at least the most frames of a group, "
-            f"--n_views {fewest} {most}",
+            f"--n_views {min_frames} {max_frames}",
         )
 
     def height(self, aspect: float) -> int:
@@ -153,9 +156,9 @@ class GroupSampler(Sampler[list[GroupKey]]):
         low, high = self.shape.n_views
         generator = seeded_generator(derived_seed(self.seed, _FRAMES_STREAM, batch))
         num_frames = int(torch.randint(low, high + 1, (), generator=generator))
-        least, most = self.shape.aspect
+        min_aspect, max_aspect = self.shape.aspect
         draw = torch.rand((), generator=seeded_generator(derived_seed(self.seed, _ASPECT_STREAM, batch))).item()
-        aspect = min(max(round(least + (most - least) * draw, 2), least), most)
+        aspect = min(max(round(min_aspect + (max_aspect - min_aspect) * draw, 2), min_aspect), max_aspect)
         return num_frames, self.shape.height(aspect)
 
     def _items(self, source: int, batch: int, count: int) -> list[int]:

@@ -23,8 +23,8 @@ _PORTRAIT = 1.25
 class ZoomRange:
     """How much of an image a random window leaves out."""
 
-    smallest_crop: float
-    """Height and width are first cut to a part drawn from [smallest_crop, 2 - smallest_crop], at most all of it."""
+    min_crop: float
+    """Height and width are first cut to a part drawn from [min_crop, 2 - min_crop], at most all of it."""
     rescale: float
     """Then the long side of the target shows 1 / (1 + t) of what fits, t triangular on [0, rescale], mode 0."""
     is_centered: bool
@@ -36,12 +36,12 @@ class ZoomRange:
     @classmethod
     def training(cls) -> "ZoomRange":
         """Upstream's augmentation."""
-        return cls(smallest_crop=0.8, rescale=0.3, is_centered=True, turns_portraits=True)
+        return cls(min_crop=0.8, rescale=0.3, is_centered=True, turns_portraits=True)
 
     @classmethod
     def none(cls) -> "ZoomRange":
         """The largest window of the target's aspect."""
-        return cls(smallest_crop=1.0, rescale=0.0, is_centered=False, turns_portraits=False)
+        return cls(min_crop=1.0, rescale=0.0, is_centered=False, turns_portraits=False)
 
 
 class Window(NamedTuple):
@@ -105,8 +105,8 @@ def choose_window(
         room = [
             max(2.0, 2 * min(center, side - center)) for center, side in zip((center_y, center_x), room, strict=True)
         ]
-    if zoom.smallest_crop < 1:
-        parts = zoom.smallest_crop + 2 * (1 - zoom.smallest_crop) * torch.rand(2, generator=generator)
+    if zoom.min_crop < 1:
+        parts = zoom.min_crop + 2 * (1 - zoom.min_crop) * torch.rand(2, generator=generator)
         sides = (camera.height, camera.width)
         room = [min(left, min(1.0, part) * side) for left, part, side in zip(room, parts.tolist(), sides, strict=True)]
     enlarged = zoom.rescale * (1 - torch.rand((), generator=generator).sqrt().item()) if zoom.rescale else 0.0

@@ -16,16 +16,16 @@ from data.procedural.tracer import RenderedView, render_lights
 from geometry import Cameras, InputError
 from geometry.conversions import intrinsics_to_integer_centers
 
-SMALLEST_SIDE = 32
+MIN_SIDE = 32
 TRACERS = ("exact", "fast")
 
 
 class Limits(NamedTuple):
     """What a layout can hold."""
 
-    least_views: int
-    most_views: int
-    most_lights: int
+    min_views: int
+    max_views: int
+    max_lights: int
 
 
 LIMITS = {
@@ -59,10 +59,12 @@ class GeneratorSettings:
         """
         _check("--layout", self.layout, self.layout in LIMITS, f"one of {', '.join(LIMITS)}")
         for name, side in (("--width", self.width), ("--height", self.height)):
-            _check(name, side, side >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE}")
-        least, most, most_lights = LIMITS[self.layout]
-        _check("--views", self.views, least <= self.views <= most, f"{least} to {most} for {self.layout}")
-        _check("--lights", self.lights, 1 <= self.lights <= most_lights, f"1 to {most_lights} for {self.layout}")
+            _check(name, side, side >= MIN_SIDE, f"at least {MIN_SIDE}")
+        min_views, max_views, max_lights = LIMITS[self.layout]
+        _check(
+            "--views", self.views, min_views <= self.views <= max_views, f"{min_views} to {max_views} for {self.layout}"
+        )
+        _check("--lights", self.lights, 1 <= self.lights <= max_lights, f"1 to {max_lights} for {self.layout}")
         _check("--seed", self.seed, self.seed >= 0, "0 or more")
         _check("--first_scan", self.first_scan, self.first_scan >= 0, "0 or more")
         _check("--tracer", self.tracer, self.tracer in TRACERS, f"one of {', '.join(TRACERS)}")

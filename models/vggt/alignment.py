@@ -17,11 +17,11 @@ from torch import Tensor
 from geometry import Cameras, TensorStruct, full_precision, pixel_centers, rigid_inverse, sample_at_pixels
 
 # Median depth over median baseline that scales are tried for: views 60 degrees apart have 1, frames of a video 50.
-_LEAST_RATIO, _MOST_RATIO = 0.3, 150.0
+_MIN_RATIO, _MAX_RATIO = 0.3, 150.0
 _STEPS = (0.16, 0.04, 0.01, 0.0025, 0.0006)
 _STEPS_AROUND = 4
 _CAMERA_WEIGHT, _CAMERA_WIDTH, _DEPTH_WIDTH = 0.3, 0.2, 0.1
-_LEAST_OVERLAP = 0.03
+_MIN_OVERLAP = 0.03
 _POINTS_PER_GROUP = 1000
 _IDENTICAL = 1e-6
 
@@ -68,7 +68,7 @@ def align_depth(
         scale = log_scale.exp()
         return warp.cost(scale) + _CAMERA_WEIGHT * _camera_cost(given, predicted, is_apart, scale)
 
-    log_scale = unit.log()[:, None] + torch.arange(math.log(_LEAST_RATIO), math.log(_MOST_RATIO), _STEPS[0]).to(depth)
+    log_scale = unit.log()[:, None] + torch.arange(math.log(_MIN_RATIO), math.log(_MAX_RATIO), _STEPS[0]).to(depth)
     around = torch.arange(-_STEPS_AROUND, _STEPS_AROUND + 1).to(depth)
     for step in _STEPS[1:]:
         best = log_scale.gather(1, cost(log_scale).argmin(1, keepdim=True))
@@ -191,7 +191,7 @@ class _Warp(TensorStruct):
         """Bounded disagreement of depth; 1 where the views see next to nothing of each other."""
         error, weight = self.disagreement(scale)
         total = weight.sum((1, 3))
-        enough = total > _LEAST_OVERLAP * self.weight.sum((1, 2))[:, None]
+        enough = total > _MIN_OVERLAP * self.weight.sum((1, 2))[:, None]
         mean = (_bounded(error, _DEPTH_WIDTH) * weight).sum((1, 3)) / total.clamp_min(1e-12)
         return torch.where(enough, mean, torch.ones_like(mean))
 

@@ -20,8 +20,8 @@ CAMERA_METRICS = (
 )
 DEPTH_METRICS = ("depth_absrel", "depth_delta125", "mean_depth_absrel", "point_error")
 METRICS = (*CAMERA_METRICS, *DEPTH_METRICS)
-_FEWEST_PIXELS = 100
-_LEAST_FIELD = 1e-3
+_MIN_PIXELS = 100
+_MIN_FIELD_OF_VIEW = 1e-3
 """Radians. Untrained networks predict fields of view of 0, that is infinite focal lengths."""
 
 
@@ -41,7 +41,7 @@ def depth_scores(
     prediction: Float[Tensor, "*shape"], truth: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
 ) -> DepthScores:
     """Compare camera-z depth of all views of a group; nan when fewer than 100 pixels are known."""
-    if mask.sum() < _FEWEST_PIXELS:
+    if mask.sum() < _MIN_PIXELS:
         return DepthScores(math.nan, math.nan, math.nan)
     ours, theirs = prediction[mask].double(), truth[mask].double()
     scale = (theirs / ours).median()
@@ -54,7 +54,7 @@ def point_error(
     prediction: Float[Tensor, "*shape 3"], truth: Float[Tensor, "*shape 3"], mask: Bool[Tensor, "*shape"]
 ) -> float:
     """Mean distance of points from their truth after the best similarity, in the unit of the truth; nan of nothing."""
-    if mask.sum() < _FEWEST_PIXELS:
+    if mask.sum() < _MIN_PIXELS:
         return math.nan
     ours, theirs = prediction[mask].double(), truth[mask].double()
     return (best_similarity(ours, theirs)(ours) - theirs).norm(dim=-1).mean().item()
@@ -93,7 +93,7 @@ def predicted_cameras(output: VGGTOutput, views: Views) -> Cameras:
     """Cameras in VGGT's frame and unit, for the images it saw."""
     height, width = views.cameras.height, views.cameras.width
     poses, fields_of_view = output.pose_enc.float().split([7, 2], dim=-1)
-    encoding = torch.cat([poses, fields_of_view.clamp(min=_LEAST_FIELD)], dim=-1)
+    encoding = torch.cat([poses, fields_of_view.clamp(min=_MIN_FIELD_OF_VIEW)], dim=-1)
     extrinsics, intrinsics = decode_pose(encoding, height, width)
     return Cameras(homogeneous(extrinsics), intrinsics, height, width)
 

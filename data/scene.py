@@ -14,6 +14,7 @@ from data.image_io import read_image
 from geometry import Cameras, InputError, Views, rigid_inverse
 
 _MIN_SIDE = 8
+"""Pixels; chosen by hand, a smaller image is a mistaken scale."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,11 @@ from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
 
 _MAX_SAMPSON = 2.0
+"""Pixels of the median match; chosen by hand, above the error of a SIFT position and below that of a wrong camera."""
 _MIN_AGREEMENT = 0.2
+"""Share of the points; chosen by hand, low because points that the other view sees occluded disagree."""
 _NEIGHBORS_TRIED = 3
+"""More of them settle more views and take longer; chosen by hand."""
 
 
 class Verdict(NamedTuple):

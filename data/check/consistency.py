@@ -13,13 +13,21 @@ from geometry import Cameras, pixel_centers
 from geometry.epipolar import fundamental_matrix, sampson_distance
 
 _DEPTH_TOLERANCE = 0.01
+"""Relative; must exceed the depth's change within a pixel, as depth maps are looked up at the nearest one."""
 _MIN_POINTS = 100
+"""With fewer points in common two depth maps tell nothing; chosen by hand."""
 _DEPTH_SAMPLES = 20_000
+"""About so many points of a view are compared, every n-th known pixel; all of them would take longer."""
 _NUM_FEATURES = 2000
+"""Per image; more match better and take longer."""
 _MATCH_RATIO = 0.75
+"""Of the distances to the best and second best descriptor; Lowe (2004, section 7.1) takes 0.8."""
 _MIN_MATCHES = 25
+"""A fundamental matrix follows from 8; chosen by hand, so that its median error means something."""
 _MIN_INLIERS = 0.6
+"""Share of the matches; with fewer they are too often wrong to blame the cameras. Chosen by hand."""
 _RANSAC_PIXELS = 2.0
+"""Distance of an inlier from its epipolar line; that of `_MAX_SAMPSON` in `data.check`."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,16 @@ from torch import Tensor
 SHARED_PROBABILITY = 0.7
 """One draw for all frames of a group; otherwise one per frame."""
 JITTER_PROBABILITY, GRAY_PROBABILITY, BLUR_PROBABILITY = 0.9, 0.05, 0.05
+"""As upstream, which leaves blur off (docs/vggt.md, "Photometric augmentation")."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.5, 0.5, 0.5, 0.1
+"""Greatest change: of a factor from 1, of hue in turns; as upstream."""
 BLUR_KERNEL, BLUR_SIGMA = 5, (0.1, 1.0)
+"""Pixels: side of the window, range of the standard deviation; as upstream."""
 
 _NUM_DRAWS = 12
+"""Uniform numbers that `_Jitter.from_uniform` takes apart: 8 and an order of 4 steps."""
 _LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G, B in the luma Y of ITU-R BT.601."""
 # ITU-R BT.601 / NTSC: rows are Y, I, Q of RGB; hue is the angle in the IQ plane
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 _TO_RGB = np.linalg.inv(_TO_YIQ)

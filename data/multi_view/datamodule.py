@@ -27,6 +27,7 @@ from geometry import FrameBatch, InputError, require
 PROCEDURAL = "procedural"
 """The data set name of the stream of rendered scenes; it has no folder."""
 _VALIDATION_STREAM = 31
+"""Keeps seeds of validation apart from those of training; the number itself is arbitrary."""
 _MADE_GROUPS = 64
 """Evaluated of a source that makes its images and so has no end, unless a number is asked for."""
 

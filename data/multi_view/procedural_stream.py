@@ -29,10 +29,14 @@ MAX_FRAMES = 49
 FRAMES_PER_SCENE = 8
 """Of a scene that comes back: groups take different ones of them, in different order."""
 _CACHE_BYTES = 6 << 30
+"""Of scenes that come back, in each loading process: 6 GiB; the scenes used longest ago are rendered again."""
 _STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
 _WIDE_GROUND = (260.0, 700.0)
+"""Half sides in millimeters; ordinary tables have 125 to 205. Chosen by hand."""
 _ROOM = 230.0
+"""Millimeters from the middle of the table that an enlarged solid may reach; the nearest cameras are about 440 away."""
 _MAX_SCREEN_WIDTH = 480.0
+"""Millimeters along all walls together; chosen by hand."""
 
 
 class ProceduralFrames:

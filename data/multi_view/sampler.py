@@ -16,7 +16,9 @@ from data.seeds import derived_seed, seeded_generator
 from geometry import require
 
 _FRAMES_STREAM, _ASPECT_STREAM, _SOURCE_STREAM, _ITEM_STREAM, _GROUP_STREAM = 21, 22, 23, 24, 25
+"""Keep the random numbers of the choices apart; another number changes which batches a run sees."""
 _EPSILON = 1e-6
+"""Pixels: a product like 100 * 0.29, which is 28.999999999999996 in binary, counts as the integer it means."""
 
 
 @dataclass(frozen=True)

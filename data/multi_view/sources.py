@@ -22,6 +22,7 @@ from data.seeds import derived_seed, evenly_spread, seeded_generator
 from geometry import FrameBatch, InputError, require
 
 _PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM = 11, 12, 13
+"""Keep the random numbers of the choices apart; another number changes which samples a run sees."""
 
 
 @dataclass(frozen=True)

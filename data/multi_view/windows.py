@@ -17,6 +17,7 @@ from data.scene import PosedScene
 from geometry import Cameras, Views
 
 _PORTRAIT = 1.25
+"""Height / width above which an image may be turned, as upstream (docs/vggt.md, "Image windows")."""
 
 
 @dataclass(frozen=True)

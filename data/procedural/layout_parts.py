@@ -17,6 +17,7 @@ from geometry import Cameras, InputError
 from geometry.conversions import intrinsics_to_integer_centers
 
 MIN_SIDE = 32
+"""Pixels; chosen by hand."""
 TRACERS = ("exact", "fast")
 
 
@@ -28,6 +29,7 @@ class Limits(NamedTuple):
     max_lights: int
 
 
+# views: both lists of DTU and its rig; elsewhere 3 to 1000, chosen by hand
 LIMITS = {
     "dtu": Limits(len(DTU_TRAIN_VIEWS + DTU_HELD_OUT_VIEWS), DTU_NUM_VIEWS, NUM_LIGHTS),
     "blendedmvs": Limits(3, 1000, 1),

@@ -16,11 +16,16 @@ from geometry import Cameras
 
 DTU_TRAIN_VIEWS = (25, 21, 33, 22, 14, 15, 26, 30, 31, 35, 34, 43, 46, 29, 16, 36)
 DTU_HELD_OUT_VIEWS = (32, 24, 23, 44)
+"""Training and held-out views of MVSNeRF (Chen et al. 2021), in its order."""
 DTU_NUM_VIEWS = 49
 DTU_NEAR, DTU_INTERVAL = 425.0, 2.5
+"""Millimeters of camera z: nearest depth and distance of planes in MVSNet's camera files."""
 DTU_FAR = DTU_NEAR + 192 * DTU_INTERVAL
+"""905 mm: MVSNet counts 192 planes."""
 DTU_RADIUS = 608.6
+"""Millimeters from the point that the rig looks at; fitted to the released cameras."""
 AIM_HEIGHT = 42.0
+"""Millimeters from the table top up to that point."""
 # focal x, y and principal point x, y of the released files: for 160x128, integer pixel centers
 DTU_INTRINSICS = (361.5413, 360.3969, 82.9007, 66.3839)
 # frame (left as seen from the cameras, toward them, up) of DTU's table in DTU's world, and the point the rig looks at
@@ -29,6 +34,8 @@ DTU_AIM_WORLD = (43.39, -18.59, 613.81)
 
 
 class _Row(NamedTuple):
+    """Cameras of one elevation; angles in degrees."""
+
     count: int
     elevation: float
     first_azimuth: float
@@ -36,6 +43,7 @@ class _Row(NamedTuple):
     roll: float
 
 
+# fitted to the released cameras
 DTU_ROWS = (
     _Row(5, 65.25, -52.6, 29.75, 16.9),
     _Row(6, 54.3, 63.2, -20.4, 11.0),

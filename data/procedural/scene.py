@@ -14,8 +14,10 @@ from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
 from data.procedural.textures import NoiseTexture, PatternTexture, PhotoTexture, Texture, available_photos
 
 NUM_LIGHTS = 7
+"""As DTU has."""
 DEPTH_MARGIN = 8.0
-# nominal (elevation, azimuth, strength) of DTU's lights 0..6; 3 is the one over the cameras
+"""Millimeters that every solid's bounding sphere keeps from DTU's near and far; chosen by hand."""
+# nominal (elevation and azimuth in degrees, strength) of DTU's lights 0..6; 3 is the one over the cameras
 LIGHTS = ((50, -70, 0.8), (40, -35, 0.9), (65, 35, 0.85), (58, 15, 1.0), (35, 60, 0.9), (75, -120, 0.75), (28, 5, 1.0))
 
 

@@ -25,11 +25,13 @@ from data.readers.dtu import EVALUATED_LIGHT
 
 CO3D_CATEGORY = "procedural"
 CO3D_TEST_EVERY = 5
+"""Every fifth sequence is listed in the test annotation; chosen by hand."""
 VKITTI_UNIT = 0.05
 """Meters per millimeter of the scene: a table as large as a crossroads, so that centimeters resolve it."""
 VKITTI_BASELINE = 0.5325
-"""Meters from camera 0 to camera 1, to the right."""
+"""Meters from camera 0 to camera 1, to the right; that of Virtual KITTI 2."""
 _NOTHING = np.iinfo(np.uint16).max
+"""Centimeters where nothing is hit: 655.35 m, beyond the depth that the reader takes for known."""
 
 
 class Co3dLayout:

@@ -12,8 +12,11 @@ from jaxtyping import Float
 
 TINY = 1e-200  # stands for 0 where 0 * infinity would be NaN
 TORUS_STEPS = 80
+"""Most steps of sphere tracing; a grazing ray needs many. A ray that has not converged misses."""
 TORUS_MARCH_TOLERANCE = 1e-4
+"""Millimeters from the surface at which sphere tracing stops; Newton's three steps do the rest."""
 TORUS_TOLERANCE = 2e-6
+"""Millimeters from the surface at which a ray counts as a hit."""
 
 
 @runtime_checkable

@@ -16,10 +16,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 NOISE_GRID = 64
+"""Cells along each side of the periodic noise cube."""
 NOISE_OCTAVES = (4, 8, 16, 32, 64)
+"""Independent values along each side of the cube, octave by octave."""
 NOISE_LEVELS = 4
+"""The cube and its averages of 32, 16 and 8 cells a side."""
 PATTERN_CELL = 1.5
+"""Millimeters: finest detail of the noise that wears stripes and checkers; chosen by hand."""
 PHOTO_SIDE = 512
+"""Pixels: photographs with a longer side are reduced. Chosen by hand."""
 PHOTOS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
     "color.png", "grass.png", "gravel.png", "ihc.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg",

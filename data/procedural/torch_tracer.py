@@ -17,6 +17,7 @@ from data.procedural.scene import Item, Light, Scene
 from data.procedural.tracer import SHADOW_OFFSET, SHOULDER
 from geometry import Cameras
 
+# offsets (x, y) in a pixel; no two samples share a row or a column
 _PIXEL_SAMPLES = {
     2: ((0.25, 0.75), (0.75, 0.25)),
     4: ((0.125, 0.375), (0.375, 0.875), (0.625, 0.125), (0.875, 0.625)),

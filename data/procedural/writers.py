@@ -22,6 +22,7 @@ from data.readers.dtu import EVALUATED_LIGHT
 from geometry import Cameras
 
 BLENDEDMVS_PLANES = 128
+"""Depth planes named in a camera file's last line; the reader takes near and far from it alone."""
 
 
 class DtuLayout:

@@ -26,7 +26,9 @@ from geometry.conversions import w2c_from_opengl_c2w
 
 _TRAIN = "transforms_train.json"
 _NEAR, _FAR = 2.0, 6.0
+"""Camera z, scene units: NeRF's for these scenes (Mildenhall et al. 2020)."""
 _FIRST_HELD_OUT = 1000
+"""Number of the first held-out view: training views, at most 1000, are numbered from 0."""
 
 
 def read_blender(

@@ -24,7 +24,9 @@ from geometry.conversions import camera_from_projection, intrinsics_from_integer
 
 _CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 _DTU_RANGE = (425.0, 905.0)
+"""Millimeters of camera z: near and far in MVSNet's camera files of DTU."""
 _DTU_DISTANCES = (300.0, 1500.0)
+"""Millimeters, around the rig's 609: a scan in another unit lies outside. Chosen by hand."""
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 

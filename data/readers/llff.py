@@ -24,7 +24,9 @@ from geometry.conversions import cameras_from_llff
 _POSES = "poses_bounds.npy"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _NEAR_FACTOR, _FAR_FACTOR = 0.8, 1.2
+"""On the nearest and farthest bound of all images, whose points are sparse; chosen by hand."""
 _ASPECT_TOLERANCE = 0.02
+"""Relative: reduced images have whole numbers of pixels, turned ones are off by far more."""
 
 
 def read_llff(

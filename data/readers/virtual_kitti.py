@@ -37,8 +37,11 @@ from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 MAX_DEPTH = 80.0
+"""Meters; farther depth is unknown, as upstream (docs/vggt.md, "Frames of a group")."""
 NEAR = 1.0
+"""Meters of camera z; chosen by hand, no file says."""
 CENTIMETERS = 100.0
+"""Per meter; depth files hold centimeters."""
 _CAMERA_FOLDER = re.compile(r"Camera_(\d+)")
 _IMAGE_NAME = re.compile(r"rgb_(\d{5})\.jpg")
 

@@ -14,7 +14,9 @@ from geometry.errors import require
 from geometry.precision import full_precision
 
 _NO_DIRECTION = 1e-6
+"""Of the group's longest relative translation: a shorter one is rounding. Chosen by hand, above float32's 1e-7."""
 _MAX_ANGLE = 180.0
+"""Degrees: error of a prediction without a direction."""
 
 
 class PoseErrors(NamedTuple):

@@ -40,7 +40,7 @@ DEPTH_PERCENTILE = 98
 _MASK_LEVEL = 128
 """Of 255, the middle: masks are black and white up to compression."""
 _NEAR_FACTOR, _FAR_FACTOR = 0.5, 2.0
-"""On the 1st percentile and the maximum of one depth map, so that the other maps of the sequence fit in; chosen by hand."""
+"""On the 1st percentile and the maximum of one depth map, with room for the other maps; chosen by hand."""
 _SUFFIXES = {"train": ("train",), "val": ("test",), "test": ("test",), "all": ("train", "test")}
 
 _log = logging.getLogger(__name__)

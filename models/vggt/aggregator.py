@@ -16,6 +16,7 @@ from models.vggt.vit import VisionTransformer, ViTTokens
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+"""ImageNet's mean and deviation of R, G, B in [0, 1], as upstream (docs/vggt.md, "Input and output")."""
 
 LayerTokens = Float[Tensor, "batch view token channel"]
 

@@ -16,14 +16,20 @@ from torch import Tensor
 
 from geometry import Cameras, TensorStruct, full_precision, pixel_centers, rigid_inverse, sample_at_pixels
 
-# Median depth over median baseline that scales are tried for: views 60 degrees apart have 1, frames of a video 50.
 _MIN_RATIO, _MAX_RATIO = 0.3, 150.0
+"""Median depth over median baseline that scales are tried for: views 60 degrees apart have 1, frames of a video 50."""
 _STEPS = (0.16, 0.04, 0.01, 0.0025, 0.0006)
+"""Of log scale, search after search, each about a quarter of the one before; the last is 0.06 percent of the scale."""
 _STEPS_AROUND = 4
+"""On either side of the best scale, so that a search covers one step of the one before."""
 _CAMERA_WEIGHT, _CAMERA_WIDTH, _DEPTH_WIDTH = 0.3, 0.2, 0.1
+"""Weight of the cameras' cost against depth's 1, and errors (relative; of log depth) that cost 1/2. Chosen by hand."""
 _MIN_OVERLAP = 0.03
+"""Share of the points' weight; at scales with less overlap depth costs 1, as where nothing agrees. Chosen by hand."""
 _POINTS_PER_GROUP = 1000
+"""Warped into the other views: more points make the scale surer, the cost grows in proportion."""
 _IDENTICAL = 1e-6
+"""Of the farthest camera's distance from the origin: centers nearer to each other differ by float32's rounding."""
 
 
 @dataclass(frozen=True)

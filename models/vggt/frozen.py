@@ -21,6 +21,7 @@ from models.vggt.weights import WeightIdentity, load_vggt
 
 FROZEN_HEADS = ("camera", "depth")
 RANGE_TOLERANCE = 1e-3
+"""Intensity beyond [0, 1] that rounding may leave; images of 0 to 255 and normalized ones are off by far more."""
 _DEFAULT_DEPTHS = (5, 12, 18, 24)  # in 24ths of the network: layers 4, 11, 17 and 23 of VGGT-1B
 
 

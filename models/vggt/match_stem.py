@@ -20,12 +20,15 @@ from models.vggt.layers import require_whole_patches
 CELLS = 2
 """Match cells along each side of a patch."""
 _MATCH_CHANNELS = 48
+"""Of the features that are correlated; chosen by hand, the correlation's cost grows in proportion."""
 _CUES = 7
 """Per cell: own position (2), displacement (2), spread (2), certainty (1)."""
 _DISPLACEMENT_GAIN = 4.0
+"""Displacements are a fraction of the half image width; this brings them near 1. Chosen by hand."""
 _SHARPNESS = 16.0
+"""Initial factor on the correlation of unit vectors, the inverse of a softmax temperature; learned from there."""
 _REACH = 0.4
-"""In half image widths."""
+"""Half image widths: initial displacement that costs a match 1 in its logit; learned from there."""
 
 
 class StemTokens(NamedTuple):

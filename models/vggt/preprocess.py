@@ -18,8 +18,11 @@ from torch.nn import functional as F
 from geometry.errors import InputError
 
 DEFAULT_SIZE = 518
+"""Pixels: 37 patches of 14, the size VGGT-1B was trained at."""
 DEFAULT_SQUARE_SIZE = 1024
+"""Pixels of a padded square, as upstream."""
 PATCH_SIZE = 14
+"""Pixels a side, VGGT-1B's."""
 
 
 class SquareImages(NamedTuple):

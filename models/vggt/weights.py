@@ -27,6 +27,7 @@ WEIGHT_FILES = ("model.safetensors", "model.pt")
 CONFIG_FILE = "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = 3
+"""Keys that an error message names."""
 
 
 class WeightIdentity(NamedTuple):

@@ -11,6 +11,7 @@ from models.vggt.layers import Block, Mlp
 from models.vggt.pose_encoding import PoseEncoding
 
 NUM_ITERATIONS = 4
+"""As the weights were trained (docs/vggt.md, "Camera head")."""
 
 
 class CameraHead(nn.Module):

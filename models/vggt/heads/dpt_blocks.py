@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_RESIZE_ELEMENTS = 1_610_612_736
-"""Largest output of one resize; some kernels index with 32 bits."""
+"""Largest output of one resize, 1.5 * 2^30 numbers as upstream; some kernels index with 32 bits."""
 
 Maps = Float[Tensor, "batch channel height width"]
 

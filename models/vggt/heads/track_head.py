@@ -15,6 +15,7 @@ from models.vggt.layers import Mlp, normal_parameter
 from models.vggt.sincos import sincos_map
 
 FLOW_FREQUENCY_SPAN = 1000.0
+"""Radians per cell, just above the highest frequency; upstream's (docs/vggt.md, "Track head")."""
 
 
 class Tracks(NamedTuple):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.vggt.layers import Mlp, normal_parameter
 
 NUM_VIRTUAL_TRACKS = 64
+"""Part of the weights (docs/vggt.md, "Track head")."""
 
 Tokens = Float[Tensor, "batch token channel"]
 

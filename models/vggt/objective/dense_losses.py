@@ -17,9 +17,9 @@ from models.vggt.objective.ground_truth import finite_or_zero
 from models.vggt.objective.surface_terms import MAX_ERROR, SurfaceTerm, surface_loss
 
 MIN_VALID_PIXELS = 100
-"""In the whole batch; with fewer the losses are zero."""
+"""In the whole batch; with fewer the losses are zero, as upstream."""
 MIN_QUANTILE_VALUES = 1000
-"""The quantile filter neither looks at nor leaves so few values."""
+"""The quantile filter neither looks at nor leaves so few values, as upstream: they would give a poor quantile."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from geometry.views import Views
 from models.vggt.pose_encoding import encode_pose, homogeneous, inverse_se3
 
 MIN_DEPTH = 1e-8
-"""A smaller depth is unknown."""
+"""Scene units; a smaller depth is unknown, as upstream."""
 SCALE_RANGE = (1e-6, 1e6)
+"""Scene units, as upstream: a group without valid points must not be divided by 0."""
 
 Maps = Float[Tensor, "batch view height width"]
 PointMaps = Float[Tensor, "batch view height width 3"]

@@ -21,8 +21,9 @@ from models.vggt.objective.track_targets import TrackTargets
 from models.vggt.vggt import VGGTOutput
 
 STAGE_DECAY = 0.6
+"""Weight of an iteration over that of the next, as upstream (docs/vggt.md, "Camera loss")."""
 MIN_FIRST_VIEW_PIXELS = 100
-"""Cameras of a sample count when its first view has more valid pixels."""
+"""Cameras of a sample count when its first view has more valid pixels, as upstream: they fix the unit."""
 
 
 class CameraNorm(Enum):

@@ -11,6 +11,7 @@ from torch import Tensor
 from geometry import Views, full_precision
 
 NO_MATCH = -1
+"""Target of a cell without a counterpart; cross-entropy ignores it."""
 _DEPTH_TOLERANCE = 0.05
 """A point is visible where the depth found there differs by less, relatively (docs/vggt.md, "Tracks from depth")."""
 

@@ -11,14 +11,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MAX_ERROR = 100.0
+"""Normalized units, as upstream: larger errors count as this, without a gradient (docs/vggt.md, "Objective")."""
 NUM_GRADIENT_SCALES = 4
+"""Every 8th pixel at the coarsest, as in MiDaS (Ranftl et al. 2020) and upstream."""
 NUM_NORMAL_SCALES = 3
+"""Every 4th pixel at the coarsest, as upstream."""
 GRADIENT_ALPHA = 0.2
-"""Weight of -ln confidence in the gradient term; the normal term takes the regression's."""
+"""Weight of -ln confidence in the gradient term, as upstream; the normal term takes the regression's."""
 MIN_NORMALS = 10
-"""With fewer valid triangles a scale counts 0."""
+"""With fewer valid triangles a scale counts 0, as upstream."""
 MIN_LENGTH = 1e-8
-"""Of a normal before it is made a unit vector."""
+"""Of a normal before it is made a unit vector, in squared normalized units: no division by 0."""
 
 Values = Float[Tensor, "image height width channel"]
 Confidence = Float[Tensor, "image height width"]

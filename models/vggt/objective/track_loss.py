@@ -14,10 +14,11 @@ from geometry.precision import full_precision
 from models.vggt.objective.dense_losses import zero_of
 
 ITERATION_DECAY = 0.8
+"""Weight of an iteration over that of the next, as upstream (docs/vggt.md, "Track loss")."""
 MIN_TRACK_POINTS = 3
-"""With fewer visible points the coordinates do not count."""
+"""With fewer visible points the coordinates do not count, as upstream."""
 RIGHT_WITHIN = 3.0
-"""Pixels: a prediction closer to the truth is one that the confidence should call right."""
+"""Pixels: a prediction closer to the truth is one that the confidence should call right; as upstream."""
 
 
 class TrackLoss(NamedTuple):

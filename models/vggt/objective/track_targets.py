@@ -17,13 +17,15 @@ from models.vggt.objective.ground_truth import MIN_DEPTH, finite_or_zero, relati
 from models.vggt.pose_encoding import homogeneous
 
 BORDER = 4.0
-"""Pixels at the image border where nothing counts as visible."""
+"""Pixels at the image border where nothing counts as visible, as upstream."""
 DEPTH_TOLERANCE = 0.05
+"""Relative to the smaller of two depths, as upstream (docs/vggt.md, "Tracks from depth")."""
 CANDIDATES_PER_TRACK = 8
-"""At most so many random pixels of the first view are followed for each track asked for."""
+"""At most so many random pixels of the first view are followed for each track asked for; chosen by hand, for speed."""
 MIN_EPIPOLAR_DISTANCE = 16.0
-"""Pixels between a negative's place and the epipolar line of its query, in every view."""
+"""Pixels between a negative's place and the epipolar line of its query, in every view; as upstream."""
 NEGATIVE_DRAWS = 16
+"""Places tried for each negative; where all are too near to the line, the farthest is taken. Chosen by hand."""
 
 
 @dataclass(frozen=True)

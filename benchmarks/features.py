@@ -43,11 +43,14 @@ ARMS = {
 }
 _WITH_DEPTH = ("vggt_depth", "random")
 _BACKBONE_DROPOUT = 0.25
+"""Share of steps without VGGT in the arms with depth; the same in both. Chosen by hand."""
 SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
 _SCORES = ("psnr", "ssim", "depth_abs")
 _SHOWN = {"psnr": "PSNR", "depth_abs": "depth error"}
 _SMALLER = 2
+"""Targets are rendered at 1 / this of the sources' size, a quarter of the rays."""
 _NUM_VIEWS = 3
+"""Source views: what both protocols take."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from training.options import option
 
 _PROTOCOL = PROTOCOLS["full"]
 _CACHE_BYTES = 1 << 30
+"""1 GiB of VGGT tokens while the held-out views are rendered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from training.nerf.checkpoint import load_model
 from training.options import option
 
 _MIN_REPEATS = 5
+"""Images rendered for the median time."""
 _ARRAYS = ("images", "intrinsics", "w2c", "depths", "near", "far", "source_ids", "target_ids", "dtu_ids")
 
 

@@ -32,6 +32,7 @@ from training.options import option
 
 _PROTOCOL = "dtu-nearest3"
 _NUM_VIEWS = 3
+"""Source views: what the protocol takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

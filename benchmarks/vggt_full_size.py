@@ -15,7 +15,9 @@ from models.vggt import VGGT, VGGTConfig
 from models.vggt.config import HEADS
 
 NUM_QUERY_POINTS = 64
+"""Of the track head; its cost grows with their number."""
 NUM_FORWARDS = 2
+"""The first one also pays for memory and kernels that the second finds ready."""
 
 
 def build_random(config: VGGTConfig, device: torch.device) -> VGGT:

@@ -22,6 +22,7 @@ from training.options import option
 
 _SCAN = "scan1"
 _PROTOCOL = "dtu-nearest3"
+"""Scan to fine-tune on, one of DTU's test list, and protocol of both evaluations."""
 _SHOWN = (("psnr", "PSNR", ".2f"), ("ssim", "SSIM", ".3f"), ("depth_abs", "|depth| mm", ".1f"))
 
 

@@ -14,7 +14,9 @@ from render.protocols import MaskKind, Protocol, mask_of
 from training.metrics import depth_errors, lpips_distance, psnr, ssim
 
 _MILLIMETER_THRESHOLDS = (2.0, 10.0, 20.0)
+"""Depth errors below which a pixel counts as right; DTU only. Chosen by hand."""
 _SSIM_WINDOW = 7
+"""Pixels a side: scikit-image's default window."""
 
 
 @dataclass(frozen=True)

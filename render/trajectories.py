@@ -17,13 +17,21 @@ from torch import Tensor
 from geometry import Cameras, InputError, TensorStruct, Views, rigid_inverse
 
 _MAX_EXHAUSTIVE_VIEWS = 7
+"""Rounds of 7 views: 720 orders are tried; of more views the nearest one comes next."""
 _SPIRAL_TURNS = 2
+"""Turns of the whole path, as NeRF renders LLFF's scenes."""
 _SPIRAL_QUANTILE = 0.7
+"""Of the views' offsets: radii of the spiral, as in MVSNeRF; larger ones leave the views behind."""
 _FOCUS_MIX = 0.75
+"""Share of 1 / far in the inverse distance looked at, as NeRF renders LLFF's scenes."""
 _SURROUNDED_GAP = math.radians(120)
+"""Largest gap between views seen from the middle that an orbit passes through; chosen by hand."""
 _MAX_ELEVATION = math.radians(85)
+"""Straight above, the direction that is up in the image would be undefined."""
 _MIN_CONVERGENCE = 1e-4
+"""Smallest eigenvalue of the mean projection across the axes: that of two axes 1.15 degrees apart. Chosen by hand."""
 _UP_PRIOR = 0.01
+"""Weight of the images' mean up against the rows' mean square, at most 1: decides only where rows hardly turn."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+"""Parameter numbers of mallopt(3), from glibc's malloc.h."""
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from geometry import InputError
 
 _MIN_SIDE = 8
-"""A layer with fewer outputs has next to nothing to make orthogonal."""
+"""Rows and columns of a matrix that Muon takes: a smaller one has few directions to make orthogonal. Chosen by hand."""
 
 
 def build_optimizer(model: nn.Module, *, lrate: float, muon_lrate: float, weight_decay: float) -> Optimizer:

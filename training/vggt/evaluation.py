@@ -23,6 +23,7 @@ from training.vggt.options import VGGTOptions
 from training.vggt.pictures import group_picture
 
 PICTURES = 16
+"""Of groups, spread evenly; scores do not depend on it."""
 POINT_UNIT = "mean distance of the true points from the first camera"
 NO_DEPTH = "depth and point metrics are null: the data have no depth maps"
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

@@ -30,7 +30,9 @@ from training.vggt.checkpoint import VGGT_TRAINING
 from training.vggt.options import VGGTOptions
 
 _COLUMNS = 6
+"""Frames in a row of the contact sheet."""
 _FRUSTUM_SIZE = 0.05
+"""Of the median distance of the points from their middle; for the viewer only."""
 
 
 @dataclass(frozen=True, kw_only=True)

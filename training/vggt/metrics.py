@@ -14,6 +14,7 @@ from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.pose_encoding import decode_pose, homogeneous
 
 AUC_THRESHOLDS = (5, 15, 30)
+"""Degrees; the paper reports 30 (VGGT, Wang et al. 2025, section 4.1), the others show finer differences."""
 CAMERA_METRICS = (
     *(f"auc{threshold}" for threshold in AUC_THRESHOLDS),
     *("rotation_error", "translation_error", "identity_auc30"),
@@ -21,6 +22,7 @@ CAMERA_METRICS = (
 DEPTH_METRICS = ("depth_absrel", "depth_delta125", "mean_depth_absrel", "point_error")
 METRICS = (*CAMERA_METRICS, *DEPTH_METRICS)
 _MIN_PIXELS = 100
+"""A group with fewer known pixels has no depth or point score, as it takes no part in the losses."""
 _MIN_FIELD_OF_VIEW = 1e-3
 """Radians. Untrained networks predict fields of view of 0, that is infinite focal lengths."""
 

@@ -10,7 +10,9 @@ from training.pictures import colored_depth
 from training.vggt.metrics import depth_scores
 
 _DARKEST, _BRIGHTEST = 0.02, 0.98
+"""Quantiles of the values shown; outliers beyond them take the end of the range."""
 MAX_ROWS = 6
+"""Views of a group that are shown."""
 
 
 def group_picture(output: VGGTOutput, views: Views) -> Float[Tensor, "panel_height panel_width 3"]:

@@ -39,7 +39,9 @@ from training.vggt.options import VGGTOptions
 from training.vggt.pictures import group_picture
 
 NUM_TRACKS = 512
+"""Per group; upstream takes 1024 (docs/vggt.md, "Tracks from depth")."""
 _PICTURES_PER_VALIDATION = 4
+"""Of the first batches; scores do not depend on it."""
 _VALIDATED = ("objective", *METRICS)
 
 

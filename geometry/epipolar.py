@@ -13,7 +13,8 @@ def fundamental_matrix(first: Cameras, second: Cameras) -> Float[Tensor, "*batch
     """F with x_second^T F x_first = 0 for the pixels x = (x, y, 1) of one point in both images.
 
     F = K_second^-T [t]_x R K_first^-1 (Hartley and Zisserman 2004, eq. 9.2), [R | t] taking points from the first
-    camera's frame to the second's. Leading axes broadcast; zero for cameras at one place. Computed in double precision.
+    camera's frame to the second's. K = I and t = (1, 0, 0) without rotation: x_second^T F x_first = y_first - y_second.
+    Leading axes broadcast; zero for cameras at one place. Computed in double precision.
     """
     relative = second.w2c.double() @ rigid_inverse(first.w2c.double())
     t_x, t_y, t_z = relative[..., :3, 3].unbind(-1)
@@ -30,6 +31,8 @@ def sampson_distance(
 ) -> Float[Tensor, "*draw_and_batch point"]:
     """First-order distance in pixels from satisfying the epipolar equation (Hartley and Zisserman 2004, eq. 11.9).
 
+    |x2^T F x1| / sqrt((F x1)_x^2 + (F x1)_y^2 + (F^T x2)_x^2 + (F^T x2)_y^2), the root of their cost. Where rows
+    correspond, two rows off are 2 / sqrt(2) = 1.414 pixels: both points move by one.
     0 where F is 0. Further leading axes of `second` hold alternatives for one and the same `first`.
     """
     first_h = torch.cat([first, torch.ones_like(first[..., :1])], dim=-1)

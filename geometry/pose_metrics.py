@@ -35,7 +35,10 @@ class PoseErrors(NamedTuple):
 
 @full_precision
 def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Float[Tensor, "view 4 4"]) -> PoseErrors:
-    """Errors of all pairs of views.
+    """Errors of all pairs of views (i, j), of the relative poses E_j E_i^-1 (E = w2c).
+
+    rotation = arccos((trace(R R_true^T) - 1) / 2), translation = the angle between t and t_true: (2, 0, 0) against
+    (3, 3, 0) is 45 degrees, whatever the lengths.
 
     Views at the same place have no direction (a relative translation below 1e-6 of the group's largest): where the
     truth has none every prediction is right, where only the prediction has none it is wrong by 180 degrees.
@@ -53,6 +56,8 @@ def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Flo
 
 def pose_auc(errors: Float[Tensor, " pair"], threshold: float) -> float:
     """Area under the curve of recall over error, from 0 to `threshold` degrees, divided by `threshold`; nan of nothing.
+
+    (1 / threshold) integral of recall(e) de from 0 to `threshold`: one error of 10 degrees has AUC@30 = 20 / 30.
 
     The recall is a step function of the error, so its integral is exactly the mean of max(0, 1 - error / threshold):
     no histogram of whole degrees as in the reference's evaluation.
@@ -74,7 +79,10 @@ class Similarity(NamedTuple):
 
 @full_precision
 def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "point 3"]) -> Similarity:
-    """The similarity that takes `source` to `target` with the least squared error (Umeyama 1991), in float64.
+    """The similarity from `source` to `target` with the least squared error, in float64 (Umeyama 1991, eq. 40-43).
+
+    With U D V^T the singular value decomposition of the covariance of target and source, S = diag(1, 1, det U det V):
+    R = U S V^T, scale = trace(D S) / variance of the source, t = mean of target - scale R mean of source.
 
     Raises:
         InputError: for fewer than three points.
@@ -94,7 +102,7 @@ def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "poi
 
 
 def _rotation_angle(rotation: Float[Tensor, "pair 3 3"]) -> Float[Tensor, " pair"]:
-    """From sine and cosine, so that small angles keep their digits."""
+    """atan2(|r| / 2, (trace R - 1) / 2), r the vector of R - R^T: small angles keep their digits, unlike by arccos."""
     skew = rotation - rotation.mT
     sine = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1).norm(dim=-1) / 2
     cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2

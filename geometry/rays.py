@@ -22,7 +22,7 @@ class RayBundle(TensorStruct):
     """Cosine between the ray and its camera's optical axis."""
 
     def at(self, t: Float[Tensor, "*batch ray sample"]) -> Float[Tensor, "*batch ray sample 3"]:
-        """World positions at distances along the rays."""
+        """World positions at distances along the rays: o + t d."""
         return self.origins[..., None, :] + self.directions[..., None, :] * t[..., None]
 
 
@@ -42,7 +42,11 @@ class RaySamples(TensorStruct):
         t_near: Float[Tensor, "*batch ray"],
         t_far: Float[Tensor, "*batch ray"],
     ) -> "RaySamples":
-        """Intervals that meet halfway between ascending positions and together cover [t_near, t_far] exactly."""
+        """Intervals that meet halfway between ascending positions and together cover [t_near, t_far] exactly.
+
+        Positions 2.1, 2.2, 3.0, 3.9 in [2, 4] stand for lengths 0.15, 0.45, 0.85, 0.55. Quadrature with these lengths
+        is Mildenhall et al. 2020, eq. 3, whose own delta_i = t_(i+1) - t_i leaves the last one open.
+        """
         between = (t[..., 1:] + t[..., :-1]) / 2
         edges = torch.cat([t_near[..., None], between, t_far[..., None]], dim=-1)
         return cls(t, edges[..., :-1], edges[..., 1:])

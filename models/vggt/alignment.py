@@ -56,7 +56,12 @@ def align_depth(
     w2c_predicted: Float[Tensor, "batch view 4 4"],
     cameras: Cameras,
 ) -> DepthAlignment:
-    """The scale of predicted `depth` (camera z) under the given `cameras` of the same views, per group.
+    """The scale s of predicted `depth` (camera z) under the given `cameras` of the same views, per group.
+
+    s minimizes mean rho(log(z_j / (s d_j)), 0.1) + 0.3 mean rho(|c_ij - s p_ij| / |c_ij|, 0.2) with
+    rho(e, w) = e^2 / (e^2 + w^2) (Geman and McClure 1987), c_ij and p_ij the given and the predicted position of
+    camera j in camera i, d_j the depth predicted in view j where a point of view i falls, z_j = z_j(s) the point's own
+    depth there. rho is 1/2 at e = w and 0.9 at e = 3 w. Depth predicted in units of 1000 mm gives s = 1000.
 
     `weight` says how much a pixel counts, 0 = its depth is unknown. Neither the order of the views nor the unit of
     either side matters.
@@ -90,7 +95,10 @@ def align_depth(
 def weighted_quantile(
     values: Float[Tensor, "batch item"], weights: Float[Tensor, "batch item"], fraction: float
 ) -> Float[Tensor, " batch"]:
-    """The least value at which the weights up to it reach `fraction` of all; nan where all weights are 0."""
+    """The least value at which the weights up to it reach `fraction` of all; nan where all weights are 0.
+
+    3, 1, 2 with weights 5, 1, 1 have the median 3.
+    """
     ordered, order = values.sort(dim=-1)
     cumulative = weights.gather(-1, order).double().cumsum(-1)
     total = cumulative[:, -1:]
@@ -104,7 +112,8 @@ def inverse_depth_maps(
 ) -> Float[Tensor, "batch view 2 height width"]:
     """(weight / depth, weight), to be interpolated: the quotient of both is then the inverse depth.
 
-    Pixels without weight do not mix with others, and inverse depth, unlike depth, is linear on planes.
+    Pixels without weight do not mix with others, and inverse depth, unlike depth, is linear on planes. Midway between
+    depths 1 and 3 it is (1 + 1/3) / 2, so the depth 1.5.
     """
     is_known = (weight > 0) & (depth > 0)
     inverse = torch.where(is_known, weight / torch.where(is_known, depth, 1.0), 0.0)

@@ -26,7 +26,10 @@ class DecodedCameras(NamedTuple):
 
 
 def rotation_from_quaternion(quaternion: Quaternion) -> Rotation:
-    """Rotation matrix of an xyzw quaternion of any non-zero length."""
+    """Rotation matrix of an xyzw quaternion of any non-zero length.
+
+    With v = (x, y, z) and s = 2 / |q|^2: R = I + s w [v]_x + s [v]_x^2. (0, 0, 1, 1) is a quarter turn from x to y.
+    """
     x, y, z, w = quaternion.unbind(-1)
     scale = 2 / quaternion.square().sum(-1)
     entries = [
@@ -38,7 +41,11 @@ def rotation_from_quaternion(quaternion: Quaternion) -> Rotation:
 
 
 def quaternion_from_rotation(rotation: Rotation) -> Quaternion:
-    """Unit xyzw quaternion with w >= 0, from the best conditioned of the four textbook formulas."""
+    """Unit xyzw quaternion with w >= 0, from the best conditioned of the four textbook formulas.
+
+    4 w^2 = 1 + m00 + m11 + m22, 4 x^2 = 1 + m00 - m11 - m22, ...: the formula of the largest divides by it. A
+    quarter turn from x to y is (0, 0, 0.7071, 0.7071).
+    """
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = rotation.flatten(-2).unbind(-1)
     squares = torch.stack([1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1)
     doubled = squares.clamp(min=0).sqrt()  # 2|w|, 2|x|, 2|y|, 2|z|
@@ -62,7 +69,10 @@ def quaternion_from_rotation(rotation: Rotation) -> Quaternion:
 def encode_pose(
     extrinsics: Float[Tensor, "*batch 3 4"], intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int
 ) -> PoseEncoding:
-    """Nine numbers for cameras of an image of height x width pixels; the principal point is dropped."""
+    """Nine numbers for cameras of an image of height x width pixels; the principal point is dropped.
+
+    fov_h = 2 atan(height / (2 f_y)), fov_w = 2 atan(width / (2 f_x)): a height of 56 with f_y = 28 is pi / 2.
+    """
     fov_h = 2 * torch.atan(height / 2 / intrinsics[..., 1, 1])
     fov_w = 2 * torch.atan(width / 2 / intrinsics[..., 0, 0])
     quaternion = quaternion_from_rotation(extrinsics[..., :3])
@@ -71,7 +81,10 @@ def encode_pose(
 
 
 def decode_pose(encoding: PoseEncoding, height: int, width: int) -> DecodedCameras:
-    """Cameras for an image of height x width pixels; a field of view of 0 decodes to an infinite focal length."""
+    """Cameras for an image of height x width pixels: f_y = height / (2 tan(fov_h / 2)), f_x alike from the width.
+
+    A field of view of 0 decodes to an infinite focal length.
+    """
     translation, quaternion, fields_of_view = encoding.split([3, 4, 2], dim=-1)
     extrinsics = torch.cat([rotation_from_quaternion(quaternion), translation[..., None]], dim=-1)
     focal_y = height / 2 / torch.tan(fields_of_view[..., 0] / 2)
@@ -98,7 +111,7 @@ def unproject_depth(
     extrinsics: Float[Tensor, "*batch 3 4"],
     intrinsics: Float[Tensor, "*batch 3 3"],
 ) -> Float[Tensor, "*batch height width 3"]:
-    """World point of every pixel at its camera z.
+    """World point of every pixel at its camera z: R^T (z K^-1 (x, y, 1) - t).
 
     Follows the reference in counting pixels from integer centers (0, 0), half a pixel off the rest of this code base.
     """

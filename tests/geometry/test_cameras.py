@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from geometry import Cameras, InputError, Views, check_camera, pixel_centers, rigid_inverse
+from geometry import Cameras, InputError, Views, check_camera, look_at_point, pixel_centers, rigid_inverse
 from tests.scenes import rigid_motion, ring_cameras
 
 
@@ -18,6 +18,25 @@ def test_projection_by_hand() -> None:
     # x = 50 * 1/5 + 16, y = 40 * -0.5/5 + 12
     torch.testing.assert_close(projection.pixels, torch.tensor([[26.0, 8.0], [16.0, 12.0]]))
     assert projection.depth.tolist() == [5, 2]
+
+
+def test_unprojection_and_ray_by_hand() -> None:
+    point = one_camera().unproject(torch.tensor([[26.0, 8.0]]), torch.tensor([5.0]))
+    torch.testing.assert_close(point, torch.tensor([[1.0, -0.5, 5.0]]))
+    rays = one_camera().rays(torch.tensor([[66.0, 12.0]]), torch.tensor(2.0), torch.tensor(4.0))
+    root = 2**0.5
+    torch.testing.assert_close(rays.directions, torch.tensor([[1 / root, 0.0, 1 / root]]))
+    torch.testing.assert_close(rays.t_near, torch.tensor([2 * root]))
+    torch.testing.assert_close(rays.cos_optical, torch.tensor([1 / root]))
+
+
+def test_optical_axes_meet_by_hand() -> None:
+    w2c = torch.eye(4).repeat(2, 1, 1)
+    for view, side in enumerate((-1.0, 1.0)):
+        axis = torch.tensor([-side, 0.0, 1.0]) / 2**0.5
+        w2c[view, :3, :3] = torch.stack([torch.tensor([1.0, 0.0, side]) / 2**0.5, torch.tensor([0.0, 1.0, 0.0]), axis])
+        w2c[view, :3, 3] = -w2c[view, :3, :3] @ torch.tensor([side, 0.0, 0.0])
+    torch.testing.assert_close(look_at_point(w2c), torch.tensor([0.0, 0.0, 1.0]), atol=1e-6, rtol=0)
 
 
 def test_points_behind_or_in_the_camera_plane_are_never_visible() -> None:

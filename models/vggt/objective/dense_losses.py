@@ -79,7 +79,11 @@ def dense_loss(
     mask: Bool[Tensor, "batch view height width"],
     options: DenseOptions,
 ) -> DenseLoss:
-    """Three losses in float32; zeros that hang on the graph when next to no pixel is valid."""
+    """Three losses in float32; zeros that keep the graph when fewer than `MIN_VALID_PIXELS` are valid.
+
+    conf = mean(gamma e C - alpha ln C), reg = mean(e): an error of 0.25 at confidence 3 costs
+    0.75 - 0.2 ln 3 = 0.530 and 0.25.
+    """
     predicted, confidence = predicted.float().flatten(0, 1), confidence.float().flatten(0, 1)
     true, mask = finite_or_zero(true.float()).clamp(-MAX_ERROR, MAX_ERROR).flatten(0, 1), mask.flatten(0, 1)
     if mask.sum() < MIN_VALID_PIXELS:
@@ -100,8 +104,9 @@ def quantile_filter(
 ) -> Bool[Tensor, "*shape"]:
     """Where `mask` holds and the value is below the quantile of such values; `mask` if too few of them would remain.
 
-    The quantile is the value of rank round(q (n - 1)) and is exact for any number of values (the reference draws a
-    random million of more than 10^8). NaN is kept: it must reach the loss.
+    The quantile is the value of rank round(q (n - 1)), exact for any number of values (the reference draws a random
+    million of more than 10^8): of 0.00, 0.01, ..., 24.99 the quantile 0.9 is 22.49. NaN is
+    kept: it must reach the loss.
     """
     count = int(mask.sum())
     if count <= MIN_QUANTILE_VALUES:
@@ -121,5 +126,5 @@ def _mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], quantil
 
 
 def zero_of(values: Tensor) -> Float[Tensor, ""]:
-    """A zero that hangs on the graph of `values`, gradient zero, whatever they are."""
+    """A zero that depends on `values` for autograd, with gradient zero, whatever they are."""
     return values.flatten()[:0].sum()

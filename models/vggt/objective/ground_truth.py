@@ -67,8 +67,9 @@ def normalize_scene(
     *,
     is_scaled: bool = True,
 ) -> NormalizedScene:
-    """Change to the first camera's frame and, unless `is_scaled` is False, to the unit of `mean_distance`.
+    """Change to the first camera's frame and, unless `is_scaled` is False, to the unit c of `mean_distance`.
 
+    E_s -> E_s E_0^-1, X -> E_0 X; translations, depth and points are divided by c (docs/vggt.md, "Targets").
     NaN and infinity become 0. `w2c` is 3x4 or 4x4.
     """
     relative = relative_to_first(w2c)
@@ -118,7 +119,11 @@ def relative_to_first(w2c: Float[Tensor, "batch view rows 4"]) -> Float[Tensor, 
 
 @full_precision
 def mean_distance(points: PointMaps, mask: Masks) -> Float[Tensor, " batch"]:
-    """Mean distance of the valid points from the origin, over all views of each sample, within `SCALE_RANGE`."""
+    """Mean distance of the valid points from the origin, over all views of each sample, within `SCALE_RANGE`.
+
+    sum |X| / (number + 1e-3) (DUSt3R, eq. 3, for one cloud; docs/vggt.md, "Targets"): (3, 4, 0) and (0, 0, 1) give
+    6 / 2.001.
+    """
     distances = torch.where(mask, points.norm(dim=-1), 0.0)
     count = mask.flatten(1).sum(-1)
     return (distances.flatten(1).sum(-1) / (count + 1e-3)).clamp(*SCALE_RANGE)

@@ -20,6 +20,9 @@ _DEPTH_TOLERANCE = 0.05
 def match_loss(logits: Float[Tensor, "batch other cell cell"], views: Views) -> Float[Tensor, ""]:
     """Mean cross-entropy over cells whose point the other view sees, nats; 0 where there is none.
 
+    Mean of -ln softmax_m(logits[n, m]) at the true m, plus the same with n and m exchanged. A uniform guess among 32
+    cells costs 2 ln 32 = 6.93.
+
     `logits[b, i]` compares the first view (rows) with view i + 1 (columns) of group b.
     """
     others = logits.shape[1]

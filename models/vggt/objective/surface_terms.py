@@ -77,6 +77,7 @@ def _every(step: int, *maps: Tensor | None) -> list[Tensor | None]:
 def _gradient_loss(error: Values, mask: Mask, confidence: Confidence | None) -> Float[Tensor, ""]:
     """Sum of |differences of the error| between valid neighbors over the number of valid values.
 
+    sum (|d(x+1, y) - d(x, y)| + |d(x, y+1) - d(x, y)|) / n, d = predicted - true: a constant error costs 0.
     As in the reference, the confidence is that of the right or lower pixel, and its logarithm counts at every pixel,
     also at masked ones: the recorded values contain it.
     """
@@ -98,6 +99,7 @@ def _normal_loss(
 ) -> Float[Tensor, ""]:
     """1 - cos between normals, mean over all triangles of a pixel, a vertical and a horizontal neighbor, all valid.
 
+    A plane of slope 3/4 against a level one, whose normals have cos 4/5, costs 0.2.
     The reference forms four normals per pixel, from its neighbors up and left, left and down, down and right, right
     and up. These are the four triangles of every 2x2 block of pixels, and which way round a triangle goes does not
     matter as long as it is the same for both surfaces.

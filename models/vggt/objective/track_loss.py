@@ -43,7 +43,11 @@ def track_loss(
     true_coords: Float[Tensor, "batch view point 2"],
     visible: Bool[Tensor, "batch view point"],
 ) -> TrackLoss:
-    """Coordinates where visible; visibility and confidence in every view of a track that starts visible."""
+    """Coordinates where visible; visibility and confidence in every view of a track that starts visible.
+
+    coords = sum_i 0.8^(n-1-i) / n mean |difference| over iterations i = 0..n-1: off by (1, 2) pixels in both of 2
+    iterations costs 1.5 (0.8 + 1) / 2 = 1.35. The others are binary cross-entropies, ln 2 for a guess.
+    """
     coords, vis_logits = coords.float(), vis_logits.float()
     is_valid = visible[:, :1].expand_as(visible)
     if not is_valid.any():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geometry import Cameras, pixel_centers, rigid_inverse
-from models.vggt.alignment import DepthAlignment, align_depth, weighted_quantile
+from models.vggt.alignment import DepthAlignment, align_depth, inverse_depth_maps, weighted_quantile
 from tests.scenes import rigid_motion, ring_cameras, slanted_plane_depth
 
 HEIGHT, WIDTH = 24, 32
@@ -114,6 +114,13 @@ def test_order_and_units_do_not_matter() -> None:
     in_millimeters = align(cameras.scaled(1000.0), depth, w2c)
     torch.testing.assert_close(in_millimeters.scale, 1000 * first.scale, rtol=1e-3, atol=0)
     torch.testing.assert_close(in_millimeters.residual, first.residual, rtol=1e-2, atol=1e-4)
+
+
+def test_inverse_depth_between_two_pixels_by_hand() -> None:
+    depth, weight = torch.tensor([[[[1.0, 3.0, 0.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]]]])
+    weighted_inverse, certainty = inverse_depth_maps(depth, weight)[0, 0, :, 0]
+    assert (certainty[:2].mean() / weighted_inverse[:2].mean()).item() == pytest.approx(1.5)
+    assert (certainty[2], weighted_inverse[2]) == (0, 0)
 
 
 def test_weighted_quantile_by_hand() -> None:

@@ -173,6 +173,18 @@ def test_poses() -> None:
     close(decoded.intrinsics, values["decoded_intrinsics"])
 
 
+def test_pose_encoding_by_hand() -> None:
+    """A quarter turn from x to y; a field of view of 90 degrees, where the focal length is half the height."""
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    close(rotation_from_quaternion(torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)), quarter)
+    close(quaternion_from_rotation(quarter), torch.tensor([0.0, 0, 0.5**0.5, 0.5**0.5]))
+    intrinsics = torch.tensor([[35.0, 0, 35], [0, 28, 28], [0, 0, 1]], dtype=torch.float64)
+    extrinsics = torch.cat([quarter, quarter.new_tensor([[1.0], [2.0], [3.0]])], dim=1)
+    encoding = encode_pose(extrinsics, intrinsics, 56, 70)
+    close(encoding, torch.tensor([1, 2, 3, 0, 0, 0.5**0.5, 0.5**0.5, math.pi / 2, math.pi / 2]))
+    close(decode_pose(encoding, 56, 70).intrinsics, intrinsics, atol=1e-4)
+
+
 def test_decoding_undoes_encoding() -> None:
     values = record("geometry")
     decoded = decode_pose(encode_pose(values["extrinsics"], values["intrinsics"], 56, 70), 56, 70)

@@ -13,7 +13,7 @@ from data.image_io import write_bytes
 from geometry import InputError, Views, pixel_centers, sample_at_pixels
 
 _ALL_KNOWN = 0.999
-"""Interpolated from four ones, up to rounding."""
+"""Interpolated validity (0 or 1 per pixel) that only four known pixels reach; below 1 because of rounding."""
 
 
 class ColoredPoints(NamedTuple):

@@ -59,7 +59,7 @@ class PosedScene:
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
     is_evaluated: bool = True
-    """Of several photographs of a scan from the same places (DTU's lightings), the ones that everybody evaluates on."""
+    """Of several photographs of a scan from the same places (DTU's lightings), the ones that are evaluated on."""
     is_video: bool = False
     """View numbers follow time, so that views with near numbers see the same things."""
 

@@ -1,4 +1,4 @@
-"""Conventions of the whole code base. Every file relies on them; only `conversions.py` knows others.
+"""Conventions of the whole code base. Every file relies on them; only `conversions.py` converts from others.
 
 Frames      `w2c` maps world points to camera points, `c2w` is its inverse; a name always says which. Camera axes are
             OpenCV's: +x right, +y down, +z forward. The world frame is the data set's own. Names carry the frame:

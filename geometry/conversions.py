@@ -1,4 +1,4 @@
-"""Other conventions to ours. No other file knows that they exist."""
+"""Other conventions to ours. All conversions are in this file."""
 
 import cv2
 import numpy as np

@@ -15,7 +15,7 @@ _A, _B = ".lora_a", ".lora_b"
 
 
 class LoRALinear(nn.Linear):
-    """W x + bias + alpha / rank * B A x; W and the bias are those of the layer it stands for and do not learn."""
+    """W x + bias + alpha / rank * B A x; W and the bias are those of the layer it replaces and are frozen."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         """B starts at zero, so nothing changes at first. A is drawn as torch draws a layer's weights."""
@@ -34,7 +34,7 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(module: nn.Module, rank: int, alpha: float) -> int:
-    """Put a `LoRALinear` in the place of every linear layer below `module`; nothing else of it learns any more.
+    """Put a `LoRALinear` in the place of every linear layer below `module` and freeze all its other parameters.
 
     Returns how many there are.
     """

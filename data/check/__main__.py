@@ -105,7 +105,7 @@ def _read_scenes(
 
 
 def _check_files(scenes: Sequence[PosedScene], findings: Findings) -> dict[tuple[str, int], bool]:
-    """Decode everything; whether a (scene name, view) came through."""
+    """Decode everything; whether all files of a (scene name, view) are sound."""
     is_sound = {}
     items = [(scene, frame) for scene in scenes for frame in scene.frames.values()]
     for scene, frame in tqdm(items, desc="files", unit="view"):
@@ -173,7 +173,7 @@ def _check_pairs(scene: PosedScene, views: Sequence[int], max_pairs: int, findin
 def _compare(
     scene: PosedScene, view: int, other: int, features: dict[int, Features], findings: Findings
 ) -> Verdict | None:
-    """None if the two views cannot tell."""
+    """None if the two views share too little to be compared."""
     frames = scene.frames[view], scene.frames[other]
     if all(frame.depth_path for frame in frames):
         agreement = depth_agreement(scene, view, other)

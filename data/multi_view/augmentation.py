@@ -63,7 +63,7 @@ class _Jitter:
         )
 
     def color_map(self, mean: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 4"]:
-        """[matrix | offset] for a frame of this mean color, whose luma contrast turns about."""
+        """[matrix | offset] for a frame of this mean color; contrast scales the difference from its luma."""
         matrix, offset = np.eye(3), np.zeros(3)
         for step in self.order:
             if step == 1:

@@ -29,7 +29,7 @@ PROCEDURAL = "procedural"
 _VALIDATION_STREAM = 31
 """Keeps seeds of validation apart from those of training; the number itself is arbitrary."""
 _MADE_GROUPS = 64
-"""Evaluated of a source that makes its images and so has no end, unless a number is asked for."""
+"""Evaluation groups of a source that renders endlessly, where no number is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class MultiViewSpec:
     is_geometry_augmented: bool = False
     """Training images on disk are cropped and zoomed at random."""
     procedural_scenes: int = 0
-    """So many procedural scenes are met again and again; 0: all are new."""
+    """Number of procedural scenes, which are reused; 0: every group shows a new one."""
     render_device: str = "cpu"
     """Of procedural scenes."""
 
@@ -86,7 +86,7 @@ class FrameDataModule(pl.LightningDataModule):
         return math.ceil(sum(self.spec.len_train) / (self.spec.shape.mean_groups * world_size))
 
     def sampler(self, rank: int = 0, world_size: int = 1) -> GroupSampler:
-        """What decides the training batches of a process."""
+        """Chooses the training batches of a process."""
         return GroupSampler(
             [len(source) for source in self.train_sources],
             self.spec.len_train,
@@ -99,11 +99,11 @@ class FrameDataModule(pl.LightningDataModule):
         )
 
     def train_frames(self) -> ComposedFrames:
-        """What answers the training keys."""
+        """Dataset that the training keys index."""
         return ComposedFrames(self.train_sources, is_augmented=self.spec.is_augmented)
 
     def val_frames(self) -> ComposedFrames:
-        """What answers `val_keys`."""
+        """Dataset that `val_keys` index."""
         return ComposedFrames(self.val_sources, is_augmented=False)
 
     def train_dataloader(self) -> DataLoader[FrameBatch]:

@@ -23,13 +23,13 @@ from data.procedural.torch_tracer import render_views
 from geometry import Cameras, FrameBatch, InputError, Views
 
 ENDLESS = 1_000_000
-"""Scenes of a stream without an end, as far as anyone will get."""
+"""Number of scenes of a stream without an end: more than any run takes."""
 MAX_FRAMES = 49
 """Of a group: DTU's rig has no more cameras."""
 FRAMES_PER_SCENE = 8
-"""Of a scene that comes back: groups take different ones of them, in different order."""
+"""Of a scene that is reused: groups take different ones of them, in different order. Chosen by hand."""
 _CACHE_BYTES = 6 << 30
-"""Of scenes that come back, in each loading process: 6 GiB; the scenes used longest ago are rendered again."""
+"""6 GiB of reused scenes in each loading process; beyond it the least recently used ones are rendered again."""
 _STREAM = 20261121  # keeps the scenes of the stream apart from those of `data.procedural`, whatever the seeds
 _WIDE_GROUND = (260.0, 700.0)
 """Half sides in millimeters; ordinary tables have 125 to 205. Chosen by hand."""
@@ -40,14 +40,14 @@ _MAX_SCREEN_WIDTH = 480.0
 
 
 class ProceduralFrames:
-    """A `FrameSource` that renders its groups: as many scenes as anyone could ask for, or a given number again."""
+    """A `FrameSource` that renders its groups: of endlessly many scenes, or of a given number that is reused."""
 
     name = "procedural"
 
     def __init__(self, *, seed: int, num_scenes: int = 0, device: torch.device | str = "cpu") -> None:
         """Scenes are drawn from `seed` and their number, traced on `device`, returned on the CPU.
 
-        `num_scenes` 0: every group is rendered afresh. Otherwise so many scenes come back, each with
+        `num_scenes` 0: every group is rendered afresh. Otherwise so many scenes are reused, each with
         `FRAMES_PER_SCENE` frames that are rendered once and kept in memory (of each loading process).
         """
         self.seed = seed
@@ -86,7 +86,7 @@ class ProceduralFrames:
         return FrameBatch(views, (name,), torch.tensor(key.seed))
 
     def _scene(self, key: GroupKey) -> "_KeptScene":
-        """All frames of a scene that comes back."""
+        """All frames of a reused scene."""
         place = (key.item, key.height, key.width)
         if place in self._kept:
             self._kept.move_to_end(place)
@@ -115,7 +115,7 @@ class ProceduralFrames:
 
 
 class _KeptScene(NamedTuple):
-    """All frames of a scene that comes back."""
+    """All frames of a reused scene."""
 
     images: UInt8[Tensor, "frame 3 height width"]
     cameras: Cameras
@@ -168,8 +168,8 @@ def _varied(scene: Scene, rng: np.random.Generator) -> Scene:
 def _folding_screen(rng: np.random.Generator, cameras: Cameras) -> list[Item]:
     """Two to four upright walls that fold towards the cameras and away from them, as the fronts of houses do.
 
-    Solids on a table are round towards the camera and stand above near ground; a network that has seen nothing else
-    takes a hollow for a bump, and with it every camera for its mirror image.
+    Solids on a table are convex and stand above near ground. A network trained on them alone mistakes hollows for bumps
+    and mirrors the cameras.
     """
     ahead = cameras.centers[:, :2].mean(0).numpy()
     toward = np.arctan2(ahead[1], ahead[0])

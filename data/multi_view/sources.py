@@ -1,4 +1,4 @@
-"""Groups of frames of one scene, which VGGT trains on and is evaluated with: what is asked for, and who answers.
+"""Groups of frames of one scene, which VGGT trains on and is evaluated with: keys, and sources that load them.
 
     GroupKey -> FrameSource.sample_many -> FrameBatch without batch axis -> ComposedFrames (photometric augmentation)
 
@@ -43,7 +43,7 @@ class GroupKey:
 
 @runtime_checkable
 class FrameSource(Protocol):
-    """Answers keys; its items are sequences of frames."""
+    """Loads the groups of keys; its items are sequences of frames."""
 
     name: str
     """Of the data set, for the names of its groups."""

@@ -127,7 +127,7 @@ class SceneDataModule(pl.LightningDataModule):
 
 
 def _per_scene(scenes: list[PosedScene]) -> tuple[list[Target], list[Target]]:
-    """Training targets, and validation targets taken from the training views: held-out files stay closed."""
+    """Training targets, and validation targets taken from the training views: held-out files are not opened."""
     if len(scenes) != 1:
         names = sorted(scene.name for scene in scenes)
         raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")

@@ -21,7 +21,7 @@ TORUS_TOLERANCE = 2e-6
 
 @runtime_checkable
 class Shape(Protocol):
-    """What the tracer asks of a solid."""
+    """What the tracer needs of a solid."""
 
     def intersect(
         self, origin: Float[np.ndarray, "3 *#ray"], direction: Float[np.ndarray, "3 *#ray"]

@@ -22,7 +22,7 @@ NOISE_OCTAVES = (4, 8, 16, 32, 64)
 NOISE_LEVELS = 4
 """The cube and its averages of 32, 16 and 8 cells a side."""
 PATTERN_CELL = 1.5
-"""Millimeters: finest detail of the noise that wears stripes and checkers; chosen by hand."""
+"""Millimeters: finest detail of the noise added to stripes and checkers; chosen by hand."""
 PHOTO_SIDE = 512
 """Pixels: photographs with a longer side are reduced. Chosen by hand."""
 PHOTOS = (
@@ -34,7 +34,7 @@ PHOTOS = (
 
 @runtime_checkable
 class Texture(Protocol):
-    """What the shader asks of a material's color."""
+    """What the shader needs: a color at points of the surface."""
 
     def color(
         self, points: Float[np.ndarray, "3 point"], normals: Float[np.ndarray, "3 point"], footprint: float
@@ -120,7 +120,7 @@ class NoiseTexture:
 
 @dataclass(frozen=True)
 class PatternTexture:
-    """Stripes (one axis) or checkers (several axes) of two colors, worn by noise."""
+    """Stripes (one axis) or checkers (several axes) of two colors, with a little noise added."""
 
     colors: Float[np.ndarray, "2 3"]
     axes: Float[np.ndarray, "axis 3"]

@@ -1,6 +1,6 @@
 """The solids of `shapes` on torch tensors: approximate to a few hundredths of a millimeter (float32), any device.
 
-`tests/data/test_stream.py` holds every formula here against its exact float64 twin.
+`tests/data/test_stream.py` compares every formula here with its exact float64 counterpart.
 """
 
 import torch

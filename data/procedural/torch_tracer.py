@@ -1,4 +1,4 @@
-"""All views of a scene at once on torch tensors: the fast twin of `tracer`, for streams and `--tracer fast`.
+"""All views of a scene at once on torch tensors: the fast counterpart of `tracer`, for streams and `--tracer fast`.
 
 The same scenes, lights and textures, with hard shadows; depth agrees to about 0.05 mm, color up to edges and
 highlights.

@@ -16,7 +16,7 @@ from geometry import Cameras
 SUPERSAMPLING = 2
 """Rays along each side of a pixel, so 4 in all: fewer leave edges jagged, more take longer."""
 SHADOW_OFFSET = 1e-3
-"""Millimeters that a shadow ray starts above the surface, lest it meet its own."""
+"""Millimeters that a shadow ray starts above the surface, so that it does not hit that surface itself."""
 LAMP_RADIUS = 0.035
 """Tangent of half the angle under which the lamp is seen (2 degrees): how soft shadows are. Chosen by hand."""
 SHOULDER = 0.8

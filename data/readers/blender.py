@@ -40,8 +40,6 @@ def read_blender(
 ) -> list[PosedScene]:
     """Every scene there is, for every split: the data set is divided by views, not by scenes.
 
-
-
     Raises:
         InputError: for an unknown scan, and (unless `report` collects) for a missing image or an impossible camera.
     """

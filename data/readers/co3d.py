@@ -117,8 +117,8 @@ def read_co3d(
 ) -> list[PosedScene]:
     """One scene per sequence of at least 24 frames; how many shorter ones are left out is logged.
 
-    Val and test are the `_test` annotations. Images and depth maps are opened when they
-    are used; a missing one is an error then.
+    Val and test are the `_test` annotations. Images and depth maps are opened when they are used; a missing one is an
+    error then.
 
     Raises:
         InputError: for no or broken annotations, an unknown scan, and (unless `report` collects) an impossible camera.

@@ -38,7 +38,7 @@ def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
 
 
 def write_pairs(path: Path, neighbors: Mapping[int, Sequence[int]]) -> None:
-    """Write a pair file that `read_pairs` reads back; the scores are made up and only order the neighbors."""
+    """Write a pair file that `read_pairs` reads back; the scores only give the neighbors' order."""
     lines = [str(len(neighbors))]
     for view, others in neighbors.items():
         scored = (f"{other} {len(others) - rank}.0" for rank, other in enumerate(others))

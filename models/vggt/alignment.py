@@ -158,7 +158,7 @@ class _Warp(TensorStruct):
     """Points of all views seen from every view, as functions of the scale: pixel = A * scale + b, homogeneous."""
 
     maps: Float[Tensor, "batch view 2 height width"]
-    """Weight over predicted depth, and weight, of the views that look; see `inverse_depth_maps`."""
+    """Weight over predicted depth, and weight, of the views projected into; see `inverse_depth_maps`."""
     slopes: Float[Tensor, "batch view point 3"]
     offsets: Float[Tensor, "batch view point 3"]
     weight: Float[Tensor, "batch view point"]
@@ -203,7 +203,7 @@ class _Warp(TensorStruct):
         return torch.where(usable, ratio, torch.ones_like(ratio)).clamp_min(1e-12).log(), weight
 
     def cost(self, scale: Float[Tensor, "batch scale"]) -> Float[Tensor, "batch scale"]:
-        """Bounded disagreement of depth; 1 where the views see next to nothing of each other."""
+        """Bounded disagreement of depth; 1 where the overlap is below `_MIN_OVERLAP`."""
         error, weight = self.disagreement(scale)
         total = weight.sum((1, 3))
         enough = total > _MIN_OVERLAP * self.weight.sum((1, 2))[:, None]

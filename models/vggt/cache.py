@@ -1,4 +1,4 @@
-"""Remember the features of views that come again, such as the fixed source views of a scene."""
+"""Cache of the features of views that recur, such as the fixed source views of a scene."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""A VGGT that never learns: images of any size -> feature maps, and depth and cameras if wanted.
+"""A frozen VGGT: images of any size -> feature maps, and depth and cameras if wanted.
 
 It resizes inside, runs without gradients, stays in evaluation mode, follows its owner to another device, and is
 invisible to checkpoints, optimizers and distributed training.
@@ -27,7 +27,7 @@ _DEFAULT_DEPTHS = (5, 12, 18, 24)  # in 24ths of the network: layers 4, 11, 17 a
 
 @dataclass(frozen=True)
 class FrozenFeatures(TensorStruct):
-    """What VGGT sees in some views of one scene; depth and cameras are None without their heads."""
+    """VGGT's output for views of one scene; depth and cameras are None without their heads."""
 
     tokens: Float[Tensor, "batch view layer channel rows cols"]
     """Patch tokens of the kept layers, frame half then global half; cells tile the image. float32, bfloat16 on GPUs."""

@@ -75,7 +75,7 @@ class MatchStem(nn.Module):
         for level in self.levels:
             finer, maps = maps, level(maps)
         match = self.fine_match(finer) + F.interpolate(self.coarse_match(maps), scale_factor=CELLS)
-        # what all cells share says nothing about which is which
+        # the mean over the cells does not tell them apart
         match = F.normalize(match - match.mean((2, 3), keepdim=True), dim=1)
         rows, cols = match.shape[-2:]
         own = cell_positions(rows, cols, match)
@@ -87,13 +87,13 @@ class MatchStem(nn.Module):
     def _match_logits(
         self, features: Float[Tensor, "batch view channel cell"], own: Float[Tensor, "cell 2"]
     ) -> Float[Tensor, "batch other cell cell"]:
-        """Correlation, and a preference for short ways that fades with `reach`."""
+        """Correlation times `sharpness`, minus (displacement / `reach`)^2, which favors short displacements."""
         correlation = torch.einsum("bcn,bvcm->bvnm", features[:, 0] * self.sharpness.exp(), features[:, 1:])
         return correlation - torch.cdist(own, own).square() * torch.exp(-2 * self.reach)
 
 
 class _Residual(nn.Module):
-    """x + conv(gelu(conv(gelu(norm(x))))); the first convolution may look further."""
+    """x + conv(gelu(conv(gelu(norm(x))))); the first convolution may be dilated."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Residual(nn.Module):
 def _cues(
     logits: Float[Tensor, "batch other cell cell"], own: Float[Tensor, "cell 2"]
 ) -> Float[Tensor, "batch view cell cue"]:
-    """What the match says about every cell: of the first view the mean over all others, of these about the first."""
+    """Cues of every cell: in the first view the mean over its matches in all others, in these from the first."""
     matched = _expected(logits.transpose(2, 3), own)
     first = own.new_zeros(len(logits), 1, len(own), _CUES - 2)
     if logits.shape[1]:

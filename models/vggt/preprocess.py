@@ -1,6 +1,6 @@
 """Image files -> network input, as the reference model was trained to see them (docs/vggt.md, "Preprocessing").
 
-Images leave as RGB in [0, 1], float32, channel first; mean and deviation are the network's business.
+Images leave as RGB in [0, 1], float32, channel first; the network subtracts the mean and divides by the deviation.
 """
 
 import warnings

@@ -43,7 +43,7 @@ class VisionTransformer(nn.Module):
     """Class token, registers and patches through pre-norm blocks; LayerNorm eps 1e-6."""
 
     def __init__(self, config: ViTConfig) -> None:
-        """`mask_token` exists for the checkpoint's sake: VGGT masks nothing, so it takes no gradient."""
+        """`mask_token` is there so that checkpoints load; VGGT masks nothing, so it takes no gradient."""
         super().__init__()
         self.config = config
         dim, side = config.embed_dim, config.img_size // config.patch_size

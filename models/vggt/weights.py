@@ -111,7 +111,7 @@ def _download(repository: str) -> tuple[Path, Path | None]:
             raise InputError(f"weights {repository} are neither in the hub's cache nor reachable online") from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # whatever the hub's client and the network below it come up with
+        except Exception as error:  # any error of the hub's client or of the connection
             raise InputError(f"weights {repository} cannot be fetched from the hub: {_first_line(error)}") from error
         if file in WEIGHT_FILES:
             return found[file], found.get(CONFIG_FILE)
@@ -147,10 +147,10 @@ def _check_keys(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Map
     """Refuse anything but the expected keys and, by design, keys of known parts that are not wanted."""
     wanted_parts = {key.split(".", 1)[0] for key in expected}
     relevant = {key for key in shapes if key.split(".", 1)[0] in wanted_parts}
-    strangers = {key for key in shapes if key.split(".", 1)[0] not in PARTS}
+    unknown = {key for key in shapes if key.split(".", 1)[0] not in PARTS}
     problems = {
         "missing": sorted(set(expected) - relevant),
-        "unexpected": sorted((relevant - set(expected)) | strangers),
+        "unexpected": sorted((relevant - set(expected)) | unknown),
         "wrongly shaped": [
             f"{key} (expected {tuple(expected[key].shape)}, got {shapes[key]})"
             for key in sorted(relevant & set(expected))

@@ -1,1 +1,1 @@
-"""What reads tokens: camera, depth or points, tracks."""
+"""Heads: tokens -> cameras, depth or points, tracks."""

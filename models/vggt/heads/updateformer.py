@@ -43,7 +43,7 @@ class CrossAttentionBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
 
     def forward(self, tokens: Tokens, context: Float[Tensor, "batch context channel"]) -> Tokens:
-        """One block; `tokens` ask, `context` answers."""
+        """One block; queries from `tokens`, keys and values from `context`."""
         tokens, context = self.norm1(tokens), self.norm_context(context)
         tokens = tokens + self.cross_attn(tokens, context, context, need_weights=False)[0]
         return tokens + self.mlp(self.norm2(tokens))

@@ -53,7 +53,7 @@ class LossWeights:
     point_options: DenseOptions = field(default_factory=lambda: DenseOptions(SurfaceTerm.NORMAL))
 
     def __post_init__(self) -> None:
-        """Refuse weights that cannot be meant."""
+        """Refuse negative weights."""
         for name in ("camera", "depth", "point", "track", "match", "translation", "rotation", "focal"):
             require(getattr(self, name) >= 0, f"loss weight {name} must not be negative, got {getattr(self, name)}")
 

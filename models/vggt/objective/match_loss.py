@@ -1,4 +1,4 @@
-"""Teaches the match stem of VGGT-nano which cells show the same point; the truth comes from depth and cameras.
+"""Loss of the match stem of VGGT-nano: which cells show the same point, known from depth and cameras.
 
 Cross-entropy of the matching probabilities in both directions (after Sun et al., LoFTR, 2021, section 3.6).
 """

@@ -1,4 +1,4 @@
-"""Loss of point tracks (docs/vggt.md, "Track loss"), which the reference has only as disabled text.
+"""Loss of point tracks (docs/vggt.md, "Track loss"), which the reference has only as commented-out code.
 
 Its binary cross entropies expect logits while its tracker yields probabilities; here they get the tracker's logits.
 """

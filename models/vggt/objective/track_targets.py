@@ -36,7 +36,7 @@ class TrackTargets(TensorStruct):
     """(x, y) in pixels as the tracker counts them: integers at pixel centers, our +0.5 coordinates minus 0.5."""
     visible: Bool[Tensor, "*batch view point"]
     positive: Bool[Tensor, "*batch point"]
-    """False for invented tracks that fill up the number; they are nowhere visible, so no loss counts them."""
+    """False for random tracks that fill up the number; they are visible nowhere, so no loss counts them."""
 
     @property
     def queries(self) -> Float[Tensor, "*batch point 2"]:
@@ -63,7 +63,7 @@ def _stacked(views: Views, count: int, generators: Sequence[torch.Generator]) ->
 
 
 def group_tracks(views: Views, count: int, generator: torch.Generator) -> TrackTargets:
-    """Tracks of one group: visible in the first view and in one more, rather in many; invented ones fill the rest.
+    """Tracks of one group: visible in the first view and one more, preferably in many; random ones fill the rest.
 
     At most `CANDIDATES_PER_TRACK * count` random pixels are followed; the reference follows all.
     """

@@ -95,8 +95,8 @@ def test_identical_centers_are_named() -> None:
     assert found.scale[0] == 1
     assert torch.isinf(found.residual[0])
     assert found.scale[1].item() == pytest.approx(1 / UNIT, rel=0.03)
-    lonely = align(cameras[:1], depth[:1], predicted(cameras)[:, :1])
-    assert torch.isinf(lonely.residual).all()
+    single = align(cameras[:1], depth[:1], predicted(cameras)[:, :1])
+    assert torch.isinf(single.residual).all()
 
 
 def test_views_without_known_depth_are_named() -> None:

@@ -1,6 +1,6 @@
-"""Checkpoints: what tells those of one task from another's, how they are written whole, how they are read safely.
+"""Checkpoints: kinds by task, atomic writing, and reading that never runs code from the file.
 
-A task makes one `CheckpointKind` for each kind of checkpoint it writes; nothing here knows any of them.
+A task makes one `CheckpointKind` for each kind of checkpoint it writes; this file names none of them.
 """
 
 import os
@@ -44,7 +44,7 @@ Record = TypeVar("Record", bound=CheckpointRecord)
 
 @dataclass(frozen=True)
 class CheckpointKind(Generic[Record]):
-    """What tells the checkpoints of one task from those of others."""
+    """A kind of checkpoint: how it is recognized, and how its network is built."""
 
     key: str
     """Of the record in the file."""

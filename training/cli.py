@@ -22,7 +22,7 @@ class _Parser(configargparse.ArgumentParser):
 
 
 def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
-    """Options from `--config file.txt` (lines `key = value`) and the command line, which wins.
+    """Options from `--config file.txt` (lines `key = value`) and the command line, which takes precedence.
 
     Raises:
         InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, or a contradiction.

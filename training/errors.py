@@ -4,4 +4,4 @@ from geometry import InputError
 
 
 class NonFiniteError(InputError):
-    """Training left the realm of numbers. The last checkpoint is from before."""
+    """A loss or gradient is not finite. The last checkpoint is from before that step."""

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all."""
+"""Atomic writing of results: a file or folder is whole or absent."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     try:
         yield staging
         folder.mkdir(exist_ok=True)
-        # numbers last: where they are, the pictures are too
+        # JSON last: once it is there, the pictures are too
         for path in sorted(staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
             os.replace(path, folder / path.name)
     finally:
@@ -59,5 +59,5 @@ def staged_file(path: Path, option: str = "--out") -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Indented JSON; a nan or infinity in it is an error of ours."""
+    """Indented JSON; a nan or infinity is a ValueError, since JSON has none."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

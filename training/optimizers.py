@@ -1,4 +1,4 @@
-"""AdamW, or Muon for what multiplies vectors and AdamW for the rest: fewer steps to the same objective."""
+"""AdamW, or Muon for matrices and kernels and AdamW for the rest: fewer steps to the same objective."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,7 +11,7 @@ _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def option(default: Any, description: str, **argument: Any) -> Any:
-    """A dataclass field that the command line knows about; `argument` goes to `add_argument`.
+    """A dataclass field that becomes a command-line option; `argument` goes to `add_argument`.
 
     `aliases`: older names, which keep working on the command line and in txt configs.
     """
@@ -92,7 +92,7 @@ class RunOptions:
 
     @property
     def lightning_strategy(self) -> Any:
-        """What Lightning is told."""
+        """The strategy passed to Lightning."""
         return self.strategy
 
     @property

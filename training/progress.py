@@ -24,13 +24,13 @@ class StepProgress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on."""
+        """Advance to the trainer's step."""
         if trainer.global_step % self.refresh_every == 0 or trainer.global_step == self.bar.total:
             self.bar.set_postfix(self._shown(trainer), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say why the bar stands still."""
+        """Label the bar while it does not advance."""
         if self.bar is not None:
             self.bar.set_description("validate")
 

@@ -83,7 +83,7 @@ class RunTask(pl.LightningModule, ABC):
         """Go on exactly where a checkpoint of the same run ends; the trainer loads it.
 
         Raises:
-            InputError: when it is not of the same run, which would end as no unbroken run does.
+            InputError: when it is not of the same run: the result would be that of no uninterrupted run.
         """
         self.require_same_run(checkpoint.record)
         self.resumed = checkpoint
@@ -97,9 +97,9 @@ class RunTask(pl.LightningModule, ABC):
         defaults = {name: plain(field.default) for name, field in self.options.__dataclass_fields__.items()}
         ignored = _MAY_CHANGE_ON_RESUME | self.may_change_on_resume
         for name, mine in self.record().options.items():
-            before = theirs.options.get(name, defaults.get(name))  # an option that came later: the run did its default
+            before = theirs.options.get(name, defaults.get(name))  # an option added since: the run used its default
             if isinstance(mine, list) and not isinstance(before, list):
-                before = [before]  # took one value before it took several
+                before = [before]  # the option took a single value then
             if name not in ignored and before != mine:
                 raise InputError(
                     f"--{name}: the run to resume was started with {before!r}, got {mine!r}; "
@@ -107,10 +107,10 @@ class RunTask(pl.LightningModule, ABC):
                 )
 
     def require_finite(self, value: Tensor, what: str, where: Callable[[], str]) -> None:
-        """Stop a run that left the realm of numbers.
+        """Stop the run when a value is not finite.
 
         Raises:
-            NonFiniteError: naming `what`, the step and what `where` tells of its samples.
+            NonFiniteError: naming `what`, the step, and its samples as `where` describes them.
         """
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"step {self.global_step}: expected a finite {what}, got {value.item()} for {where()}")

@@ -27,8 +27,8 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
     """Linear warm-up to the base rate, then half a cosine down to `final_fraction` of it.
 
     warmup-scheduler 0.3 keeps the second phase in a scheduler object of its own: it is pickled into checkpoints, is
-    restored tied to a dead optimizer (the rate freezes), and is stepped one step late (the rate overshoots). Here the
-    rate is a closed form of the step count, which is all the state there is.
+    restored bound to the old optimizer (the rate stays constant), and is stepped one step late (the rate overshoots).
+    Here the rate is a closed form of the step count, which is all the state there is.
 
     A parameter group may begin later or end earlier than the run: its keys `begin` and `end`, in steps.
     """

@@ -22,7 +22,7 @@ from training.run_task import RunTask
 
 @runtime_checkable
 class RunData(Protocol):
-    """What a Lightning data module must have besides."""
+    """What `fit` needs of a Lightning data module besides Lightning's own methods."""
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Optimizer steps of an epoch."""
@@ -38,7 +38,7 @@ def fit(
 ) -> pl.Trainer:
     """Train, from the start or exactly on from `task.resumed`; `callbacks` beside those of every run.
 
-    `is_continued`: another task of the same command has begun the run; its last.ckpt makes way for this one's.
+    `is_continued`: another task of the same command has begun the run; its last.ckpt is replaced.
 
     Writes `config.txt`, `checkpoints/last.ckpt`, `checkpoints/best.ckpt`, TensorBoard events and validation pictures
     below the run's folder.

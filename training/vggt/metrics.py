@@ -1,4 +1,4 @@
-"""How good VGGT's cameras, depth and points are on groups of views, beside what needs no network."""
+"""How good VGGT's cameras, depth and points are on groups of views, beside baselines that need no network."""
 
 import math
 from dataclasses import dataclass

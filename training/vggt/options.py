@@ -28,7 +28,7 @@ class VGGTOptions(RunOptions):
         (10_000,), "groups of frames per epoch from each data set (one number: from each); their ratio mixes", nargs="+"
     )
     procedural_scenes: int = option(
-        0, "so many procedural scenes of 8 frames, rendered once and met again; 0: every group is rendered afresh"
+        0, "number of procedural scenes of 8 frames, rendered once and reused; 0: every group is rendered afresh"
     )
     scans: tuple[str, ...] = option((), "scans to use; none given: the data sets' own lists", nargs="+")
     image_size: int = option(518, "width of the images in pixels, a multiple of the patch size")

@@ -1,4 +1,4 @@
-"""What VGGT sees, as pictures."""
+"""Pictures of VGGT's predictions beside the truth."""
 
 import torch
 from jaxtyping import Float

@@ -48,7 +48,7 @@ class FinetuneBenchmark(FinetuneOptions):
     out: str = option("runs/finetune", "folder for the numbers and the plot")
 
     def __post_init__(self) -> None:
-        """See `FinetuneOptions`; besides, a resumed run has lost its clock.
+        """See `FinetuneOptions`; besides, no resumed run: the seconds before it are unknown.
 
         Raises:
             InputError: naming the option.

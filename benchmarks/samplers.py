@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     points = []
     _require_one_per_sampler(options.ckpt)
-    lpips_metric()  # what a download of its weights says would stand in the table
+    lpips_metric()  # first, since the download of its weights prints lines
     print("| sampler | samples per ray | PSNR | rays/s |\n|---|---|---|---|")
     for checkpoint in options.ckpt:
         for point in _points(options, Path(checkpoint)):

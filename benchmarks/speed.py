@@ -3,9 +3,9 @@
 Stages: encode (source images to maps), sweep (both volumes of the target view), field (all rays). For each the seconds
 (CPU time and wall time, medians), the floating-point operations of its convolutions and matrix products, and the bytes
 that its operations read and write, counted by running it once under a counter. The floor divides both by what this
-machine delivers to a matrix product and to a copy of 64 MB, and takes the larger. It is a yardstick, not a proof: small
-tensors come back from the cache faster than that copy does, and small volumes are
-counted with the twin that `cost_volume` gives them. Without --ckpt the weights are random, at the same cost.
+machine delivers to a matrix product and to a copy of 64 MB, and takes the larger. It is an estimate and no bound: small
+tensors are read from the cache faster than that copy, and a single small volume is counted twice, since `cost_volume`
+convolves it in a batch of two. Without --ckpt the weights are random, at the same cost.
 """
 
 import math

@@ -68,7 +68,7 @@ def measure(config: VGGTConfig, mode: str, frames: int, size: tuple[int, int], d
 
 
 def measured_apart(arguments: list[str], mode: str, frames: int) -> float | None:
-    """Peak gigabytes, from a process of its own; None when it does not live to tell, and its last words on stderr."""
+    """Peak gigabytes, from a process of its own; None when it fails, with the last line of its error on stderr."""
     command = [sys.executable, "-m", "benchmarks.vggt_memory", *arguments, "--modes", mode, "--frames", str(frames)]
     result = subprocess.run([*command, "--measure"], capture_output=True, text=True)
     if result.returncode != 0:

@@ -1,1 +1,1 @@
-"""What trained models are for: evaluation with named protocols, camera paths, videos."""
+"""Rendering with trained models: evaluation with named protocols, camera paths, videos."""

@@ -69,7 +69,7 @@ class EvaluatedView:
     """Where rays start and end: camera z, scene units, as is `far`."""
     far: float
     near_far: NearFar
-    """Where those are from; `data` too where VGGT's depth is of no use to the view."""
+    """Where those are from; `data` also where VGGT's depth cannot be used for the view."""
     encode_seconds: float
     """VGGT and feature maps of the sources; less where their VGGT tokens are known from a view before."""
     render_seconds: float
@@ -87,7 +87,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate as the options say and return what `<out>/metrics.json` holds; pictures lie beside it.
 
     Raises:
-        InputError: for anything the user can mend, before a file is written or with none left behind.
+        InputError: for anything the user can correct, before a file is written or with none left behind.
     """
     device = usable_device(options.device)
     reset_peak_memory(device)
@@ -201,7 +201,7 @@ def _render(
 
 
 def _wait(device: torch.device) -> None:
-    """Until the GPU has done what it was asked, so that seconds are counted where they are spent."""
+    """Synchronize with the GPU, so that seconds are counted where they are spent."""
     if torch.empty(0, device=device).is_cuda:
         torch.cuda.synchronize(device)
 

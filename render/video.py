@@ -44,11 +44,11 @@ def make_video(options: VideoOptions) -> list[Path]:
     """Render the path that the options describe and return the files written.
 
     A general model renders all frames from the same `n_views` source views, neighbors in the middle of the pool,
-    and the path leads around them. A fine-tuned model knows its whole scene: every frame has the sources nearest to
+    and the path leads around them. A fine-tuned model covers its whole scene: every frame has the sources nearest to
     it, and spirals and orbits follow all views of the pool.
 
     Raises:
-        InputError: for anything the user can mend, before a file is written or with none left behind.
+        InputError: for anything the user can correct, before a file is written or with none left behind.
     """
     device = usable_device(options.device)
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
@@ -122,7 +122,7 @@ def central_views(scene: PosedScene, pool: Sequence[int], count: int) -> tuple[i
 def nearest_views(scene: PosedScene, pool: Sequence[int], path: CameraPath, count: int) -> list[tuple[int, ...]]:
     """For every frame the `count` views of the pool whose centers are nearest (L1), in ascending order.
 
-    The order does not depend on the frame, so that frames with the same views share what VGGT says about them.
+    The order does not depend on the frame, so that frames with the same views share their cached VGGT tokens.
     """
     centers = _centers(scene, pool)
     frames = path.cameras.centers

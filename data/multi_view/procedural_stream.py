@@ -87,14 +87,14 @@ class ProceduralFrames:
 
     def _scene(self, key: GroupKey) -> "_KeptScene":
         """All frames of a reused scene."""
-        place = (key.item, key.height, key.width)
-        if place in self._kept:
-            self._kept.move_to_end(place)
-            return self._kept[place]
+        kept_as = (key.item, key.height, key.width)
+        if kept_as in self._kept:
+            self._kept.move_to_end(kept_as)
+            return self._kept[kept_as]
         rng = np.random.default_rng((_STREAM, self.seed, key.item))
         views = self._render(rng, key, FRAMES_PER_SCENE)
         scene = _KeptScene((views.images * 255).round().to(torch.uint8), views.cameras, views.depth)
-        self._kept[place] = scene
+        self._kept[kept_as] = scene
         self._kept_bytes += scene.num_bytes
         while self._kept_bytes > _CACHE_BYTES:
             self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes

@@ -18,6 +18,7 @@ DTU_TRAIN_VIEWS = (25, 21, 33, 22, 14, 15, 26, 30, 31, 35, 34, 43, 46, 29, 16, 3
 DTU_HELD_OUT_VIEWS = (32, 24, 23, 44)
 """Training and held-out views of MVSNeRF (Chen et al. 2021), in its order."""
 DTU_NUM_VIEWS = 49
+"""Cameras of the rig."""
 DTU_NEAR, DTU_INTERVAL = 425.0, 2.5
 """Millimeters of camera z: nearest depth and distance of planes in MVSNet's camera files."""
 DTU_FAR = DTU_NEAR + 192 * DTU_INTERVAL
@@ -28,7 +29,8 @@ AIM_HEIGHT = 42.0
 """Millimeters from the table top up to that point."""
 # focal x, y and principal point x, y of the released files: for 160x128, integer pixel centers
 DTU_INTRINSICS = (361.5413, 360.3969, 82.9007, 66.3839)
-# frame (left as seen from the cameras, toward them, up) of DTU's table in DTU's world, and the point the rig looks at
+# rows: left as seen from the cameras, toward them, up, of DTU's table in DTU's world; and the point in mm that the rig
+# looks at; both fitted to the released cameras
 DTU_TABLE_AXES = ((-0.302246, 0.869851, -0.389880), (0.946675, 0.321795, -0.015940), (0.111597, -0.373908, -0.920728))
 DTU_AIM_WORLD = (43.39, -18.59, 613.81)
 

@@ -231,6 +231,7 @@ class TrackerConfig:
         require_not_negative(self, "corr_radius")
 
 
+# VGGT-1B's heads (docs/vggt.md, "Dense heads")
 _DEPTH_DEFAULTS = {"output_dim": 2, "activation": "exp"}
 _FEATURE_DEFAULTS = {"features": 128, "pos_embed": False, "feature_only": True, "down_ratio": 2}
 

@@ -43,8 +43,8 @@ def match_targets(views: Views, others: Views, num_cells: int) -> Int[Tensor, "b
     seen = others.cameras.project(points)
     column, row = seen.pixels.nan_to_num(-1.0).clamp(-1, 2 * max(height, width)).floor().long().unbind(-1)
     is_inside = (depth > 0) & (seen.depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    place = torch.where(is_inside, row * width + column, 0)
-    found = others.depth.flatten(2).gather(2, place)
+    flat_index = torch.where(is_inside, row * width + column, 0)
+    found = others.depth.flatten(2).gather(2, flat_index)
     is_visible = is_inside & ((found - seen.depth).abs() < _DEPTH_TOLERANCE * found)
     return torch.where(is_visible, (row // side) * (width // side) + column // side, NO_MATCH)
 

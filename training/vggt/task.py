@@ -47,6 +47,8 @@ class VGGTTask(RunTask):
     """Multi-task training of a `VGGT` on `FrameBatch`es."""
 
     kind = VGGT_TRAINING
+    options: VGGTOptions
+    model: VGGT
     shown = ("train/objective", "val/depth_absrel", "val/auc30")
     may_change_on_resume = frozenset(
         {
@@ -98,7 +100,7 @@ class VGGTTask(RunTask):
 
     def training_step(self, batch: FrameBatch, batch_idx: int) -> None:
         """Work through the batch in parts, then make one step."""
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         parts = parts_of(batch, self.options.accumulate)
@@ -112,7 +114,8 @@ class VGGTTask(RunTask):
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         norms = self._clip(optimizer, batch)
         optimizer.step()
-        self.lr_schedulers().step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
         if self.average is not None:
             self.average.update(self.model, self.global_step)
         scalars = {f"train/{name}": total / len(batch.names) for name, total in sums.items()}
@@ -164,7 +167,8 @@ class VGGTTask(RunTask):
     def configure_model(self) -> None:
         """Share the weights out where the strategy asks for it."""
         if self.options.is_sharded:
-            shard(self.model, self.device_mesh["data_parallel"])
+            mesh: Any = self.device_mesh
+            shard(self.model, mesh["data_parallel"])
 
     def build_optimizer(self) -> Optimizer:
         """See `training/optimizers.py`."""

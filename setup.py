@@ -44,6 +44,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "beartype>=0.19,<1",
             "ruff==0.17.5",
+            "basedpyright>=1.40,<2",  # pyright from PyPI alone: it brings its own node
             "nbclient>=0.10,<1",
             "nbformat>=5.10,<6",
             "ipykernel>=6.29,<8",

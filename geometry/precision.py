@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,4 +19,4 @@ def full_precision(function: Function) -> Function:
         with torch.autocast(tensor.device.type, enabled=False):
             return function(first, *args, **kwargs)
 
-    return wrapped
+    return cast(Function, wrapped)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ Struct = TypeVar("Struct", bound="TensorStruct")
 
 class TensorStruct:
     """Mix-in for frozen dataclasses whose fields are tensors, other structs, plain values or None."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def map(self: Struct, function: Callable[[Tensor], Tensor]) -> Struct:
         """Apply `function` to every tensor, also inside nested structs; everything else is kept."""

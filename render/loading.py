@@ -52,7 +52,7 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord], device: torch.device) -> VGGTNeRF:
+def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF], device: torch.device) -> VGGTNeRF:
     """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options.
 
     Raises:
@@ -66,7 +66,7 @@ def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord], device:
     return model.to(device)
 
 
-def weight_identities(checkpoint: Checkpoint[NerfRecord]) -> dict[str, Any]:
+def weight_identities(checkpoint: Checkpoint[NerfRecord, VGGTNeRF]) -> dict[str, Any]:
     """The `weights` entry of `metrics.json`."""
     path, record = checkpoint.path, checkpoint.record
     own = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}

@@ -1,6 +1,8 @@
 """Rules about the code itself: who may import whom, and habits that would creep back."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,40 +16,79 @@ MAY_IMPORT = {
     "training": {"geometry", "data", "models", "training"},
     "render": set(PACKAGES),
 }
-COMMANDS = {Path("training/vggt/inspect.py"): set(PACKAGES)}
-"""Entry points that nothing imports: they may look at everything."""
+TASKS = sorted({path.name for room in ("models", "training") for path in (ROOT / room).iterdir() if path.is_dir()})
+TASKS = [name for name in TASKS if name != "__pycache__"]
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-
-
-def imported_packages(tree: ast.Module) -> set[str]:
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
 
 
 def parsed(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, wherever in it; `from a import b` counts as a.b."""
+    names = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def task_of(module: str) -> str | None:
+    """The task whose room a module is in: `nerf` for models.nerf.losses and training.nerf.task."""
+    parts = module.split(".")
+    return parts[1] if parts[0] in ("models", "training") and len(parts) > 1 and parts[1] in TASKS else None
+
+
+def test_the_rooms_of_the_tasks_are_found() -> None:
+    assert {"nerf", "vggt"} <= set(TASKS)
+    assert task_of("training.nerf.task.NerfTask") == "nerf"
+    assert task_of("training.run_task.RunTask") is None
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_point_one_way(path: Path) -> None:
-    scripts = {path.stem for path in ROOT.glob("train_*.py")}
-    ours = imported_packages(parsed(path)) & {*PACKAGES, *scripts, "tests", "benchmarks"}
-    assert ours <= COMMANDS.get(path, MAY_IMPORT[path.parts[0]])
+    scripts = {script.stem for script in ROOT.glob("train_*.py")}
+    ours = {name.split(".")[0] for name in imported_modules(path)} & {*PACKAGES, *scripts, "tests", "benchmarks"}
+    assert ours <= MAY_IMPORT[path.parts[0]]
 
 
-def test_nothing_imports_a_command() -> None:
-    names = {".".join(path.with_suffix("").parts) for path in COMMANDS}
-    for path in FILES:
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Import):
-                assert not names & {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert not names & {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ("models", "training")], ids=str)
+def test_no_task_imports_another(path: Path) -> None:
+    """The frozen VGGT (models/vggt) is there for all of them; its training is a task like others."""
+    own = task_of(".".join(path.with_suffix("").parts))
+    others = {name for name in imported_modules(path) if task_of(name) not in (None, own)}
+    assert [name for name in sorted(others) if not name.startswith("models.vggt")] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training").glob("*.py")), ids=lambda path: path.name)
+def test_the_harness_imports_no_task(path: Path) -> None:
+    tasks = {name for name in imported_modules(path.relative_to(ROOT)) if task_of(name) is not None}
+    assert [name for name in sorted(tasks) if not name.startswith("models.vggt")] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data" / "readers").glob("*.py")), ids=lambda path: path.name)
+def test_readers_import_no_datamodule(path: Path) -> None:
+    forbidden = ("data.novel_view", "data.multi_view", "pytorch_lightning", "torch.utils.data")
+    assert [name for name in sorted(imported_modules(path.relative_to(ROOT))) if name.startswith(forbidden)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ("training", "render")], ids=str)
+def test_nobody_outside_asks_which_sampler_it_is(path: Path) -> None:
+    samplers = ("models.nerf.hierarchical", "models.nerf.guided.network")
+    assert [name for name in sorted(imported_modules(path)) if name.startswith(samplers)] == []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Compare):
+            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+            assert not {"'hierarchical'", "'guided'"} & set(sides), sides
+
+
+def test_training_vggt_imports_no_radiance_field() -> None:
+    code = "import sys, train_vggt; print([name for name in sys.modules if name.startswith('models.nerf')])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -72,8 +113,9 @@ def test_habits(path: Path) -> None:
 
 
 def test_train_scripts_are_thin() -> None:
-    for name in ("train_general.py", "train_finetune.py", "train_vggt.py"):
-        assert len((ROOT / name).read_text().splitlines()) <= 40
+    scripts = sorted(ROOT.glob("train_*.py"))
+    assert len(scripts) >= 3
+    assert all(len(script.read_text().splitlines()) <= 40 for script in scripts)
 
 
 def test_the_layout_is_as_prescribed() -> None:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -40,10 +40,11 @@ class CheckpointRecord:
 
 
 Record = TypeVar("Record", bound=CheckpointRecord)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class CheckpointKind(Generic[Record]):
+class CheckpointKind(Generic[Record, Network]):
     """A kind of checkpoint: how it is recognized, and how its network is built."""
 
     key: str
@@ -51,16 +52,16 @@ class CheckpointKind(Generic[Record]):
     written_by: str
     """The script, for error messages."""
     record: type[Record]
-    build: Callable[..., nn.Module]
+    build: Callable[..., Network]
     """The network of a record, weights not loaded; further arguments are the task's own."""
 
 
 @dataclass(frozen=True)
-class Checkpoint(Generic[Record]):
+class Checkpoint(Generic[Record, Network]):
     """A checkpoint file, read once."""
 
     path: Path
-    kind: CheckpointKind[Record]
+    kind: CheckpointKind[Record, Network]
     record: Record
     contents: dict[str, Any]
     """All of the file: weights, optimizer, schedule, position in the data."""
@@ -74,7 +75,7 @@ class Checkpoint(Generic[Record]):
             if name.startswith(_WEIGHTS_PREFIX)
         }
 
-    def network(self, **how: Any) -> nn.Module:
+    def network(self, **how: Any) -> Network:
         """The network with its weights, ready to be used, on the CPU; `how`: see `CheckpointKind.build`.
 
         Raises:
@@ -88,7 +89,7 @@ class Checkpoint(Generic[Record]):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: a file under its final name is always whole."""
 
-    def __init__(self, resumed: Checkpoint | None = None) -> None:
+    def __init__(self, resumed: Checkpoint[Any, Any] | None = None) -> None:
         """`resumed`: the checkpoint that the run goes on from, so that it is not read a second time."""
         super().__init__()
         self._resumed = resumed
@@ -111,7 +112,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return _plain_contents(Path(path))
 
 
-def read_checkpoint(path: Path, *kinds: CheckpointKind[Any]) -> Checkpoint[Any]:
+def read_checkpoint(path: Path, *kinds: CheckpointKind[Record, Network]) -> Checkpoint[Record, Network]:
     """A checkpoint of one of the kinds, on the CPU. Code inside the file is never executed.
 
     Raises:
@@ -124,7 +125,7 @@ def read_checkpoint(path: Path, *kinds: CheckpointKind[Any]) -> Checkpoint[Any]:
         scripts = " or ".join(dict.fromkeys(kind.written_by for kind in kinds))
         raise InputError(f"checkpoint {path}: expected one written by {scripts}")
     try:
-        record = kind.record.from_plain(contents[kind.key])
+        record = cast(Record, kind.record.from_plain(contents[kind.key]))
     except (KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, cast, get_args
 
 import configargparse
 
@@ -34,7 +34,7 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
         allow_abbrev=False,
     )
     parser.add_argument("--config", is_config_file=True, help="txt file of options")
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(cast(Any, cls)):
         names = (field.name, *field.metadata.get("aliases", ()))
         parser.add_argument(*(f"--{name}" for name in names), **_argument(field))
     arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))

@@ -28,7 +28,9 @@ def ssim(prediction: Float[Tensor, "height width 3"], truth: Float[Tensor, "heig
 
     Images are at least 7 pixels a side.
     """
-    return float(structural_similarity(prediction.cpu().numpy(), truth.cpu().numpy(), channel_axis=-1, data_range=1.0))
+    pair = prediction.cpu().numpy(), truth.cpu().numpy()
+    similarity: Any = structural_similarity(*pair, channel_axis=-1, data_range=1.0)
+    return float(similarity)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ def build_optimizer(model: nn.Module, *, lrate: float, muon_lrate: float, weight
 def matrices_of(model: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers and kernels of convolutions that learn and are at least 8 on either side."""
     kinds = nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    weights = [layer.weight for layer in layers if layer.weight.requires_grad]
+    weights = [module.weight for module in model.modules() if isinstance(module, kinds)]
+    weights = [weight for weight in weights if isinstance(weight, nn.Parameter) and weight.requires_grad]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= _MIN_SIDE]
 
 

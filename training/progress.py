@@ -9,16 +9,17 @@ from tqdm import tqdm
 class StepProgress(pl.Callback):
     """Counts optimizer steps up to the end of the run; shows the latest values of some metrics."""
 
-    def __init__(self, refresh_every: int, shown: tuple[str, ...]) -> None:
+    def __init__(self, refresh_every: int, shown: tuple[str, ...], name: str = "train") -> None:
         self.refresh_every = refresh_every
         self.shown = shown
-        self.bar: tqdm | None = None
+        self.name = name
+        self.bar = tqdm(disable=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar at the step where training starts or goes on (first process only)."""
         total = int(trainer.estimated_stepping_batches)
         self.bar = tqdm(
-            total=total, initial=trainer.global_step, unit="step", desc="train", disable=not trainer.is_global_zero
+            total=total, initial=trainer.global_step, unit="step", desc=self.name, disable=not trainer.is_global_zero
         )
 
     def on_train_batch_end(
@@ -31,18 +32,15 @@ class StepProgress(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Label the bar while it does not advance."""
-        if self.bar is not None:
-            self.bar.set_description("validate")
+        self.bar.set_description("validate")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Back to training."""
-        if self.bar is not None:
-            self.bar.set_description("train")
+        self.bar.set_description(self.name)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the bar, also after an error."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
     def _shown(self, trainer: pl.Trainer) -> dict[str, str]:
         metrics = trainer.callback_metrics

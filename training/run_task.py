@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -36,12 +37,14 @@ _MAY_CHANGE_ON_RESUME = frozenset(
 class RunTask(pl.LightningModule, ABC):
     """A run of some task. The network is the attribute `model`; a step is an optimizer step."""
 
-    kind: ClassVar[CheckpointKind[Any]]
+    kind: ClassVar[CheckpointKind[Any, Any]]
     """Of the checkpoints it writes."""
     monitor: tuple[str, str] | None
     """Validation metric that chooses best.ckpt, and whether its "min" or its "max" is best; None: there is none."""
     shown: tuple[str, ...]
     """Metrics beside the progress bar."""
+    part: str = "train"
+    """Name on the progress bar and, of a run that several tasks make, in its log and of its pictures."""
     may_change_on_resume: frozenset[str] = frozenset()
     """Options of the task that do not alter what it learns; those of every run come on top."""
     model: nn.Module
@@ -50,7 +53,7 @@ class RunTask(pl.LightningModule, ABC):
         super().__init__()
         self.options = options
         self.commit = current_commit()
-        self.resumed: Checkpoint[Any] | None = None
+        self.resumed: Checkpoint[Any, Any] | None = None
 
     @abstractmethod
     def record(self) -> CheckpointRecord:
@@ -79,7 +82,7 @@ class RunTask(pl.LightningModule, ABC):
         """Put the record in."""
         checkpoint[self.kind.key] = self.record().to_plain()
 
-    def resume(self, checkpoint: Checkpoint[Any]) -> None:
+    def resume(self, checkpoint: Checkpoint[Any, Any]) -> None:
         """Go on exactly where a checkpoint of the same run ends; the trainer loads it.
 
         Raises:
@@ -133,8 +136,9 @@ class RunTask(pl.LightningModule, ABC):
         """Into the run's folder `validation`, and for the logger."""
         folder = self.options.run_dir / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"step_{self.global_step:07d}_{index}.png", as_bytes(picture))
-        if self.logger is not None:
+        name = "step" if self.part == "train" else f"{self.part}_step"
+        write_image(folder / f"{name}_{self.global_step:07d}_{index}.png", as_bytes(picture))
+        if isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_image(f"val/{index}", picture, self.global_step, dataformats="HWC")
 
 

@@ -29,8 +29,6 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
     warmup-scheduler 0.3 keeps the second phase in a scheduler object of its own: it is pickled into checkpoints, is
     restored bound to the old optimizer (the rate stays constant), and is stepped one step late (the rate overshoots).
     Here the rate is a closed form of the step count, which is all the state there is.
-
-    A parameter group may begin later or end earlier than the run: its keys `begin` and `end`, in steps.
     """
 
     def __init__(self, optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_fraction: float) -> None:
@@ -40,15 +38,13 @@ class WarmupCosine(StepCountState, GradualWarmupScheduler):
 
     def get_lr(self) -> list[float]:
         """Rates of the parameter groups at `last_epoch`, which counts optimizer steps. Never zero before the end."""
-        groups = self.optimizer.param_groups
-        return [base * self._fraction(group) for base, group in zip(self.base_lrs, groups, strict=True)]
+        fraction = self._fraction(self.last_epoch)
+        return [float(base) * fraction for base in self.base_lrs]
 
-    def _fraction(self, group: dict[str, Any]) -> float:
-        begin, end = group.get("begin", 0), group.get("end", self.total_steps)
-        step, warmup = max(0, self.last_epoch - begin), self.total_epoch
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = min(1.0, (step - warmup) / max(1, end - begin - warmup))
+    def _fraction(self, step: int) -> float:
+        if step < self.total_epoch:
+            return (step + 1) / (self.total_epoch + 1)
+        progress = min(1.0, (step - self.total_epoch) / max(1, self.total_steps - self.total_epoch))
         return self.final_fraction + (1 - self.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -68,7 +64,7 @@ class LinearCosine(StepCountState):
     def get_lr(self) -> list[float]:
         """Rates of the parameter groups for the step after `last_epoch` optimizer steps."""
         progress = min(1.0, self.last_epoch / self.total_steps)
-        return [linear_cosine(progress, base, self.warmup_fraction, self.floor) for base in self.base_lrs]
+        return [linear_cosine(progress, float(base), self.warmup_fraction, self.floor) for base in self.base_lrs]
 
 
 def linear_cosine(progress: float, peak: float, warmup_fraction: float = 0.05, floor: float = 1e-8) -> float:

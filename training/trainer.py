@@ -4,12 +4,12 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from geometry import InputError
 from training.allocator import keep_freed_memory
@@ -26,6 +26,7 @@ class RunData(Protocol):
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Optimizer steps of an epoch."""
+        ...
 
 
 def fit(
@@ -71,13 +72,13 @@ def build_trainer(
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),
-        StepProgress(options.log_every, task.shown),
+        StepProgress(options.log_every, task.shown, task.part),
     ]
     if task.monitor is not None:
         metric, best = task.monitor
         every_run.append(ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common))
     try:
-        return _lightning_trainer(options, AtomicCheckpointIO(task.resumed), [*every_run, *callbacks], total_steps)
+        return _lightning_trainer(options, task, [*every_run, *callbacks], total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
@@ -85,8 +86,9 @@ def build_trainer(
 
 
 def _lightning_trainer(
-    options: RunOptions, checkpoint_io: AtomicCheckpointIO, callbacks: list[pl.Callback], total_steps: int
+    options: RunOptions, task: RunTask, callbacks: list[pl.Callback], total_steps: int
 ) -> pl.Trainer:
+    log = "tensorboard" if task.part == "train" else f"tensorboard/{task.part}"
     return pl.Trainer(
         max_steps=total_steps,
         max_epochs=-1,
@@ -96,12 +98,12 @@ def _lightning_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
         callbacks=callbacks,
-        logger=TensorBoardLogger(options.run_dir, name="", version="tensorboard"),
-        plugins=[checkpoint_io],
+        logger=TensorBoardLogger(options.run_dir, name="", version=log),
+        plugins=[AtomicCheckpointIO(task.resumed)],
         devices=options.devices,
         accelerator=options.accelerator,
         strategy=options.lightning_strategy,
-        precision=options.precision,
+        precision=cast(Any, options.precision),
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=False,

@@ -159,6 +159,7 @@ def test_nothing_is_left_behind_by_a_failure(general: Path, data_root: Path, tmp
         ({"imgScale_test": 0.0}, "--imgScale_test"),
         ({"N_samples": -1}, "--N_samples"),
         ({"N_importance": -2}, "--N_importance"),
+        ({"N_guided": 3}, "--N_guided 3: belongs to --sampler guided; the model of .*last.ckpt has"),
         ({"chunk": 0}, "--chunk"),
         ({"device": "abacus"}, "--device: expected auto or a device"),
         ({"scans": ("scan1",)}, "expected scans that are there"),

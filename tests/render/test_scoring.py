@@ -11,7 +11,7 @@ from models.nerf.vggt_nerf import RenderedImage
 from render.protocols import PROTOCOLS
 from render.scoring import (
     Scores,
-    mean_colour,
+    mean_color,
     mean_scores,
     nearest_source,
     reference_of,
@@ -109,9 +109,9 @@ def test_baselines_see_no_pixel_of_the_target():
     source = random_views(3, seed=1)
     near_second = replace(random_views(1, seed=2), cameras=source.cameras[1:2])
     assert torch.equal(nearest_source(source, near_second), source.images[1].permute(1, 2, 0))
-    colour = mean_colour(source, near_second)
-    assert colour.shape == (24, 32, 3)
-    assert torch.allclose(colour[5, 7], source.images.mean((0, 2, 3)))
+    color = mean_color(source, near_second)
+    assert color.shape == (24, 32, 3)
+    assert torch.allclose(color[5, 7], source.images.mean((0, 2, 3)))
     other = replace(near_second, images=torch.zeros_like(near_second.images))
-    assert torch.equal(mean_colour(source, other), colour)
+    assert torch.equal(mean_color(source, other), color)
     assert torch.equal(nearest_source(source, other), nearest_source(source, near_second))

@@ -10,7 +10,8 @@ import torch
 
 from data.readers.registry import read_scenes
 from geometry import InputError
-from models.nerf.vggt_nerf import VGGTNeRF
+from models.nerf.hierarchical.network import HierarchicalView
+from models.nerf.vggt_nerf import render_image
 from render import video as command
 from render.options import VideoOptions
 from render.trajectories import camera_path
@@ -122,15 +123,15 @@ def test_chunks_shrink_until_they_fit(general: Path, data_root: Path, tmp_path: 
     ids = central_views(scene, scene.train_views, 3)
     path = camera_path("interpolate", scene.views(ids, 0.5), 1)
     (plain,) = render_path(model, scene, path, [ids], CPU, scale=0.5)
-    sizes, render = [], VGGTNeRF.render_rays
+    sizes, render = [], HierarchicalView.render
 
-    def little_memory(self, maps, rays, jitter=None):
+    def little_memory(self, rays, jitter=None):
         sizes.append(rays.t_near.shape[1])
         if sizes[-1] > 100:
             raise torch.OutOfMemoryError("out of memory")
-        return render(self, maps, rays, jitter)
+        return render(self, rays, jitter)
 
-    with mock.patch.object(VGGTNeRF, "render_rays", little_memory):
+    with mock.patch.object(HierarchicalView, "render", little_memory):
         (small,) = render_path(model, scene, path, [ids], CPU, scale=0.5)
     assert sizes[:3] == [320, 160, 80]
     assert sizes[-3:] == [80] * 3
@@ -143,15 +144,15 @@ def test_a_failure_leaves_no_file(whole_frames: int, general: Path, data_root: P
     out = tmp_path / "new" / "v.mp4"
     calls = []
 
-    def fail_late(self, *args, **kwargs):
+    def fail_late(*args, **kwargs):
         calls.append(1)
         if len(calls) > whole_frames:
             raise RuntimeError("lamp broke")
-        return original(self, *args, **kwargs)
+        return render_image(*args, **kwargs)
 
-    original = VGGTNeRF.render_image
-    with mock.patch.object(VGGTNeRF, "render_image", fail_late), pytest.raises(RuntimeError, match="lamp"):
+    with mock.patch.object(command, "render_image", fail_late), pytest.raises(RuntimeError, match="lamp"):
         make_video(options(general, data_root, out, gif=True, imgScale_test=0.25))
+    assert len(calls) == whole_frames + 1
     assert list(out.parent.iterdir()) == []
 
 

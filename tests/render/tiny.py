@@ -11,9 +11,11 @@ from torch import nn
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 from data.scene import Frame, PosedScene
-from geometry import Cameras
+from geometry import Cameras, RayBundle, RaySamples, Views
+from models.nerf.compositing import RenderOutput
 from models.nerf.depth_range import DepthRange
-from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
+from models.nerf.renderer import Jitter, TargetRays, TargetView
+from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.cache import FeatureCache
 from training.nerf.build import build_general_task
 from training.nerf.options import GeneralOptions
@@ -80,6 +82,26 @@ def write_checkpoint(path: Path, *, with_depth: bool = False, **record: Any) -> 
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class TruthView(TargetView):
+    """A photograph and its depth, pixel by pixel."""
+
+    camera: Cameras
+    bounds: DepthRange
+    photograph: Views
+    depth_error: float
+
+    def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
+        x, y = self.camera.project(rays.at(rays.t_far[..., None])[:, :, 0]).pixels.floor().long().unbind(-1)
+        rgb = self.photograph.images[0, :, y, x].movedim(0, -1)
+        depth = self.photograph.depth[0, y, x] + self.depth_error
+        samples = RaySamples.from_positions((depth / rays.cos_optical)[..., None], rays.t_near, rays.t_far)
+        return RenderOutput(rgb, depth, torch.ones_like(depth), torch.ones_like(samples.t), samples)
+
+    def depth_loss(self, output: RenderOutput, truth: TargetRays) -> torch.Tensor:
+        raise AssertionError("nobody trains here")
+
+
 class TruthModel(VGGTNeRF):
     """Renders the photographs and depth maps themselves, with a constant added to the depth."""
 
@@ -93,15 +115,9 @@ class TruthModel(VGGTNeRF):
     def encode(self, source: Any, names: Any = None) -> None:
         self.encoded.append((tuple(source.ids[0].tolist()), names))
 
-    def depth_range(self, maps: Any, cameras: Any, near: Any, far: Any) -> DepthRange:
-        return DepthRange(near, far, torch.zeros_like(near, dtype=torch.bool))
-
-    def render_image(self, maps: Any, camera: Any, near: Any, far: Any, chunk: int, on_chunk: Any = None) -> Any:
+    def view(self, maps: Any, camera: Cameras, near: torch.Tensor, far: torch.Tensor) -> TargetView:
         which = int((self.views.cameras.w2c - camera.w2c).abs().sum((-1, -2)).argmin())
-        depth = self.views.depth[which]
-        return RenderedImage(
-            self.views.images[which].permute(1, 2, 0), depth + self.depth_error, torch.ones_like(depth)
-        )
+        return TruthView(camera, DepthRange.of_data(near, far), self.views[which : which + 1], self.depth_error)
 
 
 def scene_on_a_line(views: list[int], train: tuple[int, ...], held_out: tuple[int, ...]) -> PosedScene:

@@ -169,8 +169,8 @@ def test_the_scene_field_learns_alone_and_then_the_rest(
     monkeypatch.setattr(SceneFieldTask, "global_step", 0)
     first.log_dict = first.log = lambda *_: None
     first.on_train_start()
-    assert first._surfaces.ids.tolist() == list(scene.train_views)
-    first._surfaces = Surfaces(batch.source.ids[0], torch.ones(batch.source.ids.numel(), 2, 3, 4))
+    assert first.surfaces.ids.tolist() == list(scene.train_views)
+    first.surfaces = Surfaces(batch.source.ids[0], torch.ones(batch.source.ids.numel(), 2, 3, 4))
     field.set_bounds(torch.full((3,), -2.0), torch.full((3,), 2.0))
     first.training_step(batch, 0).backward()
     assert {name for name, parameter in first.named_parameters() if parameter.requires_grad} == {

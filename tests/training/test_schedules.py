@@ -36,17 +36,6 @@ def test_linear_cosine_closed_form() -> None:
     assert curve[-1][1] == pytest.approx(0.01)
 
 
-def test_a_group_may_begin_later_or_end_earlier() -> None:
-    optimizer = two_rates()
-    optimizer.param_groups[0]["begin"] = 3
-    optimizer.param_groups[1]["end"] = 9
-    later, earlier = zip(*run(optimizer, warmup_cosine(optimizer), 16), strict=True)
-    assert later[:8] == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert later[14:] == pytest.approx([0.1, 0.1], abs=0.05)
-    assert earlier[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert earlier[9:] == pytest.approx([0.05] * 7)
-
-
 def test_no_warmup_starts_at_the_peak() -> None:
     assert linear_cosine(0.0, 3.0, warmup_fraction=0.0) == pytest.approx(3.0)
 

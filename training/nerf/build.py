@@ -64,7 +64,7 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
 class FinetuneStart:
     """What fine-tuning starts from: read once, for both of its parts."""
 
-    checkpoint: Checkpoint[NerfRecord]
+    checkpoint: Checkpoint[NerfRecord, VGGTNeRF]
     """Of a general model, or one of this run to go on from."""
     vggt: FrozenVGGT | None
 
@@ -126,7 +126,7 @@ def build_finetune_task(
     else:
         load_general_weights(model, start.checkpoint)
     if field is not None:
-        model.network.scene_field.load_state_dict(field.state_dict())
+        model.network.get_submodule("scene_field").load_state_dict(field.state_dict())
     box = box_of(model, scene)
     for part in model.modules():
         if isinstance(part, SceneBox):

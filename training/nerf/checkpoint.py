@@ -49,7 +49,7 @@ SCENE_FIELD = CheckpointKind("vggt_nerf_scene_field", "the first part of train_f
 """The general model that a field of a scene learns from, and beside it the field."""
 
 
-def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord]:
+def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord, VGGTNeRF]:
     """See `read_checkpoint`."""
     return read_checkpoint(path, NERF)
 
@@ -63,7 +63,7 @@ def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, NerfRecord]:
     return checkpoint.network(vggt_ckpt=vggt_ckpt), checkpoint.record
 
 
-def load_general_weights(model: VGGTNeRF, start: Checkpoint[NerfRecord]) -> None:
+def load_general_weights(model: VGGTNeRF, start: Checkpoint[NerfRecord, VGGTNeRF]) -> None:
     """The weights of a general model for one of a single scene, whose own parts stay as they are.
 
     Raises:

@@ -40,6 +40,7 @@ class SceneFieldTask(SceneTask):
 
     kind = SCENE_FIELD
     task = "scene_field"
+    part = "scene_field"
     monitor = None
     shown = ("train/scene_field_psnr", "val/scene_field_psnr")
     options: FinetuneOptions
@@ -51,7 +52,6 @@ class SceneFieldTask(SceneTask):
         super().__init__(options, model.requires_grad_(False).eval(), *arguments)
         self.scene = scene
         self.field = field
-        self._surfaces: Surfaces | None = None
 
     def train(self, mode: bool = True) -> "SceneFieldTask":
         """The general model stays in evaluation mode."""
@@ -66,22 +66,23 @@ class SceneFieldTask(SceneTask):
 
     def on_train_start(self) -> None:
         """The general model looks at every training view, for the field to learn from."""
-        self._surfaces = self.see_surfaces()
+        self.surfaces = self.see_surfaces()
 
     @torch.no_grad()
     def see_surfaces(self) -> Surfaces:
         """Of all training views, at the finest scale of the run, from as many of the others as a step has at most."""
         scale, count = max(self.options.imgScale_train), self.options.view_range[1]
         targets = pool_targets(self.scene, self.scene.train_views)
-        maps = []
+        surfaces = []
         bar = tqdm(targets, desc="surfaces", unit="view", leave=False, disable=not self.trainer.is_global_zero)
         for target in bar:
             source = Views.stack([self.scene.views(target.candidates[:count], scale, wants_depth=False)])
             view = self.scene.views([target.view_id], scale, wants_depth=False).to(self.device)
-            seen = self.model.encode(source.to(self.device))
-            maps.append(self.model.view(seen, view.cameras, view.near, view.far).surface)
+            maps = self.model.encode(source.to(self.device))
+            seen_from: Any = self.model.view(maps, view.cameras, view.near, view.far)  # a `GuidedView`: see the options
+            surfaces.append(seen_from.surface)
         ids = torch.tensor([target.view_id for target in targets], device=self.device)
-        return Surfaces(ids, torch.cat(maps))
+        return Surfaces(ids, torch.cat(surfaces))
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Colors of random rays, and how far their weights lie from the surfaces that the general model saw."""
@@ -91,7 +92,7 @@ class SceneFieldTask(SceneTask):
         drawn = draw_target_rays(views, count, streams)
         output = self.field.render(drawn.rays, jitter_from(streams, count, self.device))
         color = F.mse_loss(output.rgb, drawn.rgb)
-        known = self._surfaces.of(views, drawn.pixels)
+        known = self.surfaces.of(views, drawn.pixels)
         away = surface_loss(output, drawn.rays, DisparityRange(views.near, views.far), known)
         loss = color + self.options.surface_loss * away
         self.require_finite_loss(loss, batch)
@@ -139,7 +140,7 @@ class FinetuneTask(NerfTask):
 
     def build_optimizer(self) -> Optimizer:
         """Adam; the residual of this scene starts from nothing and gets a rate of its own."""
-        residual = list(self.model.network.residual.parameters())
+        residual = list(self.model.network.get_submodule("residual").parameters())
         own = {id(parameter) for parameter in residual}
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         rest = [parameter for parameter in learning if id(parameter) not in own]

@@ -81,7 +81,8 @@ def batch_shape(options: VGGTOptions, patch_size: int) -> BatchShape:
 
 def render_device(options: VGGTOptions) -> str:
     """Where procedural scenes are rendered: on the accelerator, where loading processes do not stand between."""
-    if options.num_workers > 0 or options.accelerator == "cpu" or not torch.accelerator.is_available():
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if options.num_workers > 0 or options.accelerator == "cpu" or accelerator is None:
         return "cpu"
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-    return f"{torch.accelerator.current_accelerator().type}:{local_rank}"
+    return f"{accelerator.type}:{local_rank}"

@@ -9,9 +9,10 @@ per frame the depth range and how far it agrees with the first. `--viewer` shows
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,13 +74,13 @@ def inspect_group(options: InspectOptions) -> tuple[FrameBatch, ColoredPoints]:
 
 def table(group: FrameBatch) -> list[str]:
     """One line per frame."""
-    views = group.views
+    views, depths = group.views, depths_of(group.views)
     lines = [
         f"{len(views.images)} frames of {views.cameras.width}x{views.cameras.height} (width x height)",
         "view   known   depth min      median         max   on known depth of first   agreeing   pixels off",
     ]
     for index, view in enumerate(views.ids.tolist()):
-        depth = views.depth[index]
+        depth = depths[index]
         known = depth[depth > 0]
         low, middle, high = (known.min(), known.median(), known.max()) if known.numel() else (math.nan,) * 3
         agreement = depth_agreement_of(views, index, 0)
@@ -90,13 +91,19 @@ def table(group: FrameBatch) -> list[str]:
     return lines
 
 
+def depths_of(views: Views) -> Float[Tensor, "frame height width"]:
+    """Depth maps; all unknown (0) where there are none."""
+    return torch.zeros_like(views.images[:, 0]) if views.depth is None else views.depth
+
+
 def contact_sheet(views: Views) -> Float[Tensor, "rows columns 3"]:
     """Frames side by side, at most 6 in a row, each above its depth; one color range for all, unknown is black."""
-    known = views.depth[views.depth > 0]
+    depths = depths_of(views)
+    known = depths[depths > 0]
     near, far = (known.min().item(), known.max().item()) if known.numel() else (0.0, 1.0)
     tiles = [
         torch.cat([image.permute(1, 2, 0), colored_depth(depth, near, max(far, near * 1.001))])
-        for image, depth in zip(views.images, views.depth, strict=True)
+        for image, depth in zip(views.images, depths, strict=True)
     ]
     columns = min(_COLUMNS, len(tiles))
     tiles += [torch.ones_like(tiles[0])] * (-len(tiles) % columns)
@@ -110,7 +117,7 @@ def show(views: Views, cloud: ColoredPoints) -> None:
         InputError: when the package viser is not installed.
     """
     try:
-        import viser
+        import viser  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         raise InputError("--viewer: expected the package viser (pip install viser), got none") from None
     center = cloud.points_world.median(dim=0).values
@@ -149,14 +156,14 @@ def _patch_size(options: InspectOptions) -> int:
     return VGGTConfig().aggregator.patch_size
 
 
-def _aggregator_patch(config: object) -> int:
+def _aggregator_patch(config: Mapping[str, Any] | str | Path) -> int:
     return VGGTConfig.read(config).aggregator.patch_size
 
 
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    options = parse_options(InspectOptions, __doc__.splitlines()[0], arguments)
+    options = parse_options(InspectOptions, str(__doc__).splitlines()[0], arguments)
     group, cloud = inspect_group(options)
     if options.viewer:
         show(group.views, cloud)

@@ -92,7 +92,13 @@ def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
 
 
 def predicted_cameras(output: VGGTOutput, views: Views) -> Cameras:
-    """Cameras in VGGT's frame and unit, for the images it saw."""
+    """Cameras in VGGT's frame and unit, for the images it saw.
+
+    Raises:
+        ValueError: for an output without poses.
+    """
+    if output.pose_enc is None:
+        raise ValueError("expected poses, got the output of a network without camera head")
     height, width = views.cameras.height, views.cameras.width
     poses, fields_of_view = output.pose_enc.float().split([7, 2], dim=-1)
     encoding = torch.cat([poses, fields_of_view.clamp(min=_MIN_FIELD_OF_VIEW)], dim=-1)

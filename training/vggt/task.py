@@ -49,6 +49,8 @@ class VGGTTask(RunTask):
     """Multi-task training of a `VGGT` on `FrameBatch`es."""
 
     kind = VGGT_TRAINING
+    options: VGGTOptions
+    model: VGGT
     shown = ("train/objective", "val/depth_absrel", "val/auc30")
     may_change_on_resume = frozenset(
         {
@@ -100,7 +102,7 @@ class VGGTTask(RunTask):
 
     def training_step(self, batch: FrameBatch, batch_idx: int) -> None:
         """Work through the batch in parts, then make one step."""
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         parts = parts_of(batch, self.options.accumulate)
@@ -114,7 +116,8 @@ class VGGTTask(RunTask):
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         norms = self._clip(optimizer, batch)
         optimizer.step()
-        self.lr_schedulers().step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
         if self.average is not None:
             self.average.update(self.model, self.global_step)
         scalars = {f"train/{name}": total / len(batch.names) for name, total in sums.items()}
@@ -166,7 +169,8 @@ class VGGTTask(RunTask):
     def configure_model(self) -> None:
         """Share the weights out where the strategy asks for it."""
         if self.options.is_sharded:
-            shard(self.model, self.device_mesh["data_parallel"])
+            mesh: Any = self.device_mesh
+            shard(self.model, mesh["data_parallel"])
 
     def build_optimizer(self) -> Optimizer:
         """See `training/optimizers.py`."""

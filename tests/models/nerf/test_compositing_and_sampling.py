@@ -42,7 +42,7 @@ def test_weights_gradients() -> None:
     assert torch.autograd.gradcheck(lambda values: weights_from_density(values, deltas), density)
 
 
-def test_composited_colour_depth_and_background() -> None:
+def test_composited_color_depth_and_background() -> None:
     rays = rays_of_length(4.0)
     samples = RaySamples.from_positions(torch.tensor([[3.0, 5.0]]), rays.t_near, rays.t_far)
     field = FieldOutput(torch.tensor([[math.log(2) / 2, 0.0]]), torch.tensor([[[1.0, 0.5, 0.0], [0.0, 0.0, 1.0]]]))
@@ -101,7 +101,7 @@ def test_importance_positions_of_uniform_weights_are_uniform() -> None:
     torch.testing.assert_close(t[0], 2 + (torch.arange(10) + 0.5) / 5)
 
 
-def test_widened_weights_reach_the_neighbours_of_a_peak() -> None:
+def test_widened_weights_reach_the_neighbors_of_a_peak() -> None:
     peak = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]])
     torch.testing.assert_close(widened(peak), torch.tensor([[0.01, 0.51, 1.01, 0.51, 0.01]]))
 

@@ -10,8 +10,8 @@ from models.nerf.compositing import RenderOutput
 from models.nerf.depth_prior import OFFSET_CHANNELS, DepthPrior, depth_prior, encoded_offsets
 from models.nerf.depth_range import DepthRange, automatic_range
 from models.nerf.hierarchical.feature_maps import FeatureExtractor
-from models.nerf.hierarchical.network import GeneralizableNeRF
-from models.nerf.nerf_config import Marching, NerfConfig
+from models.nerf.hierarchical.network import HierarchicalConfig, HierarchicalNeRF, HierarchicalSamples
+from models.nerf.renderer import NearFar
 from models.nerf.vggt_nerf import VGGTNeRF
 from tests.models.nerf.test_network import assert_same_picture, scaled, some_rays
 from tests.oracle_vggt import OracleVGGT
@@ -33,20 +33,23 @@ def plane_batch(num_sources: int = 3) -> SceneBatch:
 
 def prior_of(source: Views, **errors: float) -> DepthPrior:
     oracle = OracleVGGT([source[0]], **errors)
-    return depth_prior(oracle(source.images), source.cameras, 12, 16)
+    return depth_prior(oracle(source.images), source.cameras, 24, 32)
 
 
 @pytest.fixture
-def network() -> GeneralizableNeRF:
+def network() -> HierarchicalNeRF:
     torch.manual_seed(0)
-    config = NerfConfig(0, 0, feature_channels=8, hidden=12, fused=16, depth_prior=True)
-    return GeneralizableNeRF(config).eval()
+    config = HierarchicalConfig(
+        token_layers=0, token_channels=0, feature_channels=8, hidden=12, fused=16, depth_prior=True
+    )
+    return HierarchicalNeRF(config, HierarchicalSamples(12, 12)).eval()
 
 
-def render(network: GeneralizableNeRF, batch: SceneBatch, prior: DepthPrior | None) -> RenderOutput:
+def render(network: HierarchicalNeRF, batch: SceneBatch, prior: DepthPrior | None) -> RenderOutput:
     with torch.no_grad():
-        maps = network.encode(batch.source, None, prior)
-        return network.render_rays(maps, some_rays(batch.target), Marching(12, 12))
+        target = batch.target[:, 0]
+        maps = network._encode(batch.source, None, prior)
+        return network.view(maps, target.cameras, target.near, target.far).render(some_rays(batch.target))
 
 
 def test_prior_is_the_true_depth_in_scene_units() -> None:
@@ -56,6 +59,12 @@ def test_prior_is_the_true_depth_in_scene_units() -> None:
     torch.testing.assert_close(prior.depth[0], coarse, rtol=1e-2, atol=0)
     assert prior.residual.item() < 1e-3
     assert (prior.confidence > 0.7).all()
+
+
+def test_prior_has_half_the_size_of_the_image_rounded_up() -> None:
+    source = plane_batch().source
+    prior = depth_prior(OracleVGGT([source[0]])(source.images), source.cameras, 9, 11)
+    assert prior.depth.shape == prior.confidence.shape == (1, 3, 5, 6)
 
 
 def test_offsets_by_hand() -> None:
@@ -73,7 +82,7 @@ def test_offsets_by_hand() -> None:
     assert (unknown == 0).all()
 
 
-def test_no_prior_is_a_prior_that_knows_nothing(network: GeneralizableNeRF) -> None:
+def test_no_prior_is_a_prior_that_knows_nothing(network: HierarchicalNeRF) -> None:
     batch = plane_batch()
     known = prior_of(batch.source)
     unknown = replace(known, confidence=torch.zeros_like(known.confidence))
@@ -83,7 +92,7 @@ def test_no_prior_is_a_prior_that_knows_nothing(network: GeneralizableNeRF) -> N
 
 
 @pytest.mark.parametrize("factor", [200.0, 0.005])
-def test_unit_of_the_scene_changes_only_depth(network: GeneralizableNeRF, factor: float) -> None:
+def test_unit_of_the_scene_changes_only_depth(network: HierarchicalNeRF, factor: float) -> None:
     batch = plane_batch()
     other = replace(batch, source=scaled(batch.source, factor), target=scaled(batch.target, factor))
     prior, far_larger = prior_of(batch.source), prior_of(replace(other.source, depth=batch.source.depth * factor))
@@ -92,7 +101,7 @@ def test_unit_of_the_scene_changes_only_depth(network: GeneralizableNeRF, factor
     assert_same_picture(render(network, batch, prior), render(network, other, same), depth_scale=factor)
 
 
-def test_order_of_source_views_does_not_matter(network: GeneralizableNeRF) -> None:
+def test_order_of_source_views_does_not_matter(network: HierarchicalNeRF) -> None:
     batch, order = plane_batch(4), [2, 0, 3, 1]
     prior = prior_of(batch.source)
     shuffled = replace(batch, source=batch.source[:, order])
@@ -100,7 +109,7 @@ def test_order_of_source_views_does_not_matter(network: GeneralizableNeRF) -> No
     assert_same_picture(render(network, batch, prior), render(network, shuffled, turned))
 
 
-def test_depth_whose_scale_cannot_be_known_is_neutral(network: GeneralizableNeRF) -> None:
+def test_depth_whose_scale_cannot_be_known_is_neutral(network: HierarchicalNeRF) -> None:
     """All sources at one place."""
     batch = plane_batch()
     cameras = batch.source.cameras
@@ -125,7 +134,7 @@ def test_mirrored_cameras_are_not_trusted() -> None:
     seen = OracleVGGT([source[0]])(source.images)
     mirrored = seen.w2c.clone()
     mirrored[..., :3, 3] *= -1
-    good, bad = (depth_prior(replace(seen, w2c=w2c), source.cameras, 12, 16) for w2c in (seen.w2c, mirrored))
+    good, bad = (depth_prior(replace(seen, w2c=w2c), source.cameras, 24, 32) for w2c in (seen.w2c, mirrored))
     assert good.trust.item() > 0.99
     assert bad.residual.item() < 1e-3
     assert bad.trust.item() == pytest.approx(1 / (1 + (2 / 0.3) ** 2), rel=0.05)
@@ -138,17 +147,17 @@ def test_tokens_count_as_much_as_they_are_trusted() -> None:
     extractor = FeatureExtractor(2, 6, 8)
     tokens = torch.rand(1, 3, 2, 6, 4, 5)
     whole, nothing, other = (
-        extractor(source, some, trust).features
+        extractor(source, some, trust)
         for some, trust in ((tokens, None), (tokens, torch.zeros(1)), (tokens.flip(3), torch.zeros(1)))
     )
-    torch.testing.assert_close(extractor(source, tokens, torch.ones(1)).features, whole)
+    torch.testing.assert_close(extractor(source, tokens, torch.ones(1)), whole)
     torch.testing.assert_close(nothing, other)
     assert (whole - nothing).abs().max() > 1e-2
 
 
 def data_range(batch: SceneBatch) -> DepthRange:
     target = batch.target[:, 0]
-    return DepthRange(target.near / 10, target.far * 10, torch.zeros(1, dtype=torch.bool))
+    return DepthRange.of_data(target.near / 10, target.far * 10)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
@@ -193,9 +202,31 @@ def test_bounds_of_the_data_stay_where_cameras_are_wrong() -> None:
     torch.testing.assert_close(ranges[1].near, data_range(batch).near)
 
 
-def oracle_model(batch: SceneBatch, near_far: str) -> VGGTNeRF:
-    config = NerfConfig(1, 1, feature_channels=8, hidden=8, fused=8, depth_prior=True)
-    return VGGTNeRF(OracleVGGT([batch.source[0]]), config, Marching(4, 2, near_far=near_far))
+def oracle_model(batch: SceneBatch, near_far: NearFar, **errors: float) -> VGGTNeRF:
+    torch.manual_seed(0)
+    config = HierarchicalConfig(
+        token_layers=1, token_channels=1, feature_channels=8, hidden=8, fused=8, depth_prior=True
+    )
+    network = HierarchicalNeRF(config, HierarchicalSamples(4, 2), near_far=near_far)
+    return VGGTNeRF(OracleVGGT([batch.source[0]], **errors), network)
+
+
+def test_a_dropped_backbone_has_no_say() -> None:
+    """Two backbones that see another depth: dropped, they are the same one."""
+    batch = plane_batch()
+    target, pictures = batch.target[:, 0], {}
+    for noise in (0.0, 0.05):
+        model = oracle_model(batch, "data", noise=noise)
+        for is_dropped in (False, True):
+            with torch.no_grad():
+                maps = model.encode(batch.source, drops_backbone=is_dropped)
+                view = model.view(maps, target.cameras, target.near, target.far)
+                pictures[noise, is_dropped] = view.render(some_rays(batch.target)).rgb
+            assert bool((maps.prior.trust == 0).all() and (maps.prior.confidence == 0).all()) == is_dropped
+            assert bool(torch.isinf(maps.prior.residual).all()) == is_dropped
+    assert torch.equal(pictures[0.0, True], pictures[0.05, True])
+    assert (pictures[0.0, False] - pictures[0.05, False]).abs().max() > 1e-4
+    assert (pictures[0.0, False] - pictures[0.0, True]).abs().max() > 1e-4
 
 
 def test_model_finds_its_bounds_and_remembers_depth() -> None:
@@ -205,16 +236,19 @@ def test_model_finds_its_bounds_and_remembers_depth() -> None:
     first, second = (model.encode(batch.source, batch.names) for _ in range(2))
     assert (model.cache.misses, model.cache.hits) == (1, 1)
     assert torch.equal(first.prior.depth, second.prior.depth)
-    bounds = model.depth_range(second, target.cameras, target.near, target.far)
+    bounds = model.view(second, target.cameras, target.near, target.far).bounds
     assert bounds.is_auto.all()
-    model.marching = replace(model.marching, near_far="data")
-    bounds = model.depth_range(second, target.cameras, target.near, target.far)
+    model.network.near_far = "data"
+    bounds = model.view(second, target.cameras, target.near, target.far).bounds
+    assert not bounds.is_auto.any()
     assert torch.equal(bounds.near, target.near)
+    assert torch.equal(bounds.far, target.far)
 
 
 def test_no_depth_no_automatic_bounds() -> None:
     batch = plane_batch()
-    model = VGGTNeRF(None, NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8), Marching(4, 2, near_far="auto"))
+    config = HierarchicalConfig(token_layers=0, token_channels=0, feature_channels=8, hidden=8, fused=8)
+    model = VGGTNeRF(None, HierarchicalNeRF(config, HierarchicalSamples(4, 2), near_far="auto"))
     target = batch.target[:, 0]
     with pytest.raises(InputError, match="--near_far auto: expected a VGGT with camera and depth heads"):
-        model.depth_range(model.encode(batch.source), target.cameras, target.near, target.far)
+        model.view(model.encode(batch.source), target.cameras, target.near, target.far)

@@ -1,4 +1,4 @@
-"""The guided sampler: plane sweep, splatted depth, intervals, light field, and all of them together."""
+"""The guided sampler: plane sweep, splatted depth, intervals, radiance field, and all of them together."""
 
 from dataclasses import replace
 
@@ -8,16 +8,15 @@ import torch
 from geometry import Cameras, RayBundle, SceneBatch, pixel_centers
 from models.nerf.compositing import FieldOutput
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.guided.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegulariser, sweep_loss
+from models.nerf.guided.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegularizer, sweep_loss
 from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples, intervals
-from models.nerf.guided.depth_splat import occupancy, splat_depth
+from models.nerf.guided.depth_splat import depth_evidence, splat_depth
 from models.nerf.guided.image_stem import sweep_size, working_size
-from models.nerf.guided.network import GuidedNeRF
+from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples, GuidedView
 from models.nerf.guided.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
-from models.nerf.guided.radiance_field import LightSamples
+from models.nerf.guided.radiance_field import ObservedSamples
 from models.nerf.guided.shadow_map import depth_behind, shadow_maps
-from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.vggt_nerf import VGGTNeRF
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from tests.models.nerf.test_losses_and_pipeline import plane_batch
 from tests.scenes import random_batch, random_views, ring_cameras, slanted_plane_depth
 from training.nerf.rays import draw_target_rays
@@ -26,25 +25,24 @@ from training.nerf.windows import random_window
 RANGE = DisparityRange(torch.tensor([2.0]), torch.tensor([4.0]))
 
 
-def config(**changes: object) -> NerfConfig:
-    values = {"feature_channels": 4, "hidden": 8, "fused": 8, "sampler": "guided", "sweep_planes": 16, **changes}
-    return NerfConfig(0, 0, **values)
+def config(**changes: object) -> GuidedConfig:
+    return GuidedConfig(**{"feature_channels": 4, "hidden": 8, "fused": 8, "sweep_planes": 16, **changes})
 
 
 @pytest.fixture
 def model() -> VGGTNeRF:
     torch.manual_seed(0)
-    return VGGTNeRF(None, config(), Marching(1, 0, guided=5)).eval()
+    return VGGTNeRF(None, GuidedNeRF(config(), GuidedSamples(5))).eval()
 
 
-def aimed(model: VGGTNeRF, batch: SceneBatch):
+def view_of(model: VGGTNeRF, batch: SceneBatch) -> GuidedView:
     target = batch.target[:, 0]
-    return model.network.aim(model.encode(batch.source), target.cameras, target.near, target.far)
+    return model.view(model.encode(batch.source), target.cameras, target.near, target.far)
 
 
-def image(model: VGGTNeRF, batch: SceneBatch, chunk: int = 10_000):
-    target = batch.target[:, 0]
-    return model.render_image(model.encode(batch.source), target.cameras[0], target.near[0], target.far[0], chunk)
+@torch.no_grad()
+def image(model: VGGTNeRF, batch: SceneBatch, chunk: int = 10_000) -> RenderedImage:
+    return render_image(view_of(model, batch), chunk)
 
 
 def test_fractions_count_disparity() -> None:
@@ -61,7 +59,7 @@ def test_lines_are_projections() -> None:
     for sample in range(3):
         points = cameras[3][None].unproject(pixels, depth[..., sample])
         expected = cameras[:3][None].project(points[:, None])
-        pixels_found = (swept.places[..., sample, :] + 1) / 2 * torch.tensor([32, 24])
+        pixels_found = (swept.coordinates[..., sample, :] + 1) / 2 * torch.tensor([32, 24])
         near_image = expected.visible[..., None].expand_as(pixels_found)
         torch.testing.assert_close(pixels_found[near_image], expected.pixels[near_image], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(swept.depth_ratio[..., sample] * depth[:, None, :, sample], expected.depth)
@@ -69,7 +67,7 @@ def test_lines_are_projections() -> None:
 
 
 def test_sweep_of_a_plane_finds_its_depth() -> None:
-    """A textured plane at z = 3, between near 2 and far 4: fraction 1/3; the colours themselves are the features."""
+    """A textured plane at z = 3, between near 2 and far 4: fraction 1/3; the colors themselves are the features."""
     batch = plane_batch()
     target = batch.target[:, 0].cameras
     half = torch.full((1, 24 * 32), 0.5)
@@ -99,7 +97,7 @@ def test_splat_of_a_plane_is_the_plane() -> None:
     assert known.float().mean() > 0.7
     torch.testing.assert_close(1 / splat.inverse_depth[known], truth[known], rtol=0.02, atol=0)
     assert splat.spread[known].max() < 0.03
-    bells = occupancy(splat, (1 / truth)[..., None] * torch.tensor([1.0, 1.5]))
+    bells = depth_evidence(splat, (1 / truth)[..., None] * torch.tensor([1.0, 1.5]))
     assert (bells[:, 0, ..., 0][known] > 0.2).all()
     assert (bells[:, :2, ..., 1][known.unsqueeze(1).expand(-1, 2, -1, -1)] < 1e-3).all()
 
@@ -221,16 +219,16 @@ def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> 
 
 
 def test_constant_field_in_closed_form(model: VGGTNeRF, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Density 0.7 and one colour: opacity 1 - exp(-0.7 length of the interval), whatever the number of samples."""
+    """Density 0.7 and one color: opacity 1 - exp(-0.7 length of the interval), whatever the number of samples."""
     batch, color = random_batch(2), torch.tensor([0.2, 0.5, 0.9])
     drawn = draw_target_rays(batch.target[:, 0], 20, [torch.Generator().manual_seed(seed) for seed in range(2)])
 
-    def constant(samples: LightSamples, residual: None) -> FieldOutput:
-        return FieldOutput(torch.full_like(samples.place, 0.7), color.expand(*samples.place.shape, 3))
+    def constant(samples: ObservedSamples, residual: None) -> FieldOutput:
+        return FieldOutput(torch.full_like(samples.offset, 0.7), color.expand(*samples.offset.shape, 3))
 
     monkeypatch.setattr(model.network.field, "forward", constant)
     with torch.no_grad():
-        output = model.render_rays(aimed(model, batch), drawn.rays)
+        output = view_of(model, batch).render(drawn.rays)
     assert output.weights.shape[-1] == 5
     length = output.samples.t_ends[..., -1] - output.samples.t_starts[..., 0]
     assert (length > 0).all()
@@ -276,14 +274,14 @@ def test_a_prior_reaches_the_sweep() -> None:
     target = batch.target[:, 0]
     levels = []
     for prior in (None, plane_prior(views.cameras[:3])):
-        maps = network.encode(batch.source, None, prior)
-        levels.append(network.aim(maps, target.cameras, target.near, target.far).levels[0].logits)
+        maps = network._encode(batch.source, None, prior)
+        levels.append(network.view(maps, target.cameras, target.near, target.far).levels[0].logits)
     assert not torch.equal(*levels)
 
 
 def test_a_window_shows_the_same_place() -> None:
     batch = random_batch(1)
-    cut = random_window(batch, 10, 12, [torch.Generator().manual_seed(3)])
+    cut = random_window(batch, 10, 12, torch.Generator().manual_seed(3))
     assert cut.target.images.shape[-2:] == cut.target.depth.shape[-2:] == (10, 12)
     middle = torch.tensor([[[5.5, 4.5]]])
     point = cut.target.cameras[:, 0].unproject(middle, torch.full((1, 1), 3.0))
@@ -296,7 +294,7 @@ def test_two_of_three_windows_reach_an_edge() -> None:
     batch = random_batch(1)
     lefts = []
     for seed in range(300):
-        cut = random_window(batch, 12, 16, [torch.Generator().manual_seed(seed)])
+        cut = random_window(batch, 12, 16, torch.Generator().manual_seed(seed))
         principal = [one.target.cameras.intrinsics[0, 0, 0, 2].item() for one in (batch, cut)]
         lefts.append(round(principal[0] - principal[1]))
     shares = [sum(left == edge for left in lefts) / 300 for edge in (0, 16)]
@@ -304,9 +302,9 @@ def test_two_of_three_windows_reach_an_edge() -> None:
     assert set(lefts) == set(range(17))
 
 
-def test_a_lone_volume_is_regularised_as_one_of_several() -> None:
+def test_a_lone_volume_is_regularized_as_one_of_several() -> None:
     torch.manual_seed(0)
-    net = VolumeRegulariser(3, 8, levels=2, halves_planes=False)
+    net = VolumeRegularizer(3, 8, levels=2, halves_planes=False)
     cost, centers = torch.rand(2, 3, 8, 10, 6), torch.rand(2, 8, 10, 6)
     both = net(cost, centers).logits
     torch.testing.assert_close(net(cost[:1], centers[:1]).logits, both[:1], atol=1e-5, rtol=1e-5)
@@ -322,9 +320,17 @@ def test_a_window_is_swept_as_finely_as_the_view_it_is_from() -> None:
     assert sweep_size(whole, source) == (256, 320)
     assert sweep_size(whole.cropped(100, 200, 256, 320), source) == (128, 160)
     assert sweep_size(whole.resized(256, 320), source) == (256, 320)  # half the size, not half the view
+
+
+def test_a_step_views_a_window_of_as_many_sweep_pixels_at_every_resolution(model: VGGTNeRF) -> None:
+    window = model.network.training_window
+    assert window(256, 320) == (128, 160)
+    assert window(512, 640) == (256, 320)
+    assert window(100, 640) == (100, 160)  # no larger than the view
     large = random_batch(1, 2, height=512, width=640)
-    cut = random_window(large, 128, 160, [torch.Generator().manual_seed(3)])
-    assert cut.target.images.shape[-2:] == (256, 320)
+    cut = random_window(large, *window(512, 640), torch.Generator().manual_seed(3))
+    assert cut.target.images.shape[-2:] == cut.target.depth.shape[-2:] == (256, 320)
+    assert sweep_size(cut.target.cameras[:, 0], large.source.cameras) == (128, 160)
 
 
 def test_sizes() -> None:
@@ -334,7 +340,7 @@ def test_sizes() -> None:
 
 
 def test_the_surface_is_what_both_levels_are_sure_of(model: VGGTNeRF) -> None:
-    found = aimed(model, plane_batch())
+    found = view_of(model, plane_batch())
     coarse, fine = (level.estimate() for level in found.levels)
     both = fine.confidence * torch.nn.functional.interpolate(
         coarse.confidence[:, None], fine.confidence.shape[1:], mode="bilinear"
@@ -342,35 +348,36 @@ def test_the_surface_is_what_both_levels_are_sure_of(model: VGGTNeRF) -> None:
     torch.testing.assert_close(found.surface, torch.stack([fine.center, both], dim=1))
 
 
-def test_colours_on_planes_teach_depth(model: VGGTNeRF) -> None:
+def test_colors_on_planes_teach_depth(model: VGGTNeRF) -> None:
     """The loss is least where the plane of `plane_batch`, z = 3 and fraction 1/3, has all the likelihood."""
     batch = plane_batch()
-    found = aimed(model, batch)
+    found = view_of(model, batch)
+    truth = draw_target_rays(batch.target[:, 0], 4, [torch.Generator().manual_seed(0)], found.bounds)
+    output = found.render(truth.rays)
     centers = torch.linspace(1, 0, 31).expand(1, 24, 32, 31)
     losses = []
     for fraction in (1 / 3, 0.55, 0.1):
         level = PlaneDistribution(-200 * (centers - fraction).abs(), centers, torch.zeros(1, 1, 24, 32))
         unhidden = replace(found, levels=(level, level), shadows=torch.zeros_like(found.shadows))
-        losses.append(unhidden.color_loss(batch.target.images[:, 0]).item())
+        losses.append(unhidden.color_loss(output, truth).item())
     assert losses[0] < 0.5 * min(losses[1:])
-    loss = found.color_loss(batch.target.images[:, 0])
-    loss.backward()
+    found.color_loss(output, truth).backward()
     assert all(level.logit.weight.grad.abs().max() > 0 for level in (model.network.coarse, model.network.fine))
 
 
 def test_it_learns_a_scene() -> None:
-    """Sixty steps on a textured plane, with its depth known: sweep and colours find it."""
+    """Sixty steps on a textured plane, with its depth known: sweep and colors find it."""
     torch.manual_seed(0)
     batch = plane_batch()
-    model = VGGTNeRF(None, config(), Marching(1, 0, guided=5))
+    model = VGGTNeRF(None, GuidedNeRF(config(), GuidedSamples(5)))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     target = batch.target[:, 0]
     for step in range(60):
         drawn = draw_target_rays(batch.target[:, 0], 256, [torch.Generator().manual_seed(step)])
-        aim = aimed(model, batch)
-        loss = (model.render_rays(aim, drawn.rays).rgb - drawn.rgb).square().mean()
+        view = view_of(model, batch)
+        losses = view.losses(view.render(drawn.rays), drawn, ["depth"])
         optimizer.zero_grad()
-        (loss + 0.1 * aim.depth_loss(target.depth)).backward()
+        (losses["photometric"] + 0.1 * losses["depth"]).backward()
         optimizer.step()
     shown = image(model, batch)
     truth = target.images[0].permute(1, 2, 0)

@@ -5,11 +5,17 @@ import math
 import pytest
 import torch
 
-from geometry import RayBundle, RaySamples
+from geometry import RayBundle, RaySamples, SceneBatch
 from models.nerf.compositing import RenderOutput
-from models.nerf.losses import render_losses, termination_loss
-from models.nerf.nerf_config import Marching, NerfConfig
-from models.nerf.vggt_nerf import VGGTNeRF
+from models.nerf.hierarchical.network import (
+    HierarchicalConfig,
+    HierarchicalNeRF,
+    HierarchicalSamples,
+    HierarchicalView,
+)
+from models.nerf.losses import photometric_loss, termination_loss
+from models.nerf.renderer import Jitter, TargetView
+from models.nerf.vggt_nerf import VGGTNeRF, render_image
 from models.vggt import VGGT, FrozenVGGT, VGGTConfig, WeightIdentity
 from tests.render.tiny import _BACKBONE
 from tests.scenes import random_batch
@@ -20,8 +26,15 @@ from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
 def model() -> VGGTNeRF:
     torch.manual_seed(0)
     vggt = FrozenVGGT(VGGT(VGGTConfig.read(_BACKBONE)), WeightIdentity("test", "0"), layers=(0, 1))
-    config = NerfConfig(2, vggt.channels, feature_channels=8, hidden=8, fused=16, heads=2)
-    return VGGTNeRF(vggt, config, Marching(6, 4))
+    config = HierarchicalConfig(
+        token_layers=2, token_channels=vggt.channels, feature_channels=8, hidden=8, fused=16, heads=2
+    )
+    return VGGTNeRF(vggt, HierarchicalNeRF(config, HierarchicalSamples(6, 4)))
+
+
+def view_of(model: VGGTNeRF, batch: SceneBatch) -> TargetView:
+    target = batch.target[:, 0]
+    return model.view(model.encode(batch.source), target.cameras, target.near, target.far)
 
 
 def output_with(weights: torch.Tensor, rgb: torch.Tensor) -> tuple[RenderOutput, RayBundle]:
@@ -49,9 +62,22 @@ def test_termination_loss_is_least_where_the_weight_is() -> None:
 def test_losses_by_hand_and_unknown_depth_counts_nothing() -> None:
     weights = torch.full((1, 1, 4), 0.25)
     output, rays = output_with(weights, torch.full((1, 1, 3), 0.5))
-    losses = render_losses(output, rays, torch.full((1, 1, 3), 0.25), torch.zeros(1, 1))
-    assert losses.photometric.item() == pytest.approx(0.0625)
-    assert losses.depth.item() == 0
+    assert photometric_loss(output, torch.full((1, 1, 3), 0.25)).item() == pytest.approx(0.0625)
+    assert termination_loss(output, rays, torch.zeros(1, 1)).item() == 0
+
+
+def test_losses_are_summed_over_both_passes_and_named(model: VGGTNeRF) -> None:
+    batch = random_batch(1)
+    view = view_of(model, batch)
+    truth = draw_target_rays(batch.target[:, 0], 8, scene_generators(batch), view.bounds)
+    output = view.render(truth.rays)
+    assert view.losses(output, truth).keys() == {"photometric"}
+    losses = view.losses(output, truth, ["depth"])
+    errors = [(one.rgb - truth.rgb).square().mean() for one in (output, output.coarse)]
+    torch.testing.assert_close(losses["photometric"], sum(errors))
+    entropies = [termination_loss(one, truth.rays, truth.depth) for one in (output, output.coarse)]
+    torch.testing.assert_close(losses["depth"], sum(entropies))
+    assert torch.equal(losses["depth"], view.depth_loss(output, truth))
 
 
 def test_drawn_rays_show_their_pixels() -> None:
@@ -81,11 +107,10 @@ def test_jitter_is_per_scene() -> None:
 def test_chunks_do_not_change_the_picture(model: VGGTNeRF) -> None:
     batch = random_batch(1)
     with torch.no_grad():
-        maps = model.encode(batch.source)
-    camera, near, far = batch.target.cameras[0, 0], batch.target.near[0, 0], batch.target.far[0, 0]
-    whole = model.render_image(maps, camera, near, far, chunk=10_000)
+        view = view_of(model, batch)
+    whole = render_image(view, chunk=10_000)
     done: list[int] = []
-    parts = model.render_image(maps, camera, near, far, chunk=100, on_chunk=done.append)
+    parts = render_image(view, chunk=100, on_chunk=done.append)
     torch.testing.assert_close(parts.rgb, whole.rgb, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(parts.depth, whole.depth, atol=1e-4, rtol=1e-5)
     assert sum(done) == 24 * 32
@@ -95,24 +120,23 @@ def test_chunks_do_not_change_the_picture(model: VGGTNeRF) -> None:
 def test_chunks_halve_when_memory_runs_out(model: VGGTNeRF, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, sizes = random_batch(1), []
     with torch.no_grad():
-        maps = model.encode(batch.source)
-    render = model.render_rays
+        view = view_of(model, batch)
+    render = HierarchicalView.render
 
-    def scarce(maps: object, rays: RayBundle, jitter: object = None) -> RenderOutput:
+    def scarce(self: HierarchicalView, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
         sizes.append(rays.t_near.shape[1])
         if sizes[-1] > 130:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return render(maps, rays, jitter)
+        return render(self, rays, jitter)
 
-    camera, near, far = batch.target.cameras[0, 0], batch.target.near[0, 0], batch.target.far[0, 0]
-    whole = model.render_image(maps, camera, near, far, chunk=512)
-    monkeypatch.setattr(model, "render_rays", scarce)
-    parts = model.render_image(maps, camera, near, far, chunk=512)
+    whole = render_image(view, chunk=512)
+    monkeypatch.setattr(HierarchicalView, "render", scarce)
+    parts = render_image(view, chunk=512)
     assert sizes[:3] == [512, 256, 128]
     torch.testing.assert_close(parts.rgb, whole.rgb, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(model, "render_rays", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    monkeypatch.setattr(HierarchicalView, "render", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
-        model.render_image(maps, camera, near, far, chunk=512)
+        render_image(view, chunk=512)
 
 
 def test_tokens_of_the_same_views_are_computed_once(model: VGGTNeRF) -> None:
@@ -133,16 +157,15 @@ def test_the_field_learns_a_scene(model: VGGTNeRF) -> None:
     for _ in range(60):
         generators = [torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))]
         drawn = draw_target_rays(batch.target[:, 0], 96, generators)
-        output = model.render_rays(
-            model.encode(batch.source), drawn.rays, jitter_from(generators, 96, drawn.rgb.device)
-        )
-        losses = render_losses(output, drawn.rays, drawn.rgb, drawn.depth)
+        view = view_of(model, batch)
+        output = view.render(drawn.rays, jitter_from(generators, 96, drawn.rgb.device))
+        losses = view.losses(output, drawn, ["depth"])
         optimizer.zero_grad()
-        (losses.photometric + 0.02 * losses.depth).backward()
+        (losses["photometric"] + 0.02 * losses["depth"]).backward()
         optimizer.step()
     target = batch.target[:, 0]
     with torch.no_grad():
-        image = model.render_image(model.encode(batch.source), target.cameras[0], target.near[0], target.far[0], 512)
+        image = render_image(view_of(model, batch), 512)
     truth = target.images[0].permute(1, 2, 0)
     error = (image.rgb - truth).square().mean()
     assert error < 0.25 * truth.var(unbiased=False)

@@ -8,20 +8,19 @@ import torch
 from geometry import pixel_centers
 from models.nerf.compositing import RenderOutput, weights_from_density
 from models.nerf.depth_prior import DepthPrior
-from models.nerf.guided.network import AimedMaps, GuidedNeRF
+from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples, GuidedView
 from models.nerf.guided.plane_sweep import DisparityRange
 from models.nerf.guided.scene_field import SceneField, Surfaces, surface_loss
-from models.nerf.nerf_config import Marching, NerfConfig
 from models.nerf.ray_sampling import stratified_samples
 from models.nerf.scene_box import SceneBox
 from tests.scenes import random_batch, random_views
 
-CONFIG = NerfConfig(0, 0, feature_channels=8, hidden=8, fused=8, depth_prior=True, sampler="guided", sweep_planes=12)
+CONFIG = GuidedConfig(feature_channels=8, hidden=8, fused=8, depth_prior=True, sweep_planes=12)
 
 
 def test_the_box_gets_the_middle_half_and_everything_else_the_rest() -> None:
     box = SceneBox()
-    box.place(torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3]))
+    box.set_bounds(torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3]))
     corner, far = torch.tensor([1.0, 2, 3]), torch.tensor([1e6, 0, 0])
     torch.testing.assert_close(box.contracted(corner), torch.full((3,), 0.5))
     torch.testing.assert_close(box.contracted(far), torch.tensor([1.0, 0, 0]))
@@ -55,13 +54,13 @@ def test_the_whole_world_may_grow() -> None:
     for grid in field.grids:
         torch.nn.init.normal_(grid, std=2)
     pixels = pixel_centers(24, 32, views.images)[None]
-    field.place(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    field.set_bounds(torch.full((3,), -1.0), torch.full((3,), 1.0))
     before = field.render(views.cameras.rays(pixels, views.near, views.far))
     scale = 50.0
     w2c = views.cameras.w2c.clone()
     w2c[..., :3, 3] *= scale
     cameras = replace(views.cameras, w2c=w2c)
-    field.place(torch.full((3,), -scale), torch.full((3,), scale))
+    field.set_bounds(torch.full((3,), -scale), torch.full((3,), scale))
     after = field.render(cameras.rays(pixels, views.near * scale, views.far * scale))
     torch.testing.assert_close(after.rgb, before.rgb, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(after.depth, before.depth * scale, rtol=1e-3, atol=1e-3)
@@ -73,13 +72,13 @@ def test_surface_loss_of_weight_here_there_and_nowhere() -> None:
     rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
     samples = stratified_samples(rays, 10)
     planes = DisparityRange(views.near, views.far)
-    place = planes.fraction(1 / (samples.t * rays.cos_optical[..., None]))
+    fraction = planes.fraction(1 / (samples.t * rays.cos_optical[..., None]))
     weights = torch.zeros(1, 16, 10)
     weights[..., 4], weights[..., 8] = 0.5, 0.25
     seen = RenderOutput(torch.zeros(1, 16, 3), torch.zeros(1, 16), weights.sum(-1), weights, samples)
-    known = torch.stack([place[..., 4], torch.full((1, 16), 0.5)], dim=-1)
+    known = torch.stack([fraction[..., 4], torch.full((1, 16), 0.5)], dim=-1)
     known[:, 8:, 1] = 0  # of half of the rays nothing is known
-    expected = ((place[..., 4] - place[..., 8]) / 4 + 0.25)[:, :8].mean() * 0.5 / 2
+    expected = ((fraction[..., 4] - fraction[..., 8]) / 4 + 0.25)[:, :8].mean() * 0.5 / 2
     torch.testing.assert_close(surface_loss(seen, rays, planes, known), expected)
 
 
@@ -100,7 +99,7 @@ def test_depth_of_a_wall() -> None:
     """A slab at camera z = 3, opaque and white: its front is found and sure."""
     field, views = SceneField(64), random_views(1)
     camera = replace(views.cameras, w2c=torch.eye(4)[None])
-    field.place(torch.tensor([-4.0, -4, 0]), torch.tensor([4.0, 4, 6]))
+    field.set_bounds(torch.tensor([-4.0, -4, 0]), torch.tensor([4.0, 4, 6]))
     near, far = torch.tensor([1.0]), torch.tensor([5.0])
     wall = torch.full((64,), -20.0)
     wall[32:40] = 20.0  # z from 3 on: the middle of the box is the middle of the grid
@@ -117,48 +116,56 @@ def test_depth_of_a_wall() -> None:
     assert field.view(camera, near, far, 6, 8).depth.confidence.max() < 1e-3
 
 
-def test_the_sweep_and_the_rays_hear_of_it_once_it_has_learned() -> None:
-    """Its depth reaches the sweep in the place of VGGT's, its colour the rays."""
+def test_it_takes_the_place_of_the_backbone() -> None:
+    """Its depth reaches the sweep where VGGT's would, its color the rays; it stands still while the rest learns."""
     torch.manual_seed(0)
-    network, batch = GuidedNeRF(replace(CONFIG, scene_field=8)).eval(), random_batch(1)
+    samples = GuidedSamples(3)
+    general = GuidedNeRF(CONFIG, samples).eval()
+    network = GuidedNeRF(replace(CONFIG, scene_field=8), samples).eval()
+    found = network.load_state_dict(general.state_dict(), strict=False)
+    assert all(name.startswith("scene_field.") for name in found.missing_keys)
+    assert not found.unexpected_keys
+    assert general.uses_backbone
+    assert not network.uses_backbone
+    assert not any(parameter.requires_grad for parameter in network.scene_field.parameters())
+    assert all(p.requires_grad for name, p in network.named_parameters() if not name.startswith("scene_field."))
+    batch = random_batch(1)
     target = batch.target[:, 0]
-    depth = torch.full((1, 3, 24, 32), 3.0)
+    depth = torch.full((1, 3, 12, 16), 3.0)
     prior = DepthPrior(depth, torch.full_like(depth, 0.9), torch.zeros(1), torch.ones(1))
     rays = target.cameras.rays(pixel_centers(4, 4, target.images)[None], target.near, target.far)
 
     @torch.no_grad()
-    def aimed(prior: DepthPrior | None) -> AimedMaps:
-        maps = replace(network.encode(batch.source), prior=prior)
-        return network.aim(maps, target.cameras, target.near, target.far)
+    def view_of(network: GuidedNeRF, prior: DepthPrior | None) -> GuidedView:
+        maps = network._encode(batch.source, None, prior)
+        return network.view(maps, target.cameras, target.near, target.far)
 
-    def change(one: AimedMaps, other: AimedMaps) -> float:
+    def change(one: GuidedView, other: GuidedView) -> float:
         return (one.levels[0].logits - other.levels[0].logits).abs().max().item()
 
     with torch.no_grad():
         network.scene_field.grids[1][:, 0] = torch.randn(8, 8, 8) * 20
-    without = aimed(None)
+    without = view_of(general, None)
     assert without.scene is None
-    assert change(aimed(prior), without) > 1e-4
-    network.scene_field.is_learned.fill_(True)
-    of_depth = aimed(None)
+    assert change(view_of(general, prior), without) > 1e-4
+    of_depth = view_of(network, None)
     assert change(of_depth, without) > 1e-4
-    assert change(of_depth, aimed(prior)) == 0
+    assert change(of_depth, view_of(network, prior)) == 0
     with torch.no_grad():
         network.scene_field.grids[1][:, 1:] = torch.randn(3, 8, 8, 8)
-    of_both = aimed(None)
+    of_both = view_of(network, None)
     assert change(of_both, of_depth) > 1e-4
-    marching = Marching(0, 0, guided=3)
     with torch.no_grad():
-        shown, blind = (network.render_rays(one, rays, marching).rgb for one in (of_both, replace(of_both, scene=None)))
+        shown, blind = (one.render(rays).rgb for one in (of_both, replace(of_both, scene=None)))
     assert (shown - blind).abs().max() > 1e-4
 
 
 def test_it_learns_a_scene() -> None:
-    """Rays of a coloured wall: colour and depth come out, from a grid of nothing."""
+    """Rays of a colored wall: color and depth come out, from a grid of nothing."""
     torch.manual_seed(0)
     views = random_views(6)
     field = SceneField(32)
-    field.place(torch.full((3,), -1.5), torch.full((3,), 1.5))
+    field.set_bounds(torch.full((3,), -1.5), torch.full((3,), 1.5))
     rays = views.cameras.rays(pixel_centers(24, 32, views.images).expand(6, -1, 2), views.near, views.far)
     # the plane through the world's origin that faces camera 0
     normal = views.cameras[0].w2c[2, :3]
@@ -181,7 +188,7 @@ def test_it_learns_a_scene() -> None:
 
 def test_weights_are_those_of_its_density() -> None:
     field, views = SceneField(8), random_views(1)
-    field.place(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    field.set_bounds(torch.full((3,), -1.0), torch.full((3,), 1.0))
     rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
     output = field.render(rays)
     density = torch.nn.functional.softplus(torch.tensor(-6.0)) * 100 / 2

@@ -59,7 +59,7 @@ def composite(
     background: float,
     coarse: RenderOutput | None = None,
 ) -> RenderOutput:
-    """Colour, depth and opacity of rays. What the ray does not hit has the grey level `background`."""
+    """Color, depth and opacity of rays. What the ray does not hit has the gray level `background`."""
     weights = weights_from_density(field.density.float(), samples.deltas.float())
     opacity = weights.sum(-1)
     rgb = (weights[..., None] * field.rgb.float()).sum(-2) + (1 - opacity)[..., None] * background

@@ -11,12 +11,19 @@ from models.nerf.depth_prior import DepthPrior, surface_points
 from models.vggt.alignment import weighted_quantile
 
 _QUANTILE = 0.005
+"""Share of the points that may lie before near, and as many beyond far: outliers of VGGT's depth."""
 _MARGIN_OF_EXTENT = 0.15
+"""By which share of far - near each end moves outwards."""
 _MARGIN_IN_RESIDUALS = 1.5
+"""And by how many residuals of the alignment, relative to the depth."""
 _MAX_RESIDUAL = 0.15
+"""Relative residual above which the views contradict each other; the data set's bounds stay. Chosen by hand."""
 _MIN_SHARE = 0.02
+"""Of the source views' points, by weight, that must fall into the target view."""
 _MIN_TRUST = 0.2
+"""See `DepthPrior.trust`; below it the data set's bounds stay."""
 _MAX_POINTS_PER_VIEW = 2000
+"""Points whose quantiles are taken; chosen for speed."""
 
 
 @dataclass(frozen=True)

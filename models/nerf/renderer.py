@@ -102,7 +102,7 @@ class Renderer(nn.Module, ABC):
     """What `TargetView.losses` knows besides the photometric term; weighted by the options `<name>_loss`."""
 
     def __init__(self, config: Any, samples: Any, *, background: float = 0.0, near_far: NearFar = "data") -> None:
-        """`background`: grey level of what a ray does not hit; `near_far`: see `view`."""
+        """`background`: gray level of what a ray does not hit; `near_far`: see `view`."""
         super().__init__()
         self.config = config
         self.samples = samples

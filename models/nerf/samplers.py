@@ -31,7 +31,7 @@ class RendererSpec:
     samples: Any
     """Of the sampler's class `Samples`."""
     background: float = 0.0
-    """Grey level of what a ray does not hit."""
+    """Gray level of what a ray does not hit."""
     near_far: NearFar = "data"
     """Where rays start and end: at the bounds of the data set, or where VGGT's depth says that there is something."""
 

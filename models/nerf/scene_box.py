@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from geometry import Cameras, pixel_centers
 
 _MAX_VIEWS = 64
-"""Of a scan, that are asked what they see."""
+"""Of a scan, whose common part of space is determined; chosen for speed."""
 
 
 def common_box(
@@ -15,7 +15,7 @@ def common_box(
 ) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
     """Axis-aligned box (min, max), world frame, around what at least half of the views see between near and far.
 
-    `cameras` has one leading axis, the views; of very many, every n-th is asked.
+    `cameras` has one leading axis, the views; of very many, every n-th is taken.
     """
     step = -(-len(near) // _MAX_VIEWS)
     cameras, near, far = cameras[::step], near[::step], far[::step]
@@ -35,7 +35,8 @@ def common_box(
 class SceneBox(nn.Module):
     """What belongs to one scene: points of the world -> coordinates from -1 to 1, of which a box gets the middle half.
 
-    Space outside the box is contracted into a shell around it (Barron et al. 2022, eq. 10, with the max norm).
+    Space outside the box is contracted into a shell around it (Barron et al. 2022, eq. 10, with the max norm): with the
+    box from -1 to 1, x = 1 gets the coordinate 1/2, x = 3 gets (2 - 1/3) / 2 = 0.83, infinity gets 1.
     """
 
     def __init__(self) -> None:

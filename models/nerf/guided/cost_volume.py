@@ -18,7 +18,7 @@ from models.nerf.guided.plane_sweep import DisparityRange
 _WINDOW = 2
 """Planes on either side of the most likely one that count for the depth."""
 _MAX_WITHOUT_ONEDNN = 20480
-"""Channels * rows * cols of a lone volume that torch does not hand to oneDNN."""
+"""Channels * rows * cols up to which torch does not hand a batch of one to oneDNN."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PlaneDistribution(TensorStruct):
 
     @property
     def spacing(self) -> Float[Tensor, "batch rows cols"]:
-        """Disparity fraction between neighbouring planes."""
+        """Disparity fraction between neighboring planes."""
         return self.centers[..., 0] - self.centers[..., 1]
 
     def estimate(self) -> "DepthEstimate":
@@ -60,19 +60,19 @@ class DepthEstimate(TensorStruct):
     spread: Float[Tensor, "batch rows cols"]
     """Standard deviation, disparity fraction."""
     confidence: Float[Tensor, "batch rows cols"]
-    """(0, 1]: how much of the distribution is around the centre."""
+    """(0, 1]: how much of the distribution is around the center."""
 
 
 class _Conv3d(nn.Conv3d):
-    """nn.Conv3d; a single small volume on a CPU comes with a twin, as torch hands pairs to oneDNN.
+    """nn.Conv3d; on a CPU a batch of one small volume is computed as a batch of two, which torch hands to oneDNN.
 
-    Its own code for a lone volume of at most 20480 channels * rows * cols takes up to five times as long, backward too.
+    For one volume of at most 20480 channels * rows * cols torch's own code takes up to five times as long, backward too.
     """
 
     def forward(self, volume: Float[Tensor, "batch channel rows cols plane"]) -> Tensor:
         """See nn.Conv3d."""
-        is_lone = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _MAX_WITHOUT_ONEDNN
-        return super().forward(volume.expand(2, -1, -1, -1, -1))[:1] if is_lone else super().forward(volume)
+        is_slow = volume.device.type == "cpu" and len(volume) == 1 and volume[0, ..., 0].numel() <= _MAX_WITHOUT_ONEDNN
+        return super().forward(volume.expand(2, -1, -1, -1, -1))[:1] if is_slow else super().forward(volume)
 
 
 class _Conv(nn.Sequential):

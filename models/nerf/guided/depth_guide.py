@@ -1,7 +1,7 @@
 """Where on a ray to look: an interval of disparity per ray, from what the sweep says about the pixel.
 
 In the spirit of ENeRF (Lin et al. 2022, sec. 3.2); besides, intervals are wider where the sweep is unsure and at edges,
-where a pixel's neighbours see something else.
+where a pixel's neighbors see something else.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Intervals(TensorStruct):
 def intervals(
     estimate: DepthEstimate, spacing: Float[Tensor, "batch rows cols"], *, floor: float, ceiling: float
 ) -> Intervals:
-    """Centre and twice the spread, plus what the 3x3 neighbours differ by, up to the ceiling where nothing is sure.
+    """Center and twice the spread, plus what the 3x3 neighbors differ by, up to the ceiling where nothing is sure.
 
     `floor` and `ceiling` of half the length in units of `spacing`, that of the planes of the estimate.
     """

@@ -42,7 +42,7 @@ def splat_depth(prior: DepthPrior, source: Cameras, target: Cameras, rows: int, 
     index, share = _corners(projection.pixels, rows, cols)
     index, share = index.flatten(1), (share * weight[..., None]).flatten(1)
     inverse = inverse[..., None].expand(-1, -1, 4).flatten(1)
-    # a lone corner of a far splat must not hide what others see well
+    # a single corner of a far splat must not hide what others see well
     nearest = _empty(points, rows, cols).scatter_reduce(1, index, inverse * (share > 0.05), "amax")
     hidden = (nearest.gather(1, index) / inverse.clamp_min(1e-12) - 1) / _SAME_SURFACE
     share = share * torch.exp(-0.5 * hidden.clamp(0, 10).square())

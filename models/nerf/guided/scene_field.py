@@ -34,7 +34,7 @@ _OPTICAL_LENGTH = 100.0
 _MAX_CONFIDENCE = 0.95
 """Of depth where a ray is opaque."""
 _BACKGROUND = 0.5
-"""Grey level of what rays do not hit."""
+"""Gray level of what rays do not hit."""
 
 
 class SceneField(SceneBox):
@@ -60,7 +60,7 @@ class SceneField(SceneBox):
     def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
         """March rays from t_near to t_far with evenly spread samples.
 
-        What they do not hit is grey: before black, dark surfaces would come out as haze, without a depth.
+        What they do not hit is gray: before black, dark surfaces would come out as haze, without a depth.
         """
         samples = stratified_samples(rays, _SAMPLES, None if jitter is None else jitter(_SAMPLES))
         logits = self.logits(rays.at(samples.t))

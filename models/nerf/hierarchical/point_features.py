@@ -30,7 +30,7 @@ def gather_point_features(
     points_world: Float[Tensor, "batch point 3"],
     directions: Float[Tensor, "batch point 3"],
 ) -> PointFeatures:
-    """Project points into all source views and look features and colours up. `directions`: unit, of the target rays."""
+    """Project points into all source views and look features and colors up. `directions`: unit, of the target rays."""
     cameras = maps.cameras
     projection = cameras.project(points_world[:, None])
     height, width = cameras.height, cameras.width

@@ -1,4 +1,4 @@
-"""Fused points -> density along a ray, and colour blended from source pixels."""
+"""Fused points -> density along a ray, and color blended from source pixels."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,10 @@ from models.layers import mlp, sinusoidal_encoding
 from models.nerf.hierarchical.point_features import PointFeatures
 from models.nerf.hierarchical.view_aggregation import AggregatedPoints
 
-# Density is predicted in units of this many per (t_far - t_near), so that no result depends on the scene's unit.
 _DENSITY_PER_RANGE = 100.0
+"""Density of a softplus of 1, over t_far - t_near, so that no result depends on the scene's unit."""
 _POSITION_OCTAVES = 6
+"""Of the position along the ray: the finest wave has 1/32 of its length."""
 
 
 class RayAttention(nn.Module):
@@ -42,7 +43,7 @@ class RayAttention(nn.Module):
 
 
 class RadianceField(nn.Module):
-    """Density from fused features with the whole ray in view; colour from the source pixels."""
+    """Density from fused features with the whole ray in view; color from the source pixels."""
 
     def __init__(self, hidden: int, fused: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class RadianceField(nn.Module):
         return F.softplus(raw.float()) * _DENSITY_PER_RANGE / (rays.t_far - rays.t_near)[..., None]
 
     def colors(self, points: PointFeatures, aggregated: AggregatedPoints) -> Float[Tensor, "batch point 3"]:
-        """Convex combination of the colours in the visible source views and one colour of the field's own.
+        """Convex combination of the colors in the visible source views and one color of the field's own.
 
         The latter fills in what no source view sees.
         """

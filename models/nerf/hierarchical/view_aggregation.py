@@ -11,6 +11,7 @@ from models.layers import masked_mean_and_variance, masked_softmax
 from models.nerf.hierarchical.point_features import PointFeatures
 
 _VARIANCE_FLOOR = 1e-3
+"""Added to variances of features of unit variance before the logarithm."""
 
 
 class AggregatedPoints(NamedTuple):

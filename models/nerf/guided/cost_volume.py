@@ -66,7 +66,7 @@ class DepthEstimate(TensorStruct):
 class _Conv3d(nn.Conv3d):
     """nn.Conv3d; on a CPU a batch of one small volume is computed as a batch of two, which torch hands to oneDNN.
 
-    For one volume of at most 20480 channels * rows * cols torch's own code takes up to five times as long, backward too.
+    For one volume of at most 20480 channels * rows * cols torch's own code takes up to five times as long.
     """
 
     def forward(self, volume: Float[Tensor, "batch channel rows cols plane"]) -> Tensor:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
 from data.image_io import read_image
-from data.readers.registry import READERS, SCAN_FINDERS
+from data.readers.registry import READERS
 from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
 
@@ -88,8 +88,8 @@ def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, 
 def _read_scenes(
     dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, findings: Findings
 ) -> Iterator[PosedScene]:
-    read = READERS[dataset_name]
-    present = SCAN_FINDERS[dataset_name](datadir)
+    read = READERS[dataset_name].read
+    present = READERS[dataset_name].find(datadir)
     wanted = tuple(present) if scans is None else scans
     if not wanted or not set(wanted) <= set(present):
         read(datadir, split="all", scans=scans)  # raises the reader's own message

@@ -100,6 +100,11 @@ def read_dtu(
     return [scene for scene in scenes if scene.frames]
 
 
+def find_dtu_and_idr_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> folder, in either layout."""
+    return find_dtu_scans(datadir) | find_idr_scans(datadir)
+
+
 def find_dtu_scans(datadir: Path) -> dict[str, Path]:
     """Scan name -> its image folder, for folders with at least one image; `{scan}_train` before `{scan}`."""
     folders: dict[str, Path] = {}

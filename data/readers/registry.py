@@ -1,38 +1,38 @@
 """The data sets by the name that `--dataset_name` takes. All readers have one signature."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.readers.blendedmvs import find_blendedmvs_scans, read_blendedmvs
 from data.readers.blender import find_blender_scans, read_blender
 from data.readers.co3d import find_co3d_scans, read_co3d
-from data.readers.dtu import find_dtu_scans, read_dtu
-from data.readers.idr import find_idr_scans
+from data.readers.dtu import find_dtu_and_idr_scans, read_dtu
 from data.readers.llff import find_llff_scans, read_llff
 from data.readers.splits import Split
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
 from data.scene import PosedScene
 from geometry import InputError
 
-READERS: dict[str, Callable[..., list[PosedScene]]] = {
-    "dtu": read_dtu,
-    "blendedmvs": read_blendedmvs,
-    "llff": read_llff,
-    "blender": read_blender,
-    "co3d": read_co3d,
-    "vkitti": read_vkitti,
-}
-"""read(datadir, *, split, scans=None, report=raise_problem) -> scenes."""
 
-SCAN_FINDERS: dict[str, Callable[[Path], dict[str, Path]]] = {
-    "dtu": lambda datadir: find_dtu_scans(datadir) | find_idr_scans(datadir),
-    "blendedmvs": find_blendedmvs_scans,
-    "llff": find_llff_scans,
-    "blender": find_blender_scans,
-    "co3d": find_co3d_scans,
-    "vkitti": find_vkitti_scans,
+@dataclass(frozen=True)
+class Reader:
+    """What one file of this folder offers."""
+
+    read: Callable[..., list[PosedScene]]
+    """read(datadir, *, split, scans=None, report=raise_problem) -> scenes."""
+    find: Callable[[Path], dict[str, Path]]
+    """find(datadir) -> scan name to folder, without reading anything."""
+
+
+READERS = {
+    "dtu": Reader(read_dtu, find_dtu_and_idr_scans),
+    "blendedmvs": Reader(read_blendedmvs, find_blendedmvs_scans),
+    "llff": Reader(read_llff, find_llff_scans),
+    "blender": Reader(read_blender, find_blender_scans),
+    "co3d": Reader(read_co3d, find_co3d_scans),
+    "vkitti": Reader(read_vkitti, find_vkitti_scans),
 }
-"""find(datadir) -> scan name to folder, without reading anything."""
 
 
 def read_scenes(
@@ -47,7 +47,7 @@ def read_scenes(
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
     if not Path(datadir).is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
-    scenes = READERS[dataset_name](Path(datadir), split=split, scans=scans)
+    scenes = READERS[dataset_name].read(Path(datadir), split=split, scans=scans)
     scenes = [scene for scene in scenes if scene.is_evaluated or not evaluated_only]
     if not scenes:
         raise InputError(

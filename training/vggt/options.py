@@ -6,6 +6,8 @@ from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 
+from data.multi_view.datamodule import PROCEDURAL
+from data.readers.registry import READERS
 from geometry import InputError, require
 from training.options import RunOptions, option
 
@@ -19,7 +21,7 @@ class VGGTOptions(RunOptions):
     vggt_config: str = option("", "JSON file of sizes, for training from random weights; none: VGGT-1B's")
     vggt_ckpt: str = option("", "weights to start from: a .safetensors or .pt file, a folder or a hub id")
     dataset_name: tuple[str, ...] = option(
-        ("dtu",), "data sets to mix: dtu, blendedmvs, co3d, vkitti, llff, blender, procedural", nargs="+"
+        ("dtu",), f"data sets to mix: {', '.join((*READERS, PROCEDURAL))}", nargs="+"
     )
     datadir: tuple[str, ...] = option(
         ("./data/dtu",), "root folder of each data set, in the same order; - for procedural", nargs="+"

@@ -16,7 +16,7 @@ from models.vggt import VGGTConfig, load_vggt
 from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_general
-from tests.training.tiny_vggt import write_sizes
+from tests.training.vggt.tiny import write_sizes
 
 TOY = ["--steps", "2", "--rays", "8", "--N_samples", "3", "--N_importance", "2", "--views_per_scan", "1"]
 

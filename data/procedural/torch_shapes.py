@@ -1,6 +1,6 @@
 """The solids of `shapes` on torch tensors: approximate to a few hundredths of a millimeter (float32), any device.
 
-`tests/data/test_stream.py` compares every formula here with its exact float64 counterpart.
+`tests/data/multi_view/test_procedural_stream.py` compares every formula here with its exact float64 counterpart.
 """
 
 import torch

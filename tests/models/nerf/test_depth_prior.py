@@ -13,7 +13,7 @@ from models.nerf.hierarchical.feature_maps import FeatureExtractor
 from models.nerf.hierarchical.network import HierarchicalConfig, HierarchicalNeRF, HierarchicalSamples
 from models.nerf.renderer import NearFar
 from models.nerf.vggt_nerf import VGGTNeRF
-from tests.models.nerf.test_network import assert_same_picture, scaled, some_rays
+from tests.models.nerf.hierarchical.test_network import assert_same_picture, scaled, some_rays
 from tests.oracle_vggt import OracleVGGT
 from tests.scenes import random_views, slanted_plane_depth
 

@@ -21,7 +21,7 @@ from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
 from data.scene import PosedScene
 from data.view_selection.neighbors import most_similar
 from geometry import InputError, Views, pixel_centers, sample_at_pixels
-from tests.data.test_readers import message_of
+from tests.data.readers.test_readers import message_of
 from tests.data.tiny_scenes import FOCAL, HEIGHT, WIDTH, picture, w2c
 from tests.scenes import ring_cameras
 

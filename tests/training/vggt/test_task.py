@@ -11,7 +11,7 @@ from geometry import InputError
 from models.lora import LoRALinear, add_lora, merged_state
 from models.vggt import VGGT
 from models.vggt.objective.losses import LossWeights
-from tests.training.tiny_vggt import SIZES, frame_batch, tiny_options
+from tests.training.vggt.tiny import SIZES, frame_batch, tiny_options
 from training.errors import NonFiniteError
 from training.run_task import clip_by_group
 from training.vggt.build import build_vggt_task

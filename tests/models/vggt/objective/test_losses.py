@@ -19,7 +19,7 @@ from models.vggt.objective.track_targets import TrackTargets
 from models.vggt.vggt import VGGTOutput
 from tests import goldens
 
-FOLDER = Path(__file__).parents[2] / "golden" / "training"
+FOLDER = Path(__file__).parents[3] / "golden" / "training"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from geometry import InputError, Views
 from models.vggt import VGGTOutput
 from models.vggt.objective.ground_truth import ground_truth
-from tests.training.tiny_vggt import frame_batch
+from tests.training.vggt.tiny import frame_batch
 from training.vggt.metrics import METRICS, MeanScores, depth_scores, group_scores, point_error
 from training.vggt.pictures import group_picture
 

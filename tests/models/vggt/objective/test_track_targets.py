@@ -146,7 +146,7 @@ def test_the_generator_decides() -> None:
 
 def test_tracker_and_losses_meet() -> None:
     """Queries in, logits out, a gradient in every parameter of the tracker."""
-    model = goldens.load_model(Path(__file__).parents[2] / "golden" / "conv_d64").eval()
+    model = goldens.load_model(Path(__file__).parents[3] / "golden" / "conv_d64").eval()
     views = Views.stack([random_views(2, height=56, width=70)])
     views = dataclasses.replace(views, depth=torch.full_like(views.depth, 3.0))
     tracks = tracks_from_depth(views, 5, generator())

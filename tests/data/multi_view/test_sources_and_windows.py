@@ -25,7 +25,7 @@ from data.readers.dtu import read_dtu
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
 from geometry import Cameras, FrameBatch, InputError, Views, pixel_centers
-from tests.data.test_sampling import line_scene
+from tests.data.novel_view.test_sampler_and_dataset import line_scene
 from tests.scenes import rigid_motion
 
 KEY = GroupKey(source=0, item=0, num_frames=4, height=16, width=32, seed=5)

@@ -13,7 +13,7 @@ from geometry import InputError
 from models.vggt import VGGT, load_vggt
 from tests.training.commands import run
 from tests.training.inprocess import outcome_of_vggt
-from tests.training.tiny_vggt import assert_same_tensors, command_line, contents_of, tiny_options
+from tests.training.vggt.tiny import assert_same_tensors, command_line, contents_of, tiny_options
 from training.errors import NonFiniteError
 from training.vggt.build import build_vggt_task
 from training.vggt.checkpoint import EMA_KEY, VGGT_TRAINING, load_weights

@@ -1,4 +1,4 @@
-# Two entry points; the plain commands behind them stand in README.md.
+# Two entry points; the plain commands behind them stand in docs/results.md.
 PYTHON ?= python3
 BIN := .venv/bin
 

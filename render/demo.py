@@ -115,9 +115,6 @@ def _run(stage: Stage, before: dict[str, Any] | None, python: str) -> dict[str, 
         return before
     arguments = list(stage.arguments)
     if stage.resumable is not None and stage.resumable.is_file():
-        if "--init_from" in arguments:
-            position = arguments.index("--init_from")
-            del arguments[position : position + 2]
         arguments += ["--ckpt", str(stage.resumable)]
     sys.stdout.write(f"\n[{stage.name}] {command}\n")
     sys.stdout.flush()

@@ -90,7 +90,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: a file under its final name is always whole."""
 
     def __init__(self, resumed: Checkpoint[Any, Any] | None = None) -> None:
-        """`resumed`: the checkpoint that the run goes on from, so that it is not read a second time."""
+        """`resumed`: the checkpoint that the run goes on from, so that it is not read again; kept until it is loaded."""
         super().__init__()
         self._resumed = resumed
 
@@ -107,8 +107,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever Lightning asks for."""
-        if self._resumed is not None and self._resumed.path == Path(path):
-            return self._resumed.contents
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and resumed.path == Path(path):
+            return resumed.contents
         return _plain_contents(Path(path))
 
 

@@ -34,7 +34,7 @@ class RunOptions:
     num_val: int = option(8, "validation images, spread evenly over the validation views")
     log_every: int = option(20, "optimizer steps between logged scalars")
     ckpt: str = option("", "checkpoint to resume exactly: weights, optimizer, schedule, position in the data")
-    init_from: str = option("", "checkpoint to take only the weights from")
+    init_from: str = option("", "checkpoint to start from with its weights only; not read again when --ckpt resumes")
     seed: int = option(0, "all randomness derives from it")
     num_workers: int = option(4, "processes that load images")
     devices: int = option(1, "number of processes / GPUs")
@@ -54,9 +54,6 @@ class RunOptions:
         require(
             self.max_steps == -1 or self.max_steps >= 1,
             f"--max_steps: expected -1 or more than 0, got {self.max_steps}",
-        )
-        require(
-            not (self.ckpt and self.init_from), "--ckpt resumes a run and --init_from starts one: give only one of them"
         )
         require(
             self.lrate_final <= self.lrate, f"--lrate_final {self.lrate_final}: expected at most --lrate {self.lrate}"

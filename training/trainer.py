@@ -52,7 +52,9 @@ def fit(
     trainer = build_trainer(options, task, data, callbacks)
     if not is_continued:
         _prepare_folder(options)
-    trainer.fit(task, data, ckpt_path=None if task.resumed is None else task.resumed.path, weights_only=True)
+    path = None if task.resumed is None else task.resumed.path
+    task.resumed = None  # the trainer has it: nothing but the trainer keeps its tensors, and only until they are loaded
+    trainer.fit(task, data, ckpt_path=path, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
     return trainer

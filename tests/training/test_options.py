@@ -64,7 +64,6 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         (["--rays_per_step", "0"], "--rays_per_step"),
         (["--max_steps", "0"], "--max_steps"),
         (["--expname", "a/b"], "--expname"),
-        (["--ckpt", "a", "--init_from", "b"], "--ckpt.*--init_from"),
         (["--config", "absent.txt"], "absent.txt"),
     ],
 )

@@ -50,7 +50,7 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     tokens = {"token_layers": len(backbone.layers), "token_channels": 0 if vggt is None else vggt.channels}
     spec = _spec(options.sampler, options, tokens)
     model = VGGTNeRF(vggt, spec.build())
-    if checkpoint is not None and options.init_from:
+    if checkpoint is not None and not options.ckpt:
         require_same_backbone(checkpoint.record.vggt, backbone, f"--init_from {options.init_from}")
         load_strictly(model, checkpoint.weights, f"checkpoint {start}")
         trained_on = merged_views(checkpoint.record.trained_on, trained_on)
@@ -82,7 +82,7 @@ def read_finetune_start(options: FinetuneOptions) -> FinetuneStart:
     """
     checkpoint = read_checkpoint(Path(options.ckpt or options.init_from), NERF, SCENE_FIELD)
     record = checkpoint.record
-    if options.init_from and record.task != "general":
+    if not options.ckpt and record.task != "general":
         raise InputError(f"--init_from {options.init_from}: expected a general checkpoint, got a {record.task} one")
     require_own_options(record.renderer.sampler, options, f"the model of {checkpoint.path}")
     if options.scene_field and not record.renderer.config.depth_prior:

@@ -1,4 +1,4 @@
-"""Terms that compare neighboring pixels of predicted and true depth or point maps (docs/vggt.md, "Neighbour terms").
+"""Terms that compare neighboring pixels of predicted and true depth or point maps (docs/vggt.md, "Neighbor terms").
 
 Gradients of the error over four scales, or surface normals over three; a scale looks at every 2^s-th pixel. Each may
 be weighted by the predicted confidence.

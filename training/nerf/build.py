@@ -132,7 +132,7 @@ def build_finetune_task(
         if isinstance(part, SceneBox):
             part.set_bounds(*box)
     task = FinetuneTask(options, model, spec, record.vggt, _trained_on(record, scene))
-    if record.task == FinetuneTask.task:
+    if options.ckpt and field is None:
         task.resume(start.checkpoint)
     return task
 

@@ -1,6 +1,7 @@
 """The guided sampler through the scripts: train, evaluate, fine-tune; what it refuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
 resume = RunTask.resume
 
 
+@contextmanager
+def stopped_at_save(number: int) -> Iterator[None]:
+    """A run in the block ends right after it has written that checkpoint, counted from 1."""
+
+    class Stopped(Exception):
+        pass
+
+    saves, save = iter(range(1, 100)), AtomicCheckpointIO.save_checkpoint
+
+    def save_and_stop(self: AtomicCheckpointIO, *args: object, **kwargs: object) -> None:
+        save(self, *args, **kwargs)
+        if next(saves) == number:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
+        with pytest.raises(Stopped):
+            yield
+
+
 def stopped_and_resumed(
     outcome: Callable[[list[str]], tuple[int, str]], command: dict[str, list[str]], base: Path, *, save_number: int = 1
 ):
@@ -75,22 +96,8 @@ def stopped_and_resumed(
     last = {name: base / name / "checkpoints" / "last.ckpt" for name in command}
     status, errors = outcome(command["whole"])
     assert status == 0, errors
-
-    class Stopped(Exception):
-        pass
-
-    saves = iter(range(1, 100))
-
-    def save_and_stop(self: AtomicCheckpointIO, *args: object, **kwargs: object) -> None:
-        save(self, *args, **kwargs)
-        if next(saves) == save_number:
-            raise Stopped
-
-    save = AtomicCheckpointIO.save_checkpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_stop)
-        with pytest.raises(Stopped):
-            outcome(command["broken"])
+    with stopped_at_save(save_number):
+        outcome(command["broken"])
     status, errors = outcome([*command["broken"], "--ckpt", str(last["broken"])])
     assert status == 0, errors
     return (read_nerf_checkpoint(last[name]).contents for name in ("whole", "broken"))
@@ -216,3 +223,26 @@ def test_a_vggt_without_depth_is_of_no_use() -> None:
         GeneralOptions(sampler="fast")
     GeneralOptions(sampler="guided", vggt_ckpt="none")
     GeneralOptions(sampler="guided", depth_prior=True)
+
+
+def test_only_a_checkpoint_of_the_same_part_is_resumed(guided_general: Path, small_dtu: Path, tmp_path: Path) -> None:
+    """A general checkpoint is no run to resume, nor is one of the scene's field without `--scene_field`."""
+    more = ("--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--max_steps", "5")
+    field = ("--scene_field", "8", "--scene_field_steps", "3", "--warmup_steps", "1", "--expname", "part")
+    command = tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *more)
+    for own in ((), field):
+        status, errors = outcome_of_finetune([*command, *own, "--ckpt", str(guided_general)])
+        assert (status, errors.count("\n")) == (2, 1)
+        assert "checkpoint, got a general one" in errors
+    with stopped_at_save(1):
+        outcome_of_finetune([*command, *field, "--init_from", str(guided_general)])
+    last = tmp_path / "runs" / "part" / "checkpoints" / "last.ckpt"
+    for own, expected in (
+        (["--expname", "part", "--warmup_steps", "1"], "--ckpt: expected a finetune checkpoint, got a scene_field one"),
+        ([*field, "--scene_field", "9"], "--scene_field: the run to resume was started with 8, got 9"),
+    ):
+        status, errors = outcome_of_finetune([*command, *own, "--ckpt", str(last)])
+        assert (status, errors.count("\n")) == (2, 1)
+        assert expected in errors
+    with pytest.raises(InputError, match=r"last.ckpt: expected one written by train_general.py or train_finetune.py"):
+        read_nerf_checkpoint(last)

@@ -90,7 +90,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: a file under its final name is always whole."""
 
     def __init__(self, resumed: Checkpoint[Any, Any] | None = None) -> None:
-        """`resumed`: the checkpoint that the run goes on from, so that it is not read again; kept until it is loaded."""
+        """`resumed`: the checkpoint that the run goes on from, so that it is not read again; kept until loaded."""
         super().__init__()
         self._resumed = resumed
 

@@ -37,8 +37,6 @@ class NovelViewSpec:
     """Validation images, spread evenly over the validation views."""
     seed: int = 0
     num_workers: int = 0
-    first_step: int = 0
-    """Steps of the run that another task made before, on the same data."""
 
     def read(self, split: Split, *, evaluated_only: bool = False) -> list[PosedScene]:
         """Scenes of a split; see `read_scenes`."""
@@ -57,6 +55,8 @@ class SceneDataModule(pl.LightningDataModule):
         """
         super().__init__()
         self.spec = spec
+        self.steps_before = 0
+        """Steps of the run that another task made on the same data; the next task goes on behind them."""
         if spec.is_per_scene:
             self.train_targets, val_targets = _per_scene(spec.read("all", evaluated_only=True))
         else:
@@ -101,7 +101,7 @@ class SceneDataModule(pl.LightningDataModule):
             seed=self.spec.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            next_step=lambda: self.spec.first_step + self.trainer.global_step,
+            next_step=lambda: self.steps_before + self.trainer.global_step,
         )
         # within one scene the same source views come back, so that their VGGT tokens need not be computed again
         dataset = MultiViewDataset(

@@ -1,6 +1,6 @@
 """Options of both radiance-field scripts -> data, model and task."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import torch
 
 from data.novel_view.datamodule import SceneDataModule
 from data.scene import PosedScene
-from geometry import InputError
+from geometry import InputError, require
 from models.nerf.guided.scene_field import SceneField
 from models.nerf.renderer import NearFar
 from models.nerf.samplers import RendererSpec, require_own_options
@@ -26,9 +26,9 @@ _TOKEN_CACHE_BYTES = 4 << 30
 """Of VGGT's tokens of one scene, which fine-tuning computes once per set of source views."""
 
 
-def build_data(options: TrainOptions, *, is_per_scene: bool, first_step: int = 0) -> SceneDataModule:
-    """The data module that a run's options describe; `first_step`: how many steps a task before this one made."""
-    data = SceneDataModule(replace(options.data_spec(is_per_scene=is_per_scene), first_step=first_step))
+def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
+    """The data module that a run's options describe."""
+    data = SceneDataModule(options.data_spec(is_per_scene=is_per_scene))
     for scene in data.train_scenes.values():
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"
@@ -51,6 +51,12 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     spec = _spec(options.sampler, options, tokens)
     model = VGGTNeRF(vggt, spec.build())
     if checkpoint is not None and not options.ckpt:
+        before = checkpoint.record
+        require(
+            (before.task, before.renderer.sampler) == (GeneralTask.task, options.sampler),
+            f"--init_from {start}: expected a general checkpoint with --sampler {options.sampler}, "
+            f"got a {before.task} one with --sampler {before.renderer.sampler}",
+        )
         require_same_backbone(checkpoint.record.vggt, backbone, f"--init_from {options.init_from}")
         load_strictly(model, checkpoint.weights, f"checkpoint {start}")
         trained_on = merged_views(checkpoint.record.trained_on, trained_on)
@@ -121,7 +127,9 @@ def build_finetune_task(
     own = {name: getattr(options, name) for name in parts}
     spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | own)
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
-    if record.task == FinetuneTask.task:
+    task = FinetuneTask(options, model, spec, record.vggt, _trained_on(record, scene))
+    if options.ckpt and field is None:
+        task.resume(start.checkpoint)
         load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
     else:
         load_general_weights(model, start.checkpoint)
@@ -131,9 +139,6 @@ def build_finetune_task(
     for part in model.modules():
         if isinstance(part, SceneBox):
             part.set_bounds(*box)
-    task = FinetuneTask(options, model, spec, record.vggt, _trained_on(record, scene))
-    if options.ckpt and field is None:
-        task.resume(start.checkpoint)
     return task
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geometry import InputError
 from models.nerf.renderer import NearFar
 from models.nerf.samplers import RendererSpec
 from models.nerf.scene_box import SceneBox
@@ -44,14 +45,25 @@ def _build(
     return VGGTNeRF(vggt, spec.build())
 
 
-NERF = CheckpointKind("vggt_nerf", "train_general.py or train_finetune.py", NerfRecord, _build)
-SCENE_FIELD = CheckpointKind("vggt_nerf_scene_field", "the first part of train_finetune.py", NerfRecord, _build)
+_WRITTEN_BY = "train_general.py or train_finetune.py"
+NERF = CheckpointKind("vggt_nerf", _WRITTEN_BY, NerfRecord, _build)
+SCENE_FIELD = CheckpointKind("vggt_nerf_scene_field", _WRITTEN_BY, NerfRecord, _build)
 """The general model that a field of a scene learns from, and beside it the field."""
 
 
 def read_nerf_checkpoint(path: Path) -> Checkpoint[NerfRecord, VGGTNeRF]:
-    """See `read_checkpoint`."""
-    return read_checkpoint(path, NERF)
+    """A checkpoint that can be rendered; see `read_checkpoint`.
+
+    Raises:
+        InputError: besides, for a fine-tuning whose scene field is still being learned.
+    """
+    checkpoint = read_checkpoint(path, NERF, SCENE_FIELD)
+    if checkpoint.kind is SCENE_FIELD:
+        raise InputError(
+            f"checkpoint {path}: expected a radiance field, got the first part of a fine-tuning with --scene_field; "
+            "train_finetune.py --ckpt goes on with it"
+        )
+    return checkpoint
 
 
 def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, NerfRecord]:

@@ -21,7 +21,7 @@ from models.nerf.guided.scene_field import SceneField, Surfaces, surface_loss
 from models.nerf.scene_box import common_box
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF
 from training.nerf.checkpoint import SCENE_FIELD
-from training.nerf.options import FinetuneOptions
+from training.nerf.options import OF_SCENE_FIELD, FinetuneOptions
 from training.nerf.pictures import comparison
 from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
 from training.nerf.task import NerfTask, SceneTask
@@ -130,9 +130,8 @@ class FinetuneTask(NerfTask):
 
     @property
     def may_change_on_resume(self) -> frozenset[str]:
-        """Besides, options of the scene's field where there is none."""
-        of_field = frozenset({"scene_field_steps", "scene_field_lrate", "surface_loss"})
-        return super().may_change_on_resume | (frozenset() if self.options.scene_field else of_field)
+        """Besides, options of the scene's field where there is none: their defaults may have been others."""
+        return super().may_change_on_resume | (frozenset() if self.options.scene_field else frozenset(OF_SCENE_FIELD))
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """What the scene's field leaves of the run."""

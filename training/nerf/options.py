@@ -9,6 +9,9 @@ from geometry import require
 from models.nerf.samplers import SAMPLERS, require_own_options
 from training.options import RunOptions, option
 
+OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss")
+"""Options of the per-scene field."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions):
@@ -164,6 +167,9 @@ class FinetuneOptions(TrainOptions):
         self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
         self._require_at_least(0, "scene_field", "surface_loss")
         if not self.scene_field:
+            for name in OF_SCENE_FIELD:
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                require(value == default, f"--{name} {value}: has no effect without --scene_field")
             return
         self._require_at_least(8, "scene_field")
         require(

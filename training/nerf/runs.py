@@ -34,7 +34,6 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
         task = build_scene_field_task(options, scene, start)
         fit(options, task, data, callbacks)
         field = task.field
-    if options.scene_field:
-        data = build_data(options, is_per_scene=True, first_step=options.scene_field_steps)
+    data.steps_before = options.steps_of_field
     task = build_finetune_task(options, scene, start, field)
     return fit(options, task, data, callbacks, is_continued=field is not None)

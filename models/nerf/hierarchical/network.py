@@ -93,7 +93,8 @@ class HierarchicalNeRF(Renderer):
         )
 
     def training_window(self, height: int, width: int) -> None:
-        """Rays cost the same wherever they lie."""
+        """None: rays cost the same wherever they lie."""
+        return None
 
     def _encode(self, source: Views, seen: FrozenFeatures | None, prior: DepthPrior | None) -> FeatureMaps:
         trust = prior.trust if self.config.depth_prior and prior is not None else None

@@ -10,6 +10,7 @@ import torch
 
 from data.readers.registry import read_scenes
 from geometry import InputError
+from models.nerf.depth_range import DepthRange
 from models.nerf.guided.scene_field import Surfaces
 from models.nerf.scene_box import common_box
 from tests.oracle_vggt import OracleVGGT
@@ -118,6 +119,20 @@ def test_training_step_with_depth(with_heads: str) -> None:
     gradient = task.model.network.aggregation.view_in.weight.grad
     assert torch.isfinite(gradient).all()
     assert gradient[:, 8:16].abs().max() > 0
+
+
+def test_rays_of_a_step_end_where_the_view_says(with_heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = general(vggt_ckpt=with_heads, near_far="auto", rays_per_step=8)
+    task.log_dict = lambda scalars: None
+    network, met = task.model.network, []
+    near, far = torch.tensor([1.25]), torch.tensor([2.5])
+    monkeypatch.setattr(network, "bounds", lambda *_: DepthRange(near, far, torch.tensor([True])))
+    march = network.march
+    monkeypatch.setattr(network, "march", lambda maps, rays, jitter: (met.append(rays), march(maps, rays, jitter))[1])
+    task.training_step(random_batch(1), 0)
+    (rays,) = met
+    torch.testing.assert_close(rays.t_near * rays.cos_optical, near.expand(1, 8))
+    torch.testing.assert_close(rays.t_far * rays.cos_optical, far.expand(1, 8))
 
 
 def test_finetuning_inherits_depth(small_dtu: Path, tmp_path: Path, with_heads: str) -> None:

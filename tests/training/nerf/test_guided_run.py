@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from geometry import InputError
+from geometry import InputError, SceneBatch
 from render.evaluate import evaluate
 from render.loading import load_for
 from render.options import EvaluateOptions, RenderOptions
@@ -15,8 +17,12 @@ from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO
+from training.cli import parse_options
+from training.nerf.build import build_data
 from training.nerf.checkpoint import read_nerf_checkpoint
-from training.nerf.options import GeneralOptions
+from training.nerf.finetune import SceneFieldTask
+from training.nerf.options import FinetuneOptions, GeneralOptions
+from training.nerf.task import NerfTask, SceneTask
 from training.run_task import RunTask
 
 GUIDED = (
@@ -60,6 +66,10 @@ def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     assert metrics["mean"]["psnr"] > 3
     with pytest.raises(InputError, match=r"--N_samples 8: belongs to --sampler hierarchical; .*last.ckpt has"):
         load_for(RenderOptions(ckpt=str(last), N_samples=8), read_nerf_checkpoint(last), torch.device("cpu"))
+    other = tiny_arguments("train_general.py", small_dtu, base, "--vggt_ckpt", "none", "--init_from", str(last))
+    assert (
+        "expected a general checkpoint with --sampler hierarchical, got a general one" in outcome_of_general(other)[1]
+    )
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(last), "--max_steps", "3", "--N_guided", "3")
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more))
     assert status == 0, errors
@@ -203,8 +213,13 @@ def test_options_without_effect_may_differ(small_dtu: Path, tmp_path: Path) -> N
     command = tiny_arguments("train_finetune.py", small_dtu, base, *more, "--init_from", str(start), "--max_steps", "3")
     assert outcome_of_finetune(command)[0] == 0
     last = base / "f" / "checkpoints" / "last.ckpt"
+    contents = torch.load(last, weights_only=True)
+    contents["vggt_nerf"]["options"] |= {"scene_field_steps": 400, "surface_loss": 0.1}
+    torch.save(contents, last)
     longer = tiny_arguments("train_finetune.py", small_dtu, base, *more, "--ckpt", str(last), "--max_steps", "4")
-    assert outcome_of_finetune([*longer, "--scene_field_steps", "400", "--surface_loss", "0.1"])[0] == 0
+    assert outcome_of_finetune(longer)[0] == 0
+    status, errors = outcome_of_finetune([*longer, "--scene_field_steps", "400"])
+    assert (status, errors) == (2, "error: --scene_field_steps 400: has no effect without --scene_field\n")
 
 
 def test_muon_and_several_scales(small_dtu: Path, tmp_path: Path) -> None:
@@ -244,5 +259,29 @@ def test_only_a_checkpoint_of_the_same_part_is_resumed(guided_general: Path, sma
         status, errors = outcome_of_finetune([*command, *own, "--ckpt", str(last)])
         assert (status, errors.count("\n")) == (2, 1)
         assert expected in errors
-    with pytest.raises(InputError, match=r"last.ckpt: expected one written by train_general.py or train_finetune.py"):
+    with pytest.raises(InputError, match=r"last.ckpt: expected a radiance field, got the first part of a fine-tuning"):
         read_nerf_checkpoint(last)
+
+
+def test_the_second_part_goes_on_in_the_data(guided_general: Path, small_dtu: Path, tmp_path: Path) -> None:
+    """Both parts together see the samples that one run of as many steps sees."""
+    seen = []
+    more = ("--init_from", str(guided_general), "--scans", "scan2", "--N_guided", "3", "--n_views", "2")
+    more += ("--scene_field", "8", "--scene_field_steps", "3", "--warmup_steps", "1", "--max_steps", "6")
+    command = tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *more)
+    with pytest.MonkeyPatch.context() as patch:
+        for task in (SceneFieldTask, NerfTask):
+            step = task.training_step
+
+            def spy(self: SceneTask, batch: SceneBatch, index: int, step: Callable = step) -> torch.Tensor:
+                seen.append((self.task, batch.target.ids.tolist(), batch.seeds.tolist()))
+                return step(self, batch, index)
+
+            patch.setattr(task, "training_step", spy)
+        status, errors = outcome_of_finetune(command)
+    assert status == 0, errors
+    assert [task for task, *_ in seen] == ["scene_field"] * 3 + ["finetune"] * 3
+    data = build_data(parse_options(FinetuneOptions, "test", command[2:]), is_per_scene=True)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0, accelerator=None)
+    expected = [(batch.target.ids.tolist(), batch.seeds.tolist()) for batch in islice(data.train_dataloader(), 6)]
+    assert [tuple(sample) for _, *sample in seen] == expected

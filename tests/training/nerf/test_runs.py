@@ -122,6 +122,7 @@ def test_finetuning_never_opens_held_out_views_and_keeps_its_residual(finetuned:
     checkpoint = read_nerf_checkpoint(finetuned / "checkpoints" / "last.ckpt")
     contents = checkpoint.contents
     assert checkpoint.record.task == "finetune"
+    assert set(checkpoint.record.trained_on) > {"scan2"}  # what the general model was trained on is remembered
     assert contents["state_dict"]["model.network.residual.out.weight"].abs().sum() > 0
     box = (
         contents["state_dict"]["model.network.residual.box_max"]

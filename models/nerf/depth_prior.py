@@ -18,7 +18,7 @@ from models.vggt.frozen import FrozenFeatures
 DEPTH_CHANNELS = 2
 """Channels that are looked up: confidence over depth, and confidence."""
 _STEP_WIDTHS = (0.01, 0.03, 0.1, 0.3)
-"""Of soft steps, relative to the depth: from about the error of a good VGGT (1 %) to a third of the depth."""
+"""Of soft steps, relative to the depth, from fine to a third of it; chosen by hand."""
 _BELL_WIDTHS = (0.01, 0.03, 0.1)
 """Standard deviations of bells around the depth, relative to it."""
 OFFSET_CHANNELS = len(_STEP_WIDTHS) + len(_BELL_WIDTHS) + 1

@@ -58,7 +58,7 @@ class FinetuneBenchmark(FinetuneOptions):
         self._require_at_least(2, "n_sources")
         require(len(self.scans) == 1, f"--scans: expected one scan to measure on, got {list(self.scans)}")
         require(not self.ckpt, "--ckpt: a resumed run has no seconds of its own; expected --init_from alone")
-        require(self.devices == 1, f"--devices: expected 1, for one clock, got {self.devices}")
+        require(self.num_processes == 1, f"--devices: expected 1, for one clock, got {self.devices}")
         require(not Path(self.out).is_file(), f"--out: expected a folder, got the file {self.out!r}")
 
 
@@ -103,7 +103,8 @@ class HeldOut(pl.Callback):
         # its own cache: the one of the training must hold neither less nor more for having been measured
         was_training, model, cache = task.model.training, task.model.eval(), task.model.cache
         model.cache = FeatureCache(_CACHE_BYTES)
-        views = evaluate_targets(model, self.targets, _PROTOCOL, device=task.device, scale=self.scale, chunk=self.chunk)
+        sizes = {"scale": self.scale, "chunk": self.chunk, "precision": task.options.precision}
+        views = evaluate_targets(model, self.targets, _PROTOCOL, device=task.device, **sizes)
         model.train(was_training).cache = cache
         mean = summary(views, 0.0)["mean"]
         found = Measurement(step, seconds, mean["psnr"], mean["psnr_object"], mean["ssim"])

@@ -24,6 +24,7 @@ from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import (
     load_for,
     peak_memory_mb,
+    precision_for,
     reset_peak_memory,
     scenes_for,
     usable_device,
@@ -48,6 +49,7 @@ from training.files import staged_folder, write_json
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.pictures import comparison
 from training.pictures import as_bytes
+from training.precision import autocast_of
 
 _MILLIMETER_DATASET = "dtu"
 BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_color}
@@ -98,6 +100,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
     require_one_mask(protocol, targets)
     model = load_for(options, checkpoint, device)
+    precision = precision_for(options, record, device)
     with staged_folder(Path(options.out)) as folder:
         views = evaluate_targets(
             model,
@@ -106,6 +109,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             device=device,
             scale=options.imgScale_test,
             chunk=options.chunk,
+            precision=precision,
             is_millimeter=options.dataset_name == _MILLIMETER_DATASET,
             pictures=folder,
         )
@@ -117,7 +121,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
             ],
-            "settings": _settings(options, model, record.renderer.sampler, device, scenes),
+            "settings": _settings(options, model, record.renderer.sampler, device, precision, scenes),
         }
         write_json(folder / "metrics.json", metrics)
     return metrics
@@ -132,6 +136,7 @@ def evaluate_targets(
     scale: float = 1.0,
     target_scale: float | None = None,
     chunk: int = 4096,
+    precision: str = "32-true",
     is_millimeter: bool = False,
     pictures: Path | None = None,
 ) -> list[EvaluatedView]:
@@ -149,7 +154,7 @@ def evaluate_targets(
             bar.set_description(f"{target.scene.scan} view {target.view_id}")
             source = target.scene.views(target.candidates, scale)
             truth = target.scene.views([target.view_id], target_scale)
-            rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, bar)
+            rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, precision, bar)
             reference = reference_of(protocol, truth)
             views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimeter))
             if pictures is not None:
@@ -185,18 +190,26 @@ def _num_pixels(target: Target, scale: float) -> int:
 
 @torch.no_grad()
 def _render(
-    model: VGGTNeRF, source: Views, truth: Views, name: str, device: torch.device, chunk: int, bar: tqdm
+    model: VGGTNeRF,
+    source: Views,
+    truth: Views,
+    name: str,
+    device: torch.device,
+    chunk: int,
+    precision: str,
+    bar: tqdm,
 ) -> tuple[RenderedImage, DepthRange, tuple[float, float]]:
     """The rendered view, its bounds, the seconds for encoding and for rendering. Nothing of `truth.images` is used."""
     source = Views.stack([source.to(device)])
     view = truth.to(device)
     _wait(device)
     start = time.perf_counter()
-    maps = model.encode(source, (name,))
-    _wait(device)
-    encoded = time.perf_counter()
-    target = model.view(maps, view.cameras, view.near, view.far)
-    rendered = render_image(target, chunk, bar.update)
+    with autocast_of(precision, device):
+        maps = model.encode(source, (name,))
+        _wait(device)
+        encoded = time.perf_counter()
+        target = model.view(maps, view.cameras, view.near, view.far)
+        rendered = render_image(target, chunk, bar.update)
     return rendered, target.bounds, (encoded - start, time.perf_counter() - encoded)
 
 
@@ -262,7 +275,12 @@ def _plain_view(view: EvaluatedView) -> dict[str, Any]:
 
 
 def _settings(
-    options: EvaluateOptions, model: VGGTNeRF, sampler: str, device: torch.device, scenes: Sequence[PosedScene]
+    options: EvaluateOptions,
+    model: VGGTNeRF,
+    sampler: str,
+    device: torch.device,
+    precision: str,
+    scenes: Sequence[PosedScene],
 ) -> dict[str, Any]:
     return {
         "dataset_name": options.dataset_name,
@@ -274,6 +292,7 @@ def _settings(
         **{name: getattr(model.network.samples, name, None) for name in SAMPLE_COUNTS},
         "near_far": model.network.near_far,
         "chunk": options.chunk,
+        "precision": precision,
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
         "torch": torch.__version__,
         "commit": current_commit(),

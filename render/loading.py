@@ -18,6 +18,7 @@ from render.options import RenderOptions
 from training.allocator import keep_freed_memory
 from training.checkpoint import Checkpoint
 from training.nerf.checkpoint import NerfRecord
+from training.precision import TRAINED, resolved_precision, slow_precision_note
 
 
 def usable_device(name: str) -> torch.device:
@@ -64,6 +65,16 @@ def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF
     near_far = None if options.near_far == "trained" else options.near_far
     model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far, samples=counts)
     return model.to(device)
+
+
+def precision_for(options: RenderOptions, record: NerfRecord, device: torch.device) -> str:
+    """What `--precision` means for a checkpoint on a device; says so once where float32 would be faster."""
+    asked = record.options.get("precision", "32-true") if options.precision == TRAINED else options.precision
+    precision = resolved_precision(asked, device)
+    note = slow_precision_note(precision, device)
+    if note is not None:
+        sys.stderr.write(f"{note}\n")
+    return precision
 
 
 def weight_identities(checkpoint: Checkpoint[NerfRecord, VGGTNeRF]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from geometry import require
 from render.protocols import PROTOCOLS
 from render.trajectories import TRAJECTORIES
 from training.options import option
+from training.precision import AUTO, PRECISIONS, TRAINED
 
 NEAR_FAR = ("trained", "data", "auto")
 
@@ -29,6 +30,9 @@ class RenderOptions:
         "trained",
         "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",
     )
+    precision: str = option(
+        TRAINED, "numbers to compute with: trained (as the checkpoint's run, which validated so), 32-true, ..., or auto"
+    )
     chunk: int = option(4096, "rays rendered at a time; halved by itself where memory does not suffice")
     device: str = option("auto", "auto (a GPU where there is one), cpu, or any name torch knows")
 
@@ -42,6 +46,8 @@ class RenderOptions:
         require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
         require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
+        known = (TRAINED, *PRECISIONS, AUTO)
+        require(self.precision in known, f"--precision: expected one of {', '.join(known)}, got {self.precision!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
 
 

@@ -20,13 +20,14 @@ from data.view_selection.neighbors import nearest_by_center
 from geometry import InputError, Views, one_line_errors
 from models.nerf.renderer import SourceMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
-from render.loading import load_for, scenes_for, usable_device
+from render.loading import load_for, precision_for, scenes_for, usable_device
 from render.options import VideoOptions
 from render.trajectories import CameraPath, camera_path
 from training.cli import parse_options
 from training.files import staged_file
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.pictures import as_bytes, colored_depth
+from training.precision import autocast_of
 
 Picture = UInt8[np.ndarray, "height width 3"]
 _QUALITY = 8
@@ -62,12 +63,15 @@ def make_video(options: VideoOptions) -> list[Path]:
     path = camera_path(options.trajectory, scene.views(along, options.imgScale_test), options.frames)
     choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
     model = load_for(options, checkpoint, device)
+    precision = precision_for(options, record, device)
     out = Path(options.out)
     files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
     with ExitStack() as stack:
         writers = [stack.enter_context(video_file(file, options.fps)) for file in files]
         bar = stack.enter_context(tqdm(total=options.frames, unit="frame", desc=f"{scene.scan} {options.trajectory}"))
-        for rendered in render_path(model, scene, path, choice, device, options.imgScale_test, options.chunk):
+        for rendered in render_path(
+            model, scene, path, choice, device, options.imgScale_test, options.chunk, precision
+        ):
             picture = frame_picture(rendered, path)
             for write in writers:
                 write(picture)
@@ -84,6 +88,7 @@ def render_path(
     device: torch.device,
     scale: float = 1.0,
     chunk: int = 4096,
+    precision: str = "32-true",
 ) -> Iterator[RenderedImage]:
     """The frames of a path one after the other, each from its own source views, encoded only when they change."""
     path = path.to(device)
@@ -92,9 +97,12 @@ def render_path(
     for frame, ids in enumerate(source_ids):
         if ids != current:
             source = Views.stack([scene.views(ids, scale).to(device)])
-            maps, current = model.encode(source, (scene.name,)), ids
+            with autocast_of(precision, device):
+                maps, current = model.encode(source, (scene.name,)), ids
         one = slice(frame, frame + 1)
-        yield render_image(model.view(maps, path.cameras[one], path.near[one], path.far[one]), chunk)
+        with autocast_of(precision, device):
+            rendered = render_image(model.view(maps, path.cameras[one], path.near[one], path.far[one]), chunk)
+        yield rendered
 
 
 def pool_of(scene: PosedScene, asked_for: tuple[int, ...], n_views: int) -> tuple[int, ...]:

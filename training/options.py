@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geometry import require
-
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+from training.precision import AUTO, PRECISIONS
 
 
 def option(default: Any, description: str, **argument: Any) -> Any:
@@ -37,10 +36,18 @@ class RunOptions:
     init_from: str = option("", "checkpoint to start from with its weights only; not read again when --ckpt resumes")
     seed: int = option(0, "all randomness derives from it")
     num_workers: int = option(4, "processes that load images")
-    devices: int = option(1, "number of processes / GPUs")
+    devices: int | None = option(
+        None, "processes / GPUs per node; not given: 1, or as many as the launcher (torchrun, srun, ...) has started"
+    )
+    num_nodes: int | None = option(None, "nodes; not given: as many as the launcher runs on")
     accelerator: str = option("auto", "Lightning accelerator: auto, cpu, gpu, ...")
     strategy: str = option("auto", "Lightning strategy: auto, ddp, ...")
-    precision: str = option("32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed")
+    precision: str = option(
+        "32-true", "Lightning precision: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed where a GPU computes it)"
+    )
+    skip_non_finite: int = option(
+        0, "steps with a loss or gradient that is not finite to skip at most; one more stops the run"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work or contradicts itself, by name.
@@ -48,8 +55,9 @@ class RunOptions:
         Raises:
             InputError: naming the option or both options.
         """
-        self._require_at_least(1, "num_epochs", "save_every", "val_every", "num_val", "log_every", "devices")
-        self._require_at_least(0, "lrate_final", "num_workers")
+        self._require_at_least(1, "num_epochs", "save_every", "val_every", "num_val", "log_every")
+        self._require_at_least(1, *(name for name in ("devices", "num_nodes") if getattr(self, name) is not None))
+        self._require_at_least(0, "lrate_final", "num_workers", "skip_non_finite")
         self._require_positive("lrate", "grad_clip")
         require(
             self.max_steps == -1 or self.max_steps >= 1,
@@ -60,8 +68,8 @@ class RunOptions:
         )
         require(0 <= self.seed < 2**63, f"--seed: expected 0 to 2^63 - 1, got {self.seed}")
         require(
-            self.precision in _PRECISIONS,
-            f"--precision: expected one of {', '.join(_PRECISIONS)}, got {self.precision!r}",
+            self.precision in (*PRECISIONS, AUTO),
+            f"--precision: expected one of {', '.join((*PRECISIONS, AUTO))}, got {self.precision!r}",
         )
         require(
             bool(self.expname) and "/" not in self.expname and self.expname not in (".", ".."),
@@ -91,6 +99,11 @@ class RunOptions:
     def lightning_strategy(self) -> Any:
         """The strategy passed to Lightning."""
         return self.strategy
+
+    @property
+    def num_processes(self) -> int:
+        """Of the whole run; see `training.launch.resolved` for what a launcher has started."""
+        return (self.devices or 1) * (self.num_nodes or 1)
 
     @property
     def run_dir(self) -> Path:

@@ -1,7 +1,7 @@
 """Run folder, callbacks, logger and the Lightning trainer; the same for every task."""
 
 import logging
-import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
@@ -10,12 +10,15 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import MixedPrecision
 
 from geometry import InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
+from training.launch import World, launcher, resolved
 from training.options import RunOptions
+from training.precision import device_of, slow_precision_note
 from training.progress import StepProgress
 from training.run_task import RunTask
 
@@ -49,9 +52,11 @@ def fit(
     """
     _quieten()
     keep_freed_memory()
+    options = resolved(options)
     trainer = build_trainer(options, task, data, callbacks)
     if not is_continued:
-        _prepare_folder(options)
+        _prepare_folder(options, trainer, task)
+        _say_what_runs(options, trainer)
     path = None if task.resumed is None else task.resumed.path
     task.resumed = None  # the trainer has it: nothing but the trainer keeps its tensors, and only until they are loaded
     trainer.fit(task, data, ckpt_path=path, weights_only=True)
@@ -70,7 +75,7 @@ def build_trainer(
     """
     folder = options.run_dir / "checkpoints"
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
-    total_steps = task.total_steps(data.steps_per_epoch(options.devices))
+    total_steps = task.total_steps(data.steps_per_epoch(options.num_processes))
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),
@@ -83,13 +88,17 @@ def build_trainer(
         return _lightning_trainer(options, task, [*every_run, *callbacks], total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        asked = f"--accelerator {options.accelerator} --devices {options.devices} --strategy {options.strategy}"
-        raise InputError(f"{asked} --precision {options.precision}: not possible here ({reason})") from None
+        asked = f"--accelerator {options.accelerator} --devices {options.devices} --num_nodes {options.num_nodes}"
+        raise InputError(
+            f"{asked} --strategy {options.strategy} --precision {options.precision}: not possible here ({reason})"
+        ) from None
 
 
 def _lightning_trainer(
     options: RunOptions, task: RunTask, callbacks: list[pl.Callback], total_steps: int
 ) -> pl.Trainer:
+    # Lightning would silently compute in bfloat16
+    on_cpu = device_of(options.accelerator).type == "cpu" and options.precision == "16-mixed"
     log = "tensorboard" if task.part == "train" else f"tensorboard/{task.part}"
     return pl.Trainer(
         max_steps=total_steps,
@@ -101,32 +110,58 @@ def _lightning_trainer(
         log_every_n_steps=options.log_every,
         callbacks=callbacks,
         logger=TensorBoardLogger(options.run_dir, name="", version=log),
-        plugins=[AtomicCheckpointIO(task.resumed)],
-        devices=options.devices,
+        plugins=[AtomicCheckpointIO(task.resumed), *([MixedPrecision("16-mixed", "cpu")] if on_cpu else [])],
+        devices=options.devices or 1,
+        num_nodes=options.num_nodes or 1,
         accelerator=options.accelerator,
         strategy=options.lightning_strategy,
-        precision=cast(Any, options.precision),
+        precision=None if on_cpu else cast(Any, options.precision),
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=False,
     )
 
 
-def _prepare_folder(options: RunOptions) -> None:
-    """Create the run's folder and write the resolved options into it (first process only)."""
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
-        return
+def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask) -> None:
+    """The first process of all claims the run's folder; where a launcher has started more, all learn the outcome.
+
+    Raises:
+        InputError: on all of them, for a folder that holds another run or cannot be written.
+    """
+    problem = _claim_folder(options) if trainer.is_global_zero else None
+    if trainer.world_size > 1 and launcher() is not None:  # without one Lightning starts the others later
+        trainer.strategy.connect(task)
+        trainer.strategy.setup_environment()
+        problem = trainer.strategy.broadcast(problem)
+    if problem is not None:
+        raise InputError(problem)
+
+
+def _claim_folder(options: RunOptions) -> str | None:
+    """Create the run's folder and write the resolved options into it; None, or why that is not possible."""
     existing = sorted((options.run_dir / "checkpoints").glob("*.ckpt"))
     if existing and not options.ckpt:
-        raise InputError(
-            f"--expname: {options.run_dir} holds a run already; "
-            f"resume it with --ckpt {existing[-1]} or take another name"
-        )
+        resume = f"resume it with --ckpt {existing[-1]} or take another name"
+        return f"--expname: {options.run_dir} holds a run already; {resume}"
     try:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
     except OSError as error:
-        raise InputError(f"--basedir {options.basedir}: expected a folder that can be written, got {error}") from None
+        return f"--basedir {options.basedir}: expected a folder that can be written, got {error}"
+    return None
+
+
+def _say_what_runs(options: RunOptions, trainer: pl.Trainer) -> None:
+    """One line on processes, device and precision (first process only)."""
+    if not trainer.is_global_zero:
+        return
+    device = trainer.strategy.root_device
+    world = World(trainer.num_nodes, trainer.world_size // trainer.num_nodes)
+    sys.stdout.write(f"{world}, accelerator: {device.type}, precision: {options.precision}\n")
+    sys.stdout.flush()
+    note = slow_precision_note(options.precision, device)
+    if note is not None:
+        sys.stderr.write(f"{note}\n")
 
 
 def _quieten() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
+from training.launch import resolved
 from training.nerf.build import (
     build_data,
     build_finetune_task,
@@ -17,6 +18,7 @@ from training.trainer import fit
 
 def general_run(options: GeneralOptions) -> pl.Trainer:
     """Train across scenes."""
+    options = resolved(options)
     data = build_data(options, is_per_scene=False)
     return fit(options, build_general_task(options, data.trained_on), data)
 
@@ -26,6 +28,7 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
 
     Both parts write the run's last.ckpt; `--ckpt` goes on with the part that it is of.
     """
+    options = resolved(options)
     data = build_data(options, is_per_scene=True)
     (scene,) = data.train_scenes.values()
     start = read_finetune_start(options)

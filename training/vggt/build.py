@@ -1,6 +1,5 @@
 """Options of train_vggt.py -> network, task and data."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_eva
 from data.multi_view.sampler import BatchShape
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
 from training.checkpoint import read_checkpoint
+from training.launch import local_rank
 from training.vggt.checkpoint import VGGT_TRAINING, load_weights
 from training.vggt.options import VGGTOptions
 from training.vggt.task import VGGTTask
@@ -84,5 +84,4 @@ def render_device(options: VGGTOptions) -> str:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if options.num_workers > 0 or options.accelerator == "cpu" or accelerator is None:
         return "cpu"
-    local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-    return f"{accelerator.type}:{local_rank}"
+    return f"{accelerator.type}:{local_rank()}"

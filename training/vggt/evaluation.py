@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from data.seeds import evenly_spread
 from geometry import FrameBatch, InputError, require
 from models.vggt import VGGT, WeightIdentity
 from training.files import staged_file, write_json
+from training.launch import require_one_process
 from training.pictures import as_bytes
+from training.precision import autocast_of, resolved_precision, slow_precision_note
 from training.vggt.build import build_vggt_evaluation
 from training.vggt.checkpoint import load_weights
 from training.vggt.metrics import METRICS, MeanScores, group_scores
@@ -26,7 +29,6 @@ PICTURES = 16
 """Of groups, spread evenly; scores do not depend on it."""
 POINT_UNIT = "mean distance of the true points from the first camera"
 NO_DEPTH = "depth and point metrics are null: the data have no depth maps"
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _COLUMNS = (
     ("depth_absrel", "AbsRel"),
     ("depth_delta125", "d<1.25"),
@@ -47,12 +49,15 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
     The weights are those of `--ckpt`, else `--init_from`, else `--vggt_ckpt`, else `--eval_ckpt`.
     """
     source = options.ckpt or options.init_from or options.vggt_ckpt or options.eval_ckpt
+    require_one_process("--eval_only")
     require(bool(source), "--eval_only: expected weights by --ckpt, --init_from, --vggt_ckpt or --eval_ckpt, got none")
+    device = _device(options.accelerator)
+    options = replace(options, precision=resolved_precision(options.precision, device))
     model, identity = load_weights(source)
     data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
     out = Path(options.out)
     with staged_file(out) as partial:
-        scores = _score_all(options, model, data, out.with_name(f"{out.stem}_pictures"))
+        scores = score_all(options, model, data, device, out.with_name(f"{out.stem}_pictures"))
         metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
         write_json(partial, metrics)
     lines = [scores_table(scores)]
@@ -63,9 +68,16 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder: Path) -> dict[str, MeanScores]:
-    """Scores by scene, and over all groups under "mean"."""
-    device = _device(options.accelerator)
+def score_all(
+    options: VGGTOptions, model: VGGT, data: FrameDataModule, device: torch.device, folder: Path
+) -> dict[str, MeanScores]:
+    """Scores by scene, and over all groups under "mean"; pictures of some go into `folder`.
+
+    `options.precision` is one of a run, not `auto`.
+    """
+    note = slow_precision_note(options.precision, device)
+    if note is not None:
+        sys.stderr.write(f"{note}\n")
     model = model.to(device).eval()
     loader = DataLoader(
         data.val_frames(),
@@ -74,12 +86,11 @@ def _score_all(options: VGGTOptions, model: VGGT, data: FrameDataModule, folder:
         collate_fn=FrameBatch.stack,
         num_workers=options.num_workers,
     )
-    precision = _AUTOCAST.get(options.precision)
     drawn = set(evenly_spread(range(len(data.val_keys)), PICTURES))
     scores: dict[str, MeanScores] = {}
     for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="group")):
         views = batch.views.to(device)
-        with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+        with autocast_of(options.precision, device):
             output = model(views.images)
         values = group_scores(output, views)
         for name in (batch.names[0], "mean"):
@@ -120,6 +131,7 @@ def _metrics(
         "point_source": "point head" if has_points else "depth and cameras",
         "num_groups": num_groups,
         "views_per_group": options.eval_views,
+        "precision": options.precision,
         "image_size": options.image_size,
         "dataset_name": list(options.dataset_name),
         "datadir": list(options.datadir),

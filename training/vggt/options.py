@@ -146,7 +146,7 @@ class VGGTOptions(RunOptions):
         """`fsdp` is torch's second version of it, which also runs on CPUs and with several backward passes a step."""
         if not self.is_sharded:
             return self.strategy
-        return ModelParallelStrategy(self.devices, 1, save_distributed_checkpoint=False)
+        return ModelParallelStrategy(self.num_processes, 1, save_distributed_checkpoint=False)
 
     @property
     def trained_heads(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from training.launch import require_one_process, resolved
 from training.trainer import fit
 from training.vggt.build import build_vggt_data, build_vggt_task
 from training.vggt.checkpoint import export_weights, load_weights
@@ -13,6 +14,7 @@ from training.vggt.options import VGGTOptions
 
 def train_run(options: VGGTOptions) -> pl.Trainer:
     """Train to the end; the finished weights lie in the run's folder under its name."""
+    options = resolved(options)
     task = build_vggt_task(options)
     data = build_vggt_data(options, task.model.config.aggregator.patch_size)
     trainer = fit(options, task, data)
@@ -24,6 +26,7 @@ def train_run(options: VGGTOptions) -> pl.Trainer:
 
 def export_run(options: VGGTOptions) -> None:
     """Weights of `--init_from` as a file for `load_vggt`."""
+    require_one_process("--export")
     _export(options, options.init_from, Path(options.export))
 
 

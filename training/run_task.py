@@ -1,6 +1,6 @@
 """What the Lightning modules of all tasks have in common.
 
-Checkpoints that say what they are, exact resume, a stop at numbers that are not finite, clipping, pictures.
+Checkpoints that say what they are, exact resume, clipping, steps that numbers that are not finite stop, pictures.
 """
 
 from abc import ABC, abstractmethod
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
 
 from data.image_io import write_image
 from geometry import InputError
@@ -29,9 +30,13 @@ _MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt"),
         *("num_epochs", "max_steps", "save_every", "val_every", "num_val", "log_every"),
-        *("num_workers", "accelerator", "strategy"),
+        *("num_workers", "accelerator", "strategy", "skip_non_finite"),
+        *("devices", "num_nodes"),  # the number of all processes is compared
     }
 )
+_SKIPPED_KEY = "skipped_steps"
+_MIN_LOSS_SCALE = 1.0
+"""A gradient that overflows float16 although the loss scaler does not enlarge it any more is none of its doing."""
 
 
 class RunTask(pl.LightningModule, ABC):
@@ -54,6 +59,10 @@ class RunTask(pl.LightningModule, ABC):
         self.options = options
         self.commit = current_commit()
         self.resumed: Checkpoint[Any, Any] | None = None
+        self.skipped = {"non_finite": 0, "by_scaler": 0}
+        """Steps of the run that were none: `--skip_non_finite`, and overflows that a loss scaler looks for."""
+        self.is_step_skipped = False
+        self._losses: list[tuple[Tensor, Callable[[], str]]] = []
 
     @abstractmethod
     def record(self) -> CheckpointRecord:
@@ -78,9 +87,35 @@ class RunTask(pl.LightningModule, ABC):
         schedule = self.build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @abstractmethod
+    def clipping_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Everything that learns, by the names of parts whose gradients are clipped separately."""
+
+    def log_norms(self, norms: Mapping[str, Tensor]) -> None:
+        """Of the gradient of each group before clipping."""
+        self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """A step that was skipped is none for the schedule."""
+        if not self.is_step_skipped:
+            super().lr_scheduler_step(scheduler, metric)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the record in."""
+        """Put the record in, and how many steps were skipped."""
         checkpoint[self.kind.key] = self.record().to_plain()
+        checkpoint[_SKIPPED_KEY] = dict(self.skipped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped |= checkpoint.get(_SKIPPED_KEY, {})
+
+    def on_train_end(self) -> None:
+        """Say how many steps were skipped (first process only)."""
+        if self.trainer.is_global_zero and any(self.skipped.values()):
+            tqdm.write(
+                f"{self.part}: {self.global_step} steps, of which {self.skipped['non_finite']} were skipped for "
+                f"numbers that are not finite and {self.skipped['by_scaler']} by the loss scaler"
+            )
 
     def resume(self, checkpoint: Checkpoint[Any, Any]) -> None:
         """Go on exactly where a checkpoint of the same run ends; the trainer loads it.
@@ -99,6 +134,12 @@ class RunTask(pl.LightningModule, ABC):
         """
         defaults = {name: plain(field.default) for name, field in self.options.__dataclass_fields__.items()}
         ignored = _MAY_CHANGE_ON_RESUME | self.may_change_on_resume
+        processes = (theirs.options.get("devices") or 1) * (theirs.options.get("num_nodes") or 1)
+        if processes != self.options.num_processes:
+            raise InputError(
+                f"--devices x --num_nodes: the run to resume was started with {processes} processes, "
+                f"got {self.options.num_processes}; --init_from starts a new run from its weights"
+            )
         for name, mine in self.record().options.items():
             before = theirs.options.get(name, defaults.get(name))  # an option added since: the run used its default
             if isinstance(mine, list) and not isinstance(before, list):
@@ -109,28 +150,56 @@ class RunTask(pl.LightningModule, ABC):
                     f"--init_from starts a new run from its weights"
                 )
 
-    def require_finite(self, value: Tensor, what: str, where: Callable[[], str]) -> None:
-        """Stop the run when a value is not finite.
+    def watch_loss(self, loss: Tensor, where: Callable[[], str]) -> None:
+        """Have the loss of a step, or of a part of it, looked at in `on_before_optimizer_step`.
+
+        `where` describes its samples.
+        """
+        self._losses.append((loss.detach(), where))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient, which a loss scaler has divided by its scale; without a finite one there is no step.
+
+        Losses and norms of all processes are read here at once: the one synchronization with the device of a step.
 
         Raises:
-            NonFiniteError: naming `what`, the step, and its samples as `where` describes them.
+            NonFiniteError: on all processes, for more than `--skip_non_finite` losses or norms that are not finite. Not
+                for a gradient that overflows with a loss scale above 1, which the scaler lowers then.
         """
-        if not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(f"step {self.global_step}: expected a finite {what}, got {value.item()} for {where()}")
+        norms = clip_by_group(self.clipping_groups(), self.options.grad_clip)
+        losses, self._losses = self._losses, []
+        loss = torch.stack([one for one, _ in losses]).float().sum()  # not finite where one is not
+        mine = ~torch.isfinite(torch.stack([loss, *(norm.to(loss) for norm in norms.values())]))
+        everyones = self.trainer.strategy.reduce(mine.float(), reduce_op="sum")
+        is_own_loss, is_loss, *is_norm = torch.cat([mine[:1].float(), everyones]).tolist()
+        self.is_step_skipped = bool(is_loss or any(is_norm))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if not self.is_step_skipped:
+            self.log_norms(norms)
+        elif scaler is not None and not is_loss and scaler.get_scale() > _MIN_LOSS_SCALE:
+            self.skipped["by_scaler"] += 1
+        else:
+            bad = {f"gradient of {name}": norm for name, norm in norms.items() if not torch.isfinite(norm)}
+            self._skip_or_stop(losses, bad, is_own=bool(is_own_loss or not is_loss))
+        if self.is_step_skipped:
+            optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without gradient
+        can_skip = {"non_finite": self.options.skip_non_finite > 0, "by_scaler": scaler is not None}
+        self.log_dict({f"train/skipped_{name}": float(self.skipped[name]) for name, can in can_skip.items() if can})
 
-    def clip_gradients_of(
-        self, groups: Mapping[str, Sequence[nn.Parameter]], where: Callable[[], str]
-    ) -> dict[str, Tensor]:
-        """Scale the gradient of each group down to `--grad_clip`; the norms before that, by group.
-
-        Raises:
-            NonFiniteError: for a norm that is not finite, unless a gradient scaler skips the step.
-        """
-        norms = clip_by_group(groups, self.options.grad_clip)
-        if self.trainer.precision != "16-mixed":
-            for name, norm in norms.items():
-                self.require_finite(norm, f"gradient of {name}", where)
-        return norms
+    def _skip_or_stop(
+        self, losses: Sequence[tuple[Tensor, Callable[[], str]]], gradients: Mapping[str, Tensor], *, is_own: bool
+    ) -> None:
+        """`is_own`: samples of this process are to blame, or nobody knows whose."""
+        limit, bad = self.options.skip_non_finite, [one for one in losses if not torch.isfinite(one[0])]
+        values = [*(("loss", one) for one, _ in bad), *gradients.items(), ("loss", torch.tensor(torch.nan))]
+        what, value = values[0]
+        samples = "; ".join(where() for _, where in bad or losses) if is_own else "samples of another process"
+        found = f"step {self.global_step}: expected a finite {what}, got {value.item()} for {samples}"
+        if self.skipped["non_finite"] >= limit:
+            raise NonFiniteError(f"{found} (--skip_non_finite {limit}: no more may be skipped)")
+        self.skipped["non_finite"] += 1
+        if is_own:
+            tqdm.write(f"{found}: skipped, {self.skipped['non_finite']} of at most {limit}")
 
     def save_picture(self, picture: Float[Tensor, "height width 3"], index: int) -> None:
         """Into the run's folder `validation`, and for the logger."""

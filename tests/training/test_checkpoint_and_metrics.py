@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,12 +121,16 @@ def tiny_task(tmp_path: Path, **options: object):
     )
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny_task(tmp_path)
+    strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
+    monkeypatch.setattr(type(task), "trainer", SimpleNamespace(strategy=strategy, precision_plugin=None))
     with torch.no_grad():
         task.model.network.field.density[-1].bias.fill_(float("nan"))
+    task.log_dict = lambda *_: None
+    task.training_step(random_batch(1), 0).backward()
     with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss.*scene0.*target views \[3\].*seeds"):
-        task.training_step(random_batch(1), 0)
+        task.on_before_optimizer_step(task.build_optimizer())
 
 
 def test_depth_loss_needs_depth(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from training.nerf.checkpoint import SCENE_FIELD
 from training.nerf.options import OF_SCENE_FIELD, FinetuneOptions
 from training.nerf.pictures import comparison
 from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
-from training.nerf.task import NerfTask, SceneTask
+from training.nerf.task import NerfTask, SceneTask, identity_of
 
 _VIEWS_OF_BOX = 8
 """Source views whose VGGT depth bounds the scene with `--near_far auto`."""
@@ -95,7 +95,7 @@ class SceneFieldTask(SceneTask):
         known = self.surfaces.of(views, drawn.pixels)
         away = surface_loss(output, drawn.rays, DisparityRange(views.near, views.far), known)
         loss = color + self.options.surface_loss * away
-        self.require_finite_loss(loss, batch)
+        self.watch_loss(loss, identity_of(batch))
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
         return loss
 

@@ -1,10 +1,9 @@
 """The Lightning module of radiance fields: one training step, one validation."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geometry import InputError, SceneBatch
@@ -48,10 +47,12 @@ class SceneTask(RunTask):
         self.vggt_record = vggt
         self.trained_on = trained_on
 
-    def configure_gradient_clipping(self, *arguments: Any, **keywords: Any) -> None:
-        """Clip the norm over all parameters that learn."""
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        norms = self.clip_gradients_of({"the network": learning}, self._describe_step)
+    def clipping_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The norm is taken over all parameters that learn."""
+        return {"the network": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+
+    def log_norms(self, norms: Mapping[str, Tensor]) -> None:
+        """See `RunTask`."""
         self.log("train/grad_norm", norms["the network"])
 
     def build_schedule(self, optimizer: Optimizer, total_steps: int) -> WarmupCosine:
@@ -82,11 +83,6 @@ class SceneTask(RunTask):
             commit=self.commit,
             trained_on=self.trained_on,
         )
-
-    def require_finite_loss(self, loss: Tensor, batch: SceneBatch) -> None:
-        """Stop at a loss that is not finite; remember the samples of the step, should its gradient not be."""
-        self._describe_step = identity_of(batch)
-        self.require_finite(loss, "loss", self._describe_step)
 
 
 class NerfTask(SceneTask):
@@ -119,7 +115,7 @@ class NerfTask(SceneTask):
         weights = self.loss_weights
         losses = view.losses(output, truth, weights)
         loss = losses["photometric"] + sum(weight * losses[name] for name, weight in weights.items())
-        self.require_finite_loss(loss, batch)
+        self.watch_loss(loss, identity_of(batch))
         with torch.no_grad():
             mse = (output.rgb - truth.rgb).square().mean().clamp_min(1e-10)
             scalars = {"train/loss": loss, "train/psnr": -10 * mse.log10(), "train/opacity": output.opacity.mean()}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geometry import FrameBatch
@@ -111,17 +111,14 @@ class VGGTTask(RunTask):
                 output, tracks = self._run(part)
                 losses = group_losses(output, part, self.loss_weights, tracks)
                 objective = losses["objective"] / len(batch.names)
-                self.require_finite(objective, "loss", identity_of(part))
+                self.watch_loss(objective, identity_of(part))
                 self.manual_backward(objective)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
-        norms = self._clip(optimizer, batch)
-        optimizer.step()
-        schedule: Any = self.lr_schedulers()
-        schedule.step()
-        if self.average is not None:
-            self.average.update(self.model, self.global_step)
+        optimizer.step()  # or none, see `on_before_optimizer_step`
+        self.lr_scheduler_step(self.lr_schedulers(), None)
+        if self.average is not None and not self.is_step_skipped:
+            self.average.update(self.model, self.global_step - sum(self.skipped.values()))
         scalars = {f"train/{name}": total / len(batch.names) for name, total in sums.items()}
-        scalars |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
         self.log_dict(scalars, batch_size=len(batch.names))
 
     def _run(
@@ -141,12 +138,9 @@ class VGGTTask(RunTask):
             return strategy.block_backward_sync()
         return contextlib.nullcontext()
 
-    def _clip(self, optimizer: Any, batch: FrameBatch) -> dict[str, Tensor]:
-        """Norms by part of the network."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(optimizer.optimizer)
-        return self.clip_gradients_of(self.groups, identity_of(batch))
+    def clipping_groups(self) -> dict[str, list[nn.Parameter]]:
+        """By part of the network."""
+        return self.groups
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
         """Scores of every group (of the averaged weights if there are any), and pictures of the first few."""
@@ -192,6 +186,7 @@ class VGGTTask(RunTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the average where it was."""
+        super().on_load_checkpoint(checkpoint)
         if self.average is not None:
             self.average.weights = dict(checkpoint[EMA_KEY])
 

@@ -173,7 +173,7 @@ def test_a_number_that_is_none_stops_before_the_step(
     options = tiny_options(small_dtu, tmp_path)
     monkeypatch.setattr(VGGTTask, "manual_backward", lambda self, loss: (loss * float("nan")).backward())
     stepped = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *arguments, **more: stepped.append(1))
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure: (closure(), stepped.append(1)))
     with pytest.raises(NonFiniteError, match=r"step 0: expected a finite gradient of aggregator, got nan.*dtu/scan"):
         train_run(options)
     assert stepped == []

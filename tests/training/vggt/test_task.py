@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,12 +158,20 @@ def test_of_the_aggregator_only_low_rank_changes_or_biases_learn() -> None:
         assert set(learning) - set(inside) == set(heads)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_part_of_the_batch_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = task_of(tmp_path)
-    batch = frame_batch(2)
-    with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss, got nan.*scene0.*views.*seeds \[5, 6\]"):
-        task.require_finite(torch.tensor(float("nan")), "loss", identity_of(batch))
-    task.require_finite(torch.tensor(1.0), "loss", identity_of(batch))
+    strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
+    monkeypatch.setattr(type(task), "trainer", SimpleNamespace(strategy=strategy, precision_plugin=None))
+    task.log_dict = lambda *_: None
+    first, second = parts_of(frame_batch(2), 2)
+    task.watch_loss(torch.tensor(1.0), identity_of(first))
+    task.on_before_optimizer_step(task.build_optimizer())
+    task.watch_loss(torch.tensor(1.0), identity_of(first))
+    task.watch_loss(torch.tensor(torch.nan), identity_of(second))
+    with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss, got nan for \['scene1'\].*seeds \[6\]"):
+        task.on_before_optimizer_step(task.build_optimizer())
 
 
 def test_unknown_depth_gives_a_finite_objective(tmp_path: Path) -> None:

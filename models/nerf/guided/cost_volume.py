@@ -100,7 +100,16 @@ class VolumeRegularizer(nn.Module):
     def forward(
         self, cost: Float[Tensor, "batch cost rows cols plane"], centers: Float[Tensor, "batch rows cols plane"]
     ) -> PlaneDistribution:
-        """Likelihood of every plane, from the cost around it."""
+        """Likelihood of every plane, from the cost around it; on a CPU in float32 under autocast too.
+
+        In bfloat16 there the gradients of its kernels held inf or nan, others in every run of one seed (torch 2.15).
+        """
+        if cost.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self._distribution(cost.float(), centers)
+        return self._distribution(cost, centers)
+
+    def _distribution(self, cost: Tensor, centers: Tensor) -> PlaneDistribution:
         levels = [self.first(cost)]
         for down in self.down:
             levels.append(down(levels[-1]))

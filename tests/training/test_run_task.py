@@ -44,8 +44,8 @@ def test_a_skipped_step_leaves_no_trace(
 ) -> None:
     """Weights, moments and schedule are those of a run that never met the number."""
     options = options_of(tmp_path, 4, precision=precision, expname="a", skip_non_finite=2)
-    task, found = trained(options, [0.5, nan, 0.25, 2.0], parts)
-    _, expected = trained(options_of(tmp_path, 3, precision=precision, expname="b"), [0.5, 0.25, 2.0], parts)
+    task, found = trained(options, [0.5, nan, 0.25, 0.125], parts)
+    _, expected = trained(options_of(tmp_path, 3, precision=precision, expname="b"), [0.5, 0.25, 0.125], parts)
     assert_same_learning(found, expected)
     assert (found["global_step"], found["lr_schedulers"][0]["last_epoch"]) == (4, 3)
     assert task.skipped == found["skipped_steps"] == {"non_finite": 1, "by_scaler": 0}
@@ -99,7 +99,7 @@ def test_a_finite_loss_with_a_gradient_that_is_none_is_skipped_too(
 @WAYS
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_the_count_survives_a_resume(precision: str, parts: int, tmp_path: Path) -> None:
-    numbers = [0.5, nan, 0.25, nan, 2.0]
+    numbers = [0.5, nan, 0.25, nan, 0.125]
     whole = options_of(tmp_path, 5, precision=precision, expname="whole", skip_non_finite=2)
     _, expected = trained(whole, numbers, parts)
     begun = options_of(tmp_path, 2, precision=precision, expname="begun", skip_non_finite=1)

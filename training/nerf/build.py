@@ -106,7 +106,7 @@ def build_scene_field_task(options: FinetuneOptions, scene: PosedScene, start: F
     spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config))
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
     load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
-    field = SceneField(options.scene_field)
+    field = SceneField(options.scene_field, spec.background)
     field.set_bounds(*box_of(model, scene))
     task = SceneFieldTask(options, model, spec, record.vggt, _trained_on(record, scene), scene=scene, field=field)
     if options.ckpt:

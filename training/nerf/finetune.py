@@ -85,7 +85,10 @@ class SceneFieldTask(SceneTask):
         return Surfaces(ids, torch.cat(surfaces))
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
-        """Colors of random rays, and how far their weights lie from the surfaces that the general model saw."""
+        """Colors of random rays, and how far their weights lie from the surfaces that the general model saw.
+
+        Before a white background the sweep sees white surfaces where nothing is; there rays should hit nothing.
+        """
         count = -(-self.options.rays_per_step // batch.source.images.shape[1])
         views = batch.source.map(lambda values: values.flatten(0, 1))
         streams = [one for one in scene_generators(batch) for _ in range(len(views.images) // len(batch.seeds))]
@@ -93,7 +96,8 @@ class SceneFieldTask(SceneTask):
         output = self.field.render(drawn.rays, jitter_from(streams, count, self.device))
         color = F.mse_loss(output.rgb, drawn.rgb)
         known = self.surfaces.of(views, drawn.pixels)
-        away = surface_loss(output, drawn.rays, DisparityRange(views.near, views.far), known)
+        planes, is_background = DisparityRange(views.near, views.far), self.field.hits_nothing(drawn.rgb)
+        away = surface_loss(output, drawn.rays, planes, known, is_background)
         loss = color + self.options.surface_loss * away
         self.watch_loss(loss, identity_of(batch))
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})

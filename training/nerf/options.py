@@ -177,10 +177,6 @@ class FinetuneOptions(TrainOptions):
             f"--scene_field marches between the data's bounds: expected --near_far data, got {self.near_far}",
         )
         require(
-            not self.white_bkgd,
-            "--scene_field looks for a surface on every ray: expected photographs, got --white_bkgd",
-        )
-        require(
             self.scene_field_steps > self.warmup_steps,
             f"--scene_field_steps {self.scene_field_steps}: expected more than --warmup_steps {self.warmup_steps}",
         )

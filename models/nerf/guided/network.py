@@ -98,6 +98,8 @@ class GuidedView(TargetView):
     """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
     scene: SceneColors | None
     """What the scene's own field shows in the target view, where there is one."""
+    opacity: Float[Tensor, "batch 1 coarse_rows coarse_cols"] | None
+    """Of the scene's own field, where there is one and a background that rays may see."""
 
     @property
     def surface(self) -> Float[Tensor, "batch 2 rows cols"]:
@@ -138,6 +140,10 @@ class GuidedView(TargetView):
             scene=scene,
         )
         field = self.network.field(seen, self.network.residual_at(rays.at(samples.t).flatten(1, 2)))
+        if self.opacity is not None:
+            # colors alone cannot tell a white surface from the white background
+            opacity = sample_at_pixels(self.opacity, pixels, self.camera.height, self.camera.width)
+            field = replace(field, density=field.density * opacity)
         return composite(field, samples, rays, self.network.background)
 
     def _directions(self, rays: RayBundle, center: Tensor) -> Float[Tensor, "batch view ray 4"]:
@@ -212,7 +218,8 @@ class GuidedNeRF(Renderer):
             else None
         )
         # learned before, by a task of its own; one that went on would know the training views better than others
-        self.scene_field = SceneField(config.scene_field).requires_grad_(False) if config.scene_field else None
+        resolution = config.scene_field
+        self.scene_field = SceneField(resolution, background).requires_grad_(False) if resolution else None
 
     @property
     def uses_backbone(self) -> bool:
@@ -248,8 +255,9 @@ class GuidedNeRF(Renderer):
             known = None if shown is None else shown.depth
             cost = torch.cat([cost, self._prior(maps, camera, planes.inverse_depth(centers), known)], dim=1)
         coarse = self.coarse(cost, centers)
-        scene = None
+        scene = opacity = None
         if shown is not None:
+            opacity = shown.opacity if self.background else None
             scene = SceneColors.of(shown.rgb, camera, maps.images, maps.cameras)
             mismatch = scene.mean_color_mismatch(swept, shown.rgb.flatten(2).transpose(1, 2)).unflatten(1, small)
             coarse = replace(coarse, logits=coarse.logits - _MISMATCH_WEIGHT * mismatch)
@@ -268,7 +276,7 @@ class GuidedNeRF(Renderer):
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=2)
         guide = torch.cat([guide, fine.context], dim=1)
-        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, scene)
+        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, scene, opacity)
 
     @staticmethod
     def _cost(

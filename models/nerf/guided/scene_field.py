@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
@@ -33,15 +33,19 @@ _OPTICAL_LENGTH = 100.0
 """Density of a softplus of 1, over the size of the box: opaque within a few cells."""
 _MAX_CONFIDENCE = 0.95
 """Of depth where a ray is opaque."""
-_BACKGROUND = 0.5
-"""Gray level of what rays do not hit."""
+_UNSEEN = 0.5
+"""Gray level of what rays of photographs do not hit: before black, dark surfaces would come out as haze."""
+_SAME_COLOR = 1.5 / 255
+"""Largest difference of a channel within the background's color: that of rounding to 8 bits."""
 
 
 class SceneField(SceneBox):
     """Density and color, seen alike from everywhere, on a grid and a four times coarser one; their sum counts."""
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int, background: float = 0.0) -> None:
+        """`background`: gray level, in the images, of what rays do not hit; 0 = photographs, where all rays hit."""
         super().__init__()
+        self.background = background
         sizes = (resolution // _COARSER, resolution)
         self.grids = nn.ParameterList(nn.Parameter(torch.zeros(1, 4, size, size, size)) for size in sizes)
 
@@ -58,15 +62,23 @@ class SceneField(SceneBox):
         return found[:, :, 0, 0].movedim(1, -1).reshape(-1, 4)[: len(coordinates)].unflatten(0, points_world.shape[:-1])
 
     def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
-        """March rays from t_near to t_far with evenly spread samples.
-
-        What they do not hit is gray: before black, dark surfaces would come out as haze, without a depth.
-        """
+        """March rays from t_near to t_far with evenly spread samples; what they do not hit is background, else gray."""
         samples = stratified_samples(rays, _SAMPLES, None if jitter is None else jitter(_SAMPLES))
         logits = self.logits(rays.at(samples.t))
         size = (self.box_max - self.box_min).mean()
         density = F.softplus(logits[..., 0] + _FIRST_LOGIT) * _OPTICAL_LENGTH / size
-        return composite(FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, _BACKGROUND)
+        return composite(
+            FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, self.background or _UNSEEN
+        )
+
+    def hits_nothing(self, rgb: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
+        """Whether pixels have the background's color. Those of photographs all show a surface, black ones too.
+
+        A surface of exactly that color counts as nothing; its pixels look the same without it.
+        """
+        if not self.background:
+            return torch.zeros_like(rgb[..., 0], dtype=torch.bool)
+        return ((rgb - self.background).abs() < _SAME_COLOR).all(-1)
 
     @torch.no_grad()
     def view(
@@ -92,6 +104,11 @@ class SceneView(TensorStruct):
     """As if it had been carried over from source views."""
     rgb: Float[Tensor, "batch 3 rows cols"]
 
+    @property
+    def opacity(self) -> Float[Tensor, "batch 1 rows cols"]:
+        """0 where rays hit nothing."""
+        return self.depth.confidence[:, None] / _MAX_CONFIDENCE
+
 
 @dataclass(frozen=True)
 class Surfaces(TensorStruct):
@@ -116,14 +133,19 @@ class Surfaces(TensorStruct):
 
 
 def surface_loss(
-    seen: RenderOutput, rays: RayBundle, planes: DisparityRange, known: Float[Tensor, "view ray 2"]
+    seen: RenderOutput,
+    rays: RayBundle,
+    planes: DisparityRange,
+    known: Float[Tensor, "view ray 2"],
+    hits_nothing: Bool[Tensor, "view ray"],
 ) -> Float[Tensor, ""]:
     """How far the weight of rays lies from surfaces that are known already; mean over rays, by confidence.
 
     Distances are disparity fractions, as in the sweep; what goes through is as far away as can be, 1. One surface in
-    the right place is best: a loss for thinness (Barron et al. 2022, eq. 15) adds nothing.
+    the right place is best: a loss for thinness (Barron et al. 2022, eq. 15) adds nothing. For rays that hit nothing it
+    is the other way round: what goes through is right, and all other weight is 1 away.
     """
     sampled = planes.fraction(1 / (seen.samples.t * rays.cos_optical[..., None]))
     fraction, confidence = known.unbind(-1)
     away = (seen.weights * (sampled - fraction[..., None]).abs()).sum(-1) + 1 - seen.opacity
-    return (away * confidence).mean()
+    return torch.where(hits_nothing, seen.opacity, away * confidence).mean()

@@ -226,7 +226,6 @@ def test_what_a_scene_field_needs(tmp_path: Path, with_heads: str) -> None:
         ({"scene_field_steps": 50}, "--scene_field_steps 50: expected more than --warmup_steps 100"),
         ({"max_steps": 200}, "--scene_field_steps 200 .* expected fewer than --max_steps 200"),
         ({"near_far": "auto"}, "expected --near_far data, got auto"),
-        ({"white_bkgd": True}, "expected photographs, got --white_bkgd"),
     ):
         with pytest.raises(InputError, match=message):
             FinetuneOptions(init_from=str(path), **{"scene_field": 8, **wrong})

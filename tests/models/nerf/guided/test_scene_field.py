@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from geometry import pixel_centers
+from geometry import RayBundle, SceneBatch, pixel_centers
 from models.nerf.compositing import RenderOutput, weights_from_density
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples, GuidedView
@@ -67,7 +67,10 @@ def test_the_whole_world_may_grow() -> None:
 
 
 def test_surface_loss_of_weight_here_there_and_nowhere() -> None:
-    """Half the weight on the known surface, a quarter somewhere else, a quarter goes through: 0 / 2 + d / 4 + 1 / 4."""
+    """Half the weight on the known surface, a quarter somewhere else, a quarter goes through: 0 / 2 + d / 4 + 1 / 4.
+
+    For rays that hit nothing the three quarters are wrong, wherever they are.
+    """
     views = random_views(1)
     rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
     samples = stratified_samples(rays, 10)
@@ -79,7 +82,10 @@ def test_surface_loss_of_weight_here_there_and_nowhere() -> None:
     known = torch.stack([fraction[..., 4], torch.full((1, 16), 0.5)], dim=-1)
     known[:, 8:, 1] = 0  # of half of the rays nothing is known
     expected = ((fraction[..., 4] - fraction[..., 8]) / 4 + 0.25)[:, :8].mean() * 0.5 / 2
-    torch.testing.assert_close(surface_loss(seen, rays, planes, known), expected)
+    nothing = torch.zeros(1, 16, dtype=torch.bool)
+    torch.testing.assert_close(surface_loss(seen, rays, planes, known, nothing), expected)
+    nothing[:, 12:] = True
+    torch.testing.assert_close(surface_loss(seen, rays, planes, known, nothing), expected + 0.75 / 4)
 
 
 def test_surfaces_are_found_by_view_number_at_any_size() -> None:
@@ -196,3 +202,50 @@ def test_weights_are_those_of_its_density() -> None:
     torch.testing.assert_close(output.weights, expected)
     # grey haze before a grey background
     torch.testing.assert_close(output.rgb, torch.full_like(output.rgb, 0.5))
+
+
+def test_pixels_of_the_background_show_nothing() -> None:
+    """Within rounding to 8 bits of white. In photographs every pixel shows something, black ones too."""
+    white, black = torch.ones(3), torch.zeros(3)
+    rgb = torch.stack([white, white - 1 / 255, white - torch.tensor([0, 0, 2 / 255]), black])
+    assert SceneField(8, 1.0).hits_nothing(rgb).tolist() == [True, True, False, False]
+    assert not SceneField(8).hits_nothing(rgb).any()
+
+
+def test_rays_through_an_empty_field_show_the_background() -> None:
+    views = random_views(1)
+    rays = views.cameras.rays(pixel_centers(4, 4, views.images)[None], views.near, views.far)
+    for background, shown in ((0.0, 0.5), (1.0, 1.0)):
+        field = SceneField(8, background)
+        field.set_bounds(torch.full((3,), -1.0), torch.full((3,), 1.0))
+        with torch.no_grad():
+            field.grids[1][:, 0] = -30.0
+            output = field.render(rays)
+        torch.testing.assert_close(output.rgb, torch.full_like(output.rgb, shown))
+        assert output.opacity.max() < 1e-6
+
+
+@pytest.mark.parametrize("background", [0.0, 1.0])
+def test_where_the_field_is_empty_the_white_background_is_seen(background: float) -> None:
+    """Rays through the empty field end nowhere: opacity 0, white. In photographs all rays end at something."""
+    torch.manual_seed(0)
+    network = GuidedNeRF(replace(CONFIG, scene_field=16), GuidedSamples(3), background=background).eval()
+    assert network.scene_field.background == background
+    batch = random_batch(1)
+    target = batch.target[:, 0]
+    rays = target.cameras.rays(pixel_centers(24, 32, target.images)[None], target.near, target.far)
+    with torch.no_grad():
+        empty, full = (_rendered(network, batch, rays, logit) for logit in (-30.0, 30.0))
+    assert full.opacity.min() > 0.1
+    if background:
+        assert empty.opacity.max() < 1e-3
+        torch.testing.assert_close(empty.rgb, torch.ones_like(empty.rgb), atol=1e-3, rtol=0)
+    else:
+        assert empty.opacity.min() > 0.1
+
+
+def _rendered(network: GuidedNeRF, batch: SceneBatch, rays: RayBundle, logit: float) -> RenderOutput:
+    """With the same density everywhere in the field."""
+    network.scene_field.grids[1][:, 0] = logit
+    target = batch.target[:, 0]
+    return network.view(network._encode(batch.source, None, None), target.cameras, target.near, target.far).render(rays)

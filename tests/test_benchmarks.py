@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import features, finetune, peer_scene, samplers, scaling, speed, vggt_memory
+from benchmarks import features, finetune, guided_memory, peer_scene, samplers, scaling, speed, vggt_memory
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
@@ -17,6 +17,7 @@ from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_general
 from tests.training.vggt.tiny import write_sizes
+from training.cli import parse_options
 
 TOY = ["--steps", "2", "--rays", "8", "--N_samples", "3", "--N_importance", "2", "--views_per_scan", "1"]
 
@@ -81,6 +82,56 @@ def test_memory_of_every_way_to_train(tmp_path: Path, capsys: pytest.CaptureFixt
         errors = capsys.readouterr().err
         assert errors.startswith(f"error: {named}")
         assert errors.count("\n") == 1
+
+
+def test_live_bytes_are_those_of_tensors_that_are_still_there() -> None:
+    """Two blocks of 4000 bytes, of which one goes; views and what is smaller than a block of 512 bytes."""
+    held = torch.zeros(1000)
+    with guided_memory.LiveBytes(held) as live:
+        other = held + 1
+        assert live.now == 2 * 4096
+        part = other[:3]
+        del other
+        assert live.now == 2 * 4096
+        del part
+        assert live.now == 4096
+        small = held[:3] * 2
+        assert (live.now, live.peak) == (4096 + 512, 2 * 4096)
+        del small
+
+
+def test_memory_of_the_recommended_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Weights as VGGT's sizes have them, and more scenes take more."""
+    sizes = write_backbone(tmp_path / "sizes.json", with_depth=True)
+    command = ["--config", "configs/nerf/dtu_guided.txt", "--vggt_config", str(sizes), "--vggt_image_size", "0"]
+    command += [
+        "--width",
+        "64",
+        "--height",
+        "48",
+        "--rays_per_step",
+        "16",
+        "--sweep_planes",
+        "12",
+        "--scenes",
+        "1",
+        "2",
+    ]
+    options = parse_options(guided_memory.MemoryOptions, "test", command)
+    one, two = (guided_memory.count(options, scenes) for scenes in options.scenes)
+    model = load_vggt(f"random:{sizes}").model
+    assert one.weights == two.weights
+    least = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    count = sum(1 for _ in (*model.parameters(), *model.buffers()))
+    assert least <= one.weights < least + 512 * count
+    assert one.weights < one.backbone < two.backbone
+    assert 1.5 * one.step < two.step < 2.1 * one.step
+    assert two.whole == max(two.backbone, two.weights + two.step)
+    guided_memory.main(command)
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    with pytest.raises(SystemExit):
+        guided_memory.main([*command, "--scenes", "0"])
+    assert capsys.readouterr().err.startswith("error: --scenes: ")
 
 
 def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:

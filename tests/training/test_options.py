@@ -17,7 +17,8 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.txt"))
 def options_class(config: Path) -> type[RunOptions]:
     if "finetune" in config.name:
         return FinetuneOptions
-    return GeneralOptions if config.stem == "demo" or "general" in config.name else VGGTOptions
+    is_general = config.stem == "demo" or "general" in config.name or config.parent.name == "nerf"
+    return GeneralOptions if is_general else VGGTOptions
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

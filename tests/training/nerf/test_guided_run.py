@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import render.evaluate
+import render.video
 from geometry import InputError, SceneBatch
 from render.evaluate import evaluate
 from render.loading import load_for
@@ -183,6 +185,30 @@ def test_resume_of_finetuning_with_a_scene_field_is_exact(
     status, errors = outcome_of_finetune([*command["whole"], "--ckpt", str(last)])
     assert status != 0
     assert "expected the weights of this architecture" in errors
+
+
+def test_options_of_the_other_sampler_stop_every_command(
+    guided_general: Path, small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """By name, in both trainings, in the evaluation and in the video."""
+    named = "error: --N_samples 7: belongs to --sampler hierarchical; "
+    where = ["--datadir", str(small_dtu), "--N_samples", "7", "--N_guided", "2"]
+    status, errors = outcome_of_general(
+        ["python", "train_general.py", "--config", "configs/nerf/dtu_guided.txt", *where]
+    )
+    assert (status, errors.startswith(named), errors.count("\n")) == (2, True, 1)
+    command = ["python", "train_finetune.py", "--init_from", str(guided_general), "--scans", "scan2", *where]
+    status, errors = outcome_of_finetune(command)
+    assert (status, errors.startswith(named), errors.count("\n")) == (2, True, 1)
+    rendered = ["--ckpt", str(guided_general), *where, "--device", "cpu"]
+    for main, own in (
+        (render.evaluate.main, ["--scans", "scan2", "--out", str(tmp_path / "out")]),
+        (render.video.main, ["--scan", "scan2", "--out", str(tmp_path / "video.mp4")]),
+    ):
+        with pytest.raises(SystemExit):
+            main([*rendered, *own])
+        errors = capsys.readouterr().err
+        assert (errors.startswith(named), errors.count("\n")) == (True, 1)
 
 
 def test_options_that_came_later_count_as_their_defaults(small_dtu: Path, tmp_path: Path) -> None:

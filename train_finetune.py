@@ -1,4 +1,4 @@
-"""Fine-tune a general checkpoint on one scene: python train_finetune.py --config configs/nerf/dtu_finetune.txt"""
+"""Fine-tune a model on one scene: python train_finetune.py --config configs/nerf/dtu_guided_finetune.txt"""
 
 from geometry import one_line_errors
 from training.cli import parse_options

@@ -1,4 +1,4 @@
-"""Train across scenes, for scenes never seen: python train_general.py --config configs/nerf/dtu_general.txt"""
+"""Train across scenes, for scenes never seen: python train_general.py --config configs/nerf/dtu_guided.txt"""
 
 from geometry import one_line_errors
 from training.cli import parse_options

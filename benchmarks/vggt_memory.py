@@ -1,9 +1,9 @@
 """Peak memory of one training step over the number of frames: `python -m benchmarks.vggt_memory`.
 
-Three ways to train: the aggregator frozen, everything learning, everything learning with activation checkpointing. Each
+Four ways to train: the aggregator frozen or everything learning, each with and without activation checkpointing. Each
 cell is a process of its own that makes one complete step (forward, objective, backward, clipping, AdamW) of one group
-on random weights, images and depth. On the CPU the peak is that of the process, on an accelerator that of its
-allocator; weights, gradients and AdamW's moments are part of it.
+on random weights, images and depth, by default in the sizes of VGGT-1B. On the CPU the peak is that of the process, on
+an accelerator that of its allocator; weights, gradients and AdamW's moments are part of it.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from benchmarks.vggt_full_size import build_random, peak_bytes
 from geometry import Cameras, Views
 from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTConfig
+from models.vggt.config import HEADS
 from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.objective.losses import LossWeights, vggt_objective
 from training.run_task import clip_by_group
 from training.vggt.learning import frozen_modules, module_groups
 
-MODES = ("frozen", "unfrozen", "checkpointed")
-HEADS = ("camera", "depth")
+MODES = ("frozen", "frozen_checkpointed", "unfrozen", "unfrozen_checkpointed")
+DEFAULT_HEADS = ("camera", "depth")
 NO_ANSWER = "none"
 
 
@@ -47,8 +48,8 @@ def random_views(frames: int, height: int, width: int, device: torch.device) -> 
 def prepared(config: VGGTConfig, mode: str, device: torch.device) -> VGGT:
     """A network on random weights, ready to be trained in one of the modes."""
     model = build_random(config, device).train().requires_grad_(True)
-    model.set_checkpointing(mode == "checkpointed")
-    if mode == "frozen":
+    model.set_checkpointing(mode.endswith("_checkpointed"))
+    if mode.startswith("frozen"):
         for module in frozen_modules(model, ["aggregator"]):
             module.eval()
     return model
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vggt_memory", description=__doc__.splitlines()[0])
     parser.add_argument("--config", help="JSON file of sizes; none: VGGT-1B")
+    parser.add_argument("--heads", nargs="+", default=list(DEFAULT_HEADS), choices=HEADS[:3])
     parser.add_argument("--frames", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"))
@@ -104,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(given)
     if min(*options.frames, *options.size) < 1:
         raise InputError("frames and size must be positive")
-    config = (VGGTConfig.read(options.config) if options.config else VGGTConfig()).with_heads(HEADS)
+    config = (VGGTConfig.read(options.config) if options.config else VGGTConfig()).with_heads(options.heads)
     patch = config.aggregator.patch_size
     if any(side % patch for side in options.size):
         raise InputError(
@@ -117,14 +119,17 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in VGGT(config).parameters())
-    print(f"{count / 1e6:.1f} M parameters, heads: {', '.join(HEADS)}; {options.size[0]}x{options.size[1]}, float32")
     print(
-        f"peak GB of one training step on {options.device}\n{'frames':<8}" + "".join(f"{m:>14}" for m in options.modes)
+        f"{count / 1e6:.1f} M parameters, heads: {', '.join(config.heads)}; "
+        f"{options.size[0]}x{options.size[1]}, float32"
+    )
+    print(
+        f"peak GB of one training step on {options.device}\n{'frames':<8}" + "".join(f"{m:>23}" for m in options.modes)
     )
     for frames in options.frames:
         cells = [measured_apart(given, mode, frames) for mode in options.modes]
         print(
-            f"{frames:<8}" + "".join(f"{NO_ANSWER if one is None else f'{one:.2f}':>14}" for one in cells), flush=True
+            f"{frames:<8}" + "".join(f"{NO_ANSWER if one is None else f'{one:.2f}':>23}" for one in cells), flush=True
         )
 
 

@@ -135,7 +135,7 @@ def test_memory_of_the_recommended_recipe(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:
-    config = VGGTConfig.read(write_sizes(tmp_path)).with_heads(vggt_memory.HEADS)
+    config = VGGTConfig.read(write_sizes(tmp_path)).with_heads(vggt_memory.DEFAULT_HEADS)
     model = vggt_memory.prepared(config, "frozen", torch.device("cpu"))
     assert {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad} == {
         "camera_head",

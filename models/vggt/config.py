@@ -24,6 +24,8 @@ from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIO
 
 MATCH_STEM = "match"
 HEADS = ("camera", "depth", "point", "track")
+LAYER_PARTS = (5, 12, 18, 24)
+"""Layers that dense heads read, counted from 1, in 24ths of the network: 4, 11, 17 and 23 of VGGT-1B, from 0."""
 
 _NAMED_VITS = {  # name -> embed_dim, depth, num_heads
     "dinov2_vits14_reg": (384, 12, 6),
@@ -306,6 +308,33 @@ class VGGTConfig:
             if name not in self.heads:
                 raise MissingHeadError(f"the network has no {name} head, it has: {', '.join(self.heads) or 'none'}")
         return replace(self, **{f"{name}_head": None for name in HEADS if name not in wanted})
+
+    def adding_heads(self, names: tuple[str, ...] | list[str]) -> "VGGTConfig":
+        """The same network with further heads, in VGGT-1B's sizes or, where there is a dense head, with its widths.
+
+        Raises:
+            InputError: for a name that is no head's, or a head that is there already.
+        """
+        dense = self.depth_head or self.point_head
+        depth, patch_size = self.aggregator.depth, self.aggregator.patch_size
+        layers = tuple(-(-depth * part // 24) - 1 for part in LAYER_PARTS)
+        shared = {"patch_size": patch_size, "intermediate_layer_idx": layers}
+        if dense is not None:
+            shared |= {"intermediate_layer_idx": dense.intermediate_layer_idx, "out_channels": dense.out_channels}
+        features = {} if dense is None else {"features": dense.features}
+        sections: dict[str, Any] = {}
+        for name in names:
+            require_choice("head", name, HEADS)
+            if name in self.heads:
+                raise InputError(f"there is a {name} head already")
+            if name == "camera":
+                sections["camera_head"] = CameraHeadConfig()
+            elif name == "track":
+                extractor = DPTConfig(**_FEATURE_DEFAULTS | shared)
+                sections["track_head"] = TrackHeadConfig(feature_extractor=extractor)
+            else:
+                sections[f"{name}_head"] = DPTConfig(**(_DEPTH_DEFAULTS if name == "depth" else {}) | shared | features)
+        return replace(self, **sections)
 
     @classmethod
     def read(cls, config: "Mapping[str, Any] | str | Path") -> "VGGTConfig":

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from geometry.errors import InputError
 from geometry.tensor_struct import TensorStruct
+from models.vggt.config import LAYER_PARTS
 from models.vggt.pose_encoding import decode_pose, homogeneous
 from models.vggt.vggt import VGGT, VGGTOutput
 from models.vggt.weights import WeightIdentity, load_vggt
@@ -22,7 +23,6 @@ from models.vggt.weights import WeightIdentity, load_vggt
 FROZEN_HEADS = ("camera", "depth")
 RANGE_TOLERANCE = 1e-3
 """Intensity beyond [0, 1] that rounding may leave; images of 0 to 255 and normalized ones are off by far more."""
-_DEFAULT_DEPTHS = (5, 12, 18, 24)  # in 24ths of the network: layers 4, 11, 17 and 23 of VGGT-1B
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FrozenFeatures(TensorStruct):
 
 def default_layers(depth: int) -> tuple[int, ...]:
     """Four layers spread like those VGGT-1B's dense heads read, the last included; fewer if there are fewer."""
-    return tuple(sorted({-(-depth * part // 24) - 1 for part in _DEFAULT_DEPTHS}))
+    return tuple(sorted({-(-depth * part // 24) - 1 for part in LAYER_PARTS}))
 
 
 class FrozenVGGT(nn.Module):

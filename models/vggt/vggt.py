@@ -51,6 +51,15 @@ class VGGTOutput:
     conf_logits: Float[Tensor, "batch view point"] | None = None
 
 
+_HEADS = {"camera": CameraHead, "depth": DPTHead, "point": DPTHead, "track": TrackHead}
+
+
+def build_head(config: VGGTConfig, name: str) -> Any:
+    """A head of a network with random weights; None where it has none."""
+    sizes = getattr(config, f"{name}_head")
+    return None if sizes is None else _HEADS[name](2 * config.aggregator.embed_dim, sizes)
+
+
 class VGGT(nn.Module):
     """Visual Geometry Grounded Transformer; attribute names equal the reference's state-dict keys."""
 
@@ -59,18 +68,20 @@ class VGGT(nn.Module):
         super().__init__()
         config = VGGTConfig() if config is None else config
         self.config = config
-        dim = 2 * config.aggregator.embed_dim
         self.aggregator = Aggregator(config.aggregator)
-        self.camera_head = None if config.camera_head is None else CameraHead(dim, config.camera_head)
-        self.point_head = None if config.point_head is None else DPTHead(dim, config.point_head)
-        self.depth_head = None if config.depth_head is None else DPTHead(dim, config.depth_head)
-        self.track_head = None if config.track_head is None else TrackHead(dim, config.track_head)
+        self.camera_head = build_head(config, "camera")
+        self.point_head = build_head(config, "point")
+        self.depth_head = build_head(config, "depth")
+        self.track_head = build_head(config, "track")
 
     def set_checkpointing(self, enabled: bool) -> None:
-        """Whether training computes the aggregator's activations again backwards, block by block: less memory."""
-        for module in self.aggregator.modules():
-            if isinstance(module, Block):
-                module.recompute_in_training = enabled
+        """Whether training computes activations again backwards: less memory.
+
+        Those of the aggregator block by block, those of the dense heads a few images at a time.
+        """
+        blocks = [module for module in self.aggregator.modules() if isinstance(module, Block)]
+        for module in [*blocks, *(module for module in self.modules() if isinstance(module, DPTHead))]:
+            module.recompute_in_training = enabled
 
     @classmethod
     def from_config(cls, config: "Mapping[str, Any] | str | Path") -> "VGGT":

@@ -1,7 +1,8 @@
 """Weights -> a VGGT network, strictly: every key of every wanted part must be there, with its shape.
 
-A source is a `.safetensors` or `.pt` file (with its sizes in `<stem>.json` beside it, or VGGT-1B's), a folder in hub
-layout, a hub id like `facebook/VGGT-1B`, or `random:CONFIG.json[:SEED]`.
+A source is a `.safetensors`, `.pt` or `.bin` file (with its sizes in `<stem>.json` beside it, else VGGT-1B's with the
+heads it has), a folder with one such file (plain, or of the hub's cache), a hub id like `facebook/VGGT-1B`, or
+`random:CONFIG.json[:SEED]`. Pickles may be training checkpoints of upstream, whose weights are their entry "model".
 """
 
 import hashlib
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -24,8 +25,14 @@ from models.vggt.vggt import VGGT
 
 PARTS = ("aggregator", *(f"{name}_head" for name in HEADS))
 WEIGHT_FILES = ("model.safetensors", "model.pt")
+"""Preferred names, in this order."""
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".bin")
 CONFIG_FILE = "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TRAINING_ENTRY = "model"
+"""Of upstream's training checkpoints; optimizer, scaler and counters lie beside it."""
+_WRAPPER = "module."
+"""Before every key of a network that was saved inside torch's DistributedDataParallel."""
 _SHOWN = 3
 """Keys that an error message names."""
 
@@ -50,13 +57,15 @@ def load_vggt(source: str | Path, *, heads: Sequence[str] | None = None) -> Load
     """The network with the heads named (None: all it has; empty: the aggregator alone), float32 on the CPU.
 
     Weights of heads that are not wanted are neither read nor kept. Anything else that does not fit - a missing,
-    unexpected or wrongly shaped tensor, an unreadable file, a pickle holding more than tensors - is an `InputError`.
+    unexpected or wrongly shaped tensor, an unreadable file, a pickle holding more than plain data - is an `InputError`.
+
+    Raises:
+        InputError: see above; a `MissingHeadError` for a head that the weights do not have.
     """
     name = str(source)
     if name.startswith("random:"):
         return _random(name, heads)
-    weights, config_file = _locate(name)
-    config = VGGTConfig() if config_file is None else VGGTConfig.read(config_file)
+    weights, config = _sized(name)
     config = config if heads is None else config.with_heads(list(heads))
     with torch.device("meta"):
         model = VGGT(config)
@@ -66,11 +75,29 @@ def load_vggt(source: str | Path, *, heads: Sequence[str] | None = None) -> Load
     return LoadedVGGT(model.eval(), WeightIdentity(name, file_sha256(weights)))
 
 
+def available_heads(source: str | Path) -> tuple[str, ...]:
+    """Heads that the weights of a source have, without reading these.
+
+    Raises:
+        InputError: see `load_vggt`.
+    """
+    name = str(source)
+    return (VGGTConfig.read(_random_parts(name)[0]) if name.startswith("random:") else _sized(name)[1]).heads
+
+
+def _sized(source: str) -> tuple[Path, VGGTConfig]:
+    """Weight file and sizes of a source; without a file of sizes VGGT-1B's, with the heads there are weights of."""
+    weights, config_file = _locate(source)
+    if config_file is not None:
+        return weights, VGGTConfig.read(config_file)
+    config = VGGTConfig()
+    parts = {key.split(".", 1)[0] for key in _keys(weights)}
+    return weights, config.with_heads([head for head in config.heads if f"{head}_head" in parts])
+
+
 def _random(name: str, heads: Sequence[str] | None) -> LoadedVGGT:
     """`random:CONFIG.json[:SEED]`: the initial values of a network, the same for the same seed and heads."""
-    path, _, seed = name.removeprefix("random:").rpartition(":")
-    if not path or not seed.isdecimal():
-        path, seed = name.removeprefix("random:"), "0"
+    path, seed = _random_parts(name)
     config = VGGTConfig.read(path)
     config = config if heads is None else config.with_heads(list(heads))
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -82,40 +109,102 @@ def _random(name: str, heads: Sequence[str] | None) -> LoadedVGGT:
     return LoadedVGGT(model, WeightIdentity(name, digest.hexdigest()))
 
 
+def _random_parts(name: str) -> tuple[str, str]:
+    path, _, seed = name.removeprefix("random:").rpartition(":")
+    return (path, seed) if path and seed.isdecimal() else (name.removeprefix("random:"), "0")
+
+
 def _locate(source: str) -> tuple[Path, Path | None]:
     """Weight file and, where there is one, configuration file of a source."""
     path = Path(source)
     if path.is_dir():
-        weights = next((path / file for file in WEIGHT_FILES if (path / file).is_file()), None)
-        if weights is None:
-            raise InputError(f"folder {path} holds no weights, expected {' or '.join(WEIGHT_FILES)}")
-        config = path / CONFIG_FILE
-        return weights, config if config.is_file() else None
+        return _in_folder(path, f"folder {path}")
     if path.is_file():
-        if path.suffix not in (".safetensors", ".pt"):
-            raise InputError(f"weights {path} must be a .safetensors or .pt file, got {path.suffix or 'no suffix'!r}")
+        if path.suffix not in WEIGHT_SUFFIXES:
+            raise InputError(
+                f"weights {path} must be a {' or '.join(WEIGHT_SUFFIXES)} file, got {path.suffix or 'no suffix'!r}"
+            )
         config = path.with_suffix(".json")
         return path, config if config.is_file() else None
-    if path.suffix in (".safetensors", ".pt") or not _HUB_ID.fullmatch(source):
+    if path.suffix in WEIGHT_SUFFIXES or not _HUB_ID.fullmatch(source):
         raise InputError(f"weights {source} not found: no such file or folder, and not a hub id (owner/name)")
     return _download(source)
 
 
+def _in_folder(folder: Path, where: str) -> tuple[Path, Path | None]:
+    """Weight file and configuration in a folder, or in the snapshot that a folder of the hub's cache holds."""
+    snapshots, main = folder / "snapshots", folder / "refs" / "main"
+    if main.is_file():
+        folders = [snapshots / main.read_text().strip()]
+    else:
+        folders = sorted(snapshots.iterdir()) if snapshots.is_dir() else [folder]
+    files = [path for one in folders if one.is_dir() for path in sorted(one.iterdir()) if path.is_file()]
+    weights = folder / _only_weights([str(path.relative_to(folder)) for path in files], where)
+    configs = (weights.with_suffix(".json"), weights.with_name(CONFIG_FILE))
+    return weights, next((path for path in configs if path.is_file()), None)
+
+
+def _only_weights(files: Sequence[str], where: str) -> str:
+    """The one weight file among names; one of `WEIGHT_FILES` is taken before others."""
+    for preferred in WEIGHT_FILES:
+        if [Path(file).name for file in files].count(preferred) == 1:
+            return next(file for file in files if Path(file).name == preferred)
+    found = sorted(file for file in files if Path(file).suffix in WEIGHT_SUFFIXES)
+    if len(found) > 1:
+        raise InputError(f"{where} holds {len(found)} weight files, expected one: {', '.join(found)}")
+    if not found:
+        raise InputError(f"{where} holds no weights, expected one {' or '.join(WEIGHT_SUFFIXES)} file")
+    return found[0]
+
+
 def _download(repository: str) -> tuple[Path, Path | None]:
     """Weight file and configuration of a hub repository, from its cache or the network."""
-    found: dict[str, Path] = {}
-    for file in (CONFIG_FILE, *WEIGHT_FILES):
+    where = f"hub repository {repository}"
+    try:
+        for file in WEIGHT_FILES:
+            if (weights := _fetched(repository, file)) is not None:
+                return weights, _fetched(repository, CONFIG_FILE)
+        chosen = _only_weights(list_repo_files(repository), where)
+        weights = Path(hf_hub_download(repository, chosen))
+        sizes = Path(chosen).with_suffix(".json")
+        return weights, _fetched(repository, str(sizes)) or _fetched(repository, CONFIG_FILE)
+    except InputError:
+        raise
+    except GatedRepoError as error:
+        raise InputError(
+            f"weights {repository} are gated: accept their terms on https://huggingface.co/{repository} and log in "
+            "with `hf auth login`, or give a file that you downloaded there"
+        ) from error
+    except Exception as error:  # any error of the hub's client or of the connection
         try:
-            found[file] = Path(hf_hub_download(repository, file))
-        except LocalEntryNotFoundError as error:
-            raise InputError(f"weights {repository} are neither in the hub's cache nor reachable online") from error
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # any error of the hub's client or of the connection
-            raise InputError(f"weights {repository} cannot be fetched from the hub: {_first_line(error)}") from error
-        if file in WEIGHT_FILES:
-            return found[file], found.get(CONFIG_FILE)
-    raise InputError(f"hub repository {repository} holds no weights, expected {' or '.join(WEIGHT_FILES)}")
+            folder = Path(snapshot_download(repository, local_files_only=True))
+        except Exception:
+            is_offline = isinstance(error, LocalEntryNotFoundError)
+            reason = f"cannot be fetched from the hub: {_first_line(error)}"
+            reason = "are neither in the hub's cache nor reachable online" if is_offline else reason
+            raise InputError(f"weights {repository} {reason}") from error
+        return _in_folder(folder, f"{where} in the cache, as the hub cannot be reached,")
+
+
+def _fetched(repository: str, file: str) -> Path | None:
+    """A file of a hub repository; None where it has none of that name."""
+    try:
+        return Path(hf_hub_download(repository, file))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+def _keys(path: Path) -> list[str]:
+    """Names of the tensors of a weight file."""
+    if path.suffix != ".safetensors":
+        return list(_unpickled(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights {path} cannot be read as safetensors: {_first_line(error)}") from error
 
 
 def _read_safetensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,16 +220,34 @@ def _read_safetensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, T
 
 def _read_pickle(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The expected tensors of a file written by `torch.save`; code in it is refused, not run."""
+    content = _unpickled(path)
+    _check_keys(path, {key: tuple(value.shape) for key, value in content.items()}, expected)
+    return {key: _as_float32(path, key, content[key]).clone() for key in expected}
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickle by key: of a state dict, or of the entry "model" of a training checkpoint."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise InputError(f"weights {path} hold more than tensors, or no pickle: {_first_line(error)}") from error
+        reason = _first_line(error)
+        raise InputError(
+            f"weights {path} hold more than tensors and plain values, or are no pickle: {reason} If you trust the "
+            f"file, extract the weights once: content = torch.load({str(path)!r}, weights_only=False); "
+            'torch.save(content.get("model", content), "weights.pt")'
+        ) from error
     except Exception as error:  # a broken pickle can end in any of them
         raise InputError(f"weights {path} cannot be read: {_first_line(error)}") from error
+    if isinstance(content, Mapping) and isinstance(content.get(_TRAINING_ENTRY), Mapping):
+        content = content[_TRAINING_ENTRY]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"weights {path} must be a flat mapping from key to tensor, got {type(content).__name__}")
-    _check_keys(path, {key: tuple(value.shape) for key, value in content.items()}, expected)
-    return {key: _as_float32(path, key, content[key]).clone() for key in expected}
+        entries = f" with {', '.join(map(str, list(content)[:_SHOWN]))}" if isinstance(content, Mapping) else ""
+        raise InputError(
+            f"weights {path} must be a flat mapping from key to tensor, or have one as entry {_TRAINING_ENTRY!r}, "
+            f"got {type(content).__name__}{entries}"
+        )
+    wrapped = content and all(key.startswith(_WRAPPER) for key in content)
+    return {key.removeprefix(_WRAPPER) if wrapped else key: value for key, value in content.items()}
 
 
 def _check_keys(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> None:

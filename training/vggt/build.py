@@ -7,8 +7,11 @@ import torch
 
 from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
 from data.multi_view.sampler import BatchShape
+from geometry import InputError
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
+from models.vggt.config import MissingHeadError
 from training.checkpoint import read_checkpoint
+from training.cli import announce
 from training.launch import local_rank
 from training.vggt.checkpoint import VGGT_TRAINING, load_weights
 from training.vggt.options import VGGTOptions
@@ -31,7 +34,13 @@ def build_vggt_task(options: VGGTOptions) -> VGGTTask:
         return task
     source = options.init_from or options.vggt_ckpt
     if source:
-        return VGGTTask(options, *load_weights(source, heads))
+        try:
+            model, start = load_weights(source, heads, options.new_heads, options.seed)
+        except MissingHeadError as error:
+            raise InputError(f"{source}: {error}; --new_heads starts one from fresh weights") from None
+        if options.new_heads:
+            announce(f"new heads, fresh weights of seed {options.seed}: {', '.join(options.new_heads)}")
+        return VGGTTask(options, model, start)
     config = VGGTConfig.read(options.vggt_config) if options.vggt_config else VGGTConfig()
     start = WeightIdentity(f"random:{options.vggt_config or 'VGGT-1B'}:{options.seed}", "")
     return VGGTTask(options, VGGT(config.with_heads(heads)), start)

@@ -13,7 +13,8 @@ from torch import Tensor
 from geometry import InputError
 from models.lora import merged_state
 from models.vggt import VGGT, VGGTConfig, load_vggt
-from models.vggt.weights import WeightIdentity, file_sha256
+from models.vggt.vggt import build_head
+from models.vggt.weights import WeightIdentity, available_heads, file_sha256
 from training.checkpoint import CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 from training.files import staged_file, write_json
 
@@ -50,21 +51,53 @@ def plain_config(config: VGGTConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def load_weights(source: str, heads: Sequence[str] | None = None) -> tuple[VGGT, WeightIdentity]:
+def load_weights(
+    source: str, heads: Sequence[str] | None = None, new_heads: Sequence[str] = (), seed: int = 0
+) -> tuple[VGGT, WeightIdentity]:
     """A network from a checkpoint of train_vggt.py, or from any source `load_vggt` knows.
 
     It has the named heads (None: all there are). Of a checkpoint the averaged weights are taken if it has them, and
-    low-rank changes are merged.
+    low-rank changes are merged. `new_heads`, some of `heads`, start from fresh weights, the same for the same `seed`.
+
+    Raises:
+        InputError: naming a new head that the weights have already; a `MissingHeadError` for one that they lack.
     """
+    known = heads if heads is None else [head for head in heads if head not in new_heads]
     if Path(source).suffix == ".ckpt":
-        return _load_checkpoint(Path(source), heads)
-    return load_vggt(source, heads=heads)
+        model, identity = _load_checkpoint(Path(source), known, new_heads)
+    else:
+        if new_heads:
+            _require_new(source, available_heads(source), new_heads)
+        model, identity = load_vggt(source, heads=known)
+    if not new_heads:
+        return model, identity
+    model = _with_new_heads(model, new_heads, seed)
+    return model, identity._replace(name=f"{identity.name} + fresh {', '.join(new_heads)}:{seed}")
 
 
-def _load_checkpoint(path: Path, heads: Sequence[str] | None) -> tuple[VGGT, WeightIdentity]:
+def _require_new(source: str | Path, present: Sequence[str], new_heads: Sequence[str]) -> None:
+    there = [head for head in new_heads if head in present]
+    if there:
+        raise InputError(f"--new_heads {' '.join(there)}: {source} has weights of that already")
+
+
+def _with_new_heads(model: VGGT, names: Sequence[str], seed: int) -> VGGT:
+    """The network and further heads with initial values; nothing else is drawn or copied."""
+    with torch.device("meta"):
+        grown = VGGT(model.config.adding_heads(list(names)))
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        fresh = {f"{name}_head": build_head(grown.config, name) for name in names}
+    drawn = {f"{part}.{key}": value for part, head in fresh.items() for key, value in head.state_dict().items()}
+    grown.load_state_dict(model.state_dict() | drawn, assign=True)
+    return grown.eval()
+
+
+def _load_checkpoint(path: Path, heads: Sequence[str] | None, new_heads: Sequence[str]) -> tuple[VGGT, WeightIdentity]:
     checkpoint = read_checkpoint(path, VGGT_TRAINING)
     record = checkpoint.record
     config = VGGTConfig.read(record.config)
+    _require_new(path, config.heads, new_heads)
     config = config if heads is None else config.with_heads(list(heads))
     parts = {"aggregator", *(f"{head}_head" for head in config.heads)}
     averaged = checkpoint.contents.get(EMA_KEY, {})

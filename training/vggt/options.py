@@ -56,12 +56,15 @@ class VGGTOptions(RunOptions):
     depth_weight: float = option(1.0, "weight of the depth loss; 0: without that head")
     point_weight: float = option(0.0, "weight of the point loss; 0: without that head")
     track_weight: float = option(0.0, "weight of the track loss; 0: without that head")
+    new_heads: tuple[str, ...] = option(
+        (), "heads that the given weights lack and that start from fresh ones: camera, depth, point, track", nargs="*"
+    )
     match_weight: float = option(0.2, "weight of the match loss, of networks that have a match stem (VGGT-nano)")
     freeze: tuple[str, ...] = option((), "patterns of modules that do not learn, such as *aggregator*", nargs="+")
     lora_rank: int = option(0, "learn low-rank changes of this rank to the aggregator instead of its weights; 0: off")
     lora_alpha: float = option(16.0, "the low-rank change is scaled by this over its rank")
     bias_only: bool = option(False, "of the aggregator only biases learn")
-    checkpointing: bool = option(True, "compute activations of the aggregator again backwards: less memory")
+    checkpointing: bool = option(True, "compute activations of aggregator and dense heads again backwards: less memory")
     ema: float = option(0.0, "decay per step of an average of the weights that is validated and exported; 0: none")
     export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
     export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
@@ -116,6 +119,17 @@ class VGGTOptions(RunOptions):
         require(
             bool(self.trained_heads),
             "--camera_weight, --depth_weight, --point_weight, --track_weight: expected one above 0",
+        )
+        wrong = [head for head in self.new_heads if head not in self.trained_heads]
+        require(
+            not wrong,
+            f"--new_heads {' '.join(wrong)}: expected heads with a weight above 0 (--point_weight, ...), "
+            f"which are {', '.join(self.trained_heads)}",
+        )
+        require(len(set(self.new_heads)) == len(self.new_heads), f"--new_heads {' '.join(self.new_heads)}: named twice")
+        require(
+            not self.new_heads or bool(self.ckpt or self.init_from or self.vggt_ckpt) or self.eval_only,
+            "--new_heads adds to given weights: expected --vggt_ckpt or --init_from, got neither, so all are fresh",
         )
         require(not (self.ema and self.is_sharded), "--ema and --strategy fsdp: the average needs whole weights")
         require(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.vggt.config import DPTConfig
 from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, VALUE_ACTIVATIONS
@@ -14,6 +15,10 @@ from models.vggt.sincos import image_plane_grid, sincos_map
 
 FRAMES_CHUNK_SIZE = 8
 """Views a head works on at a time, to bound memory; the result is the same up to rounding."""
+RECOMPUTED_IMAGES = 2
+"""Images, of all groups together, whose activations exist at a time where training computes them again backwards.
+
+One of 518x518 needs about 0.8 GB of them with a head of VGGT-1B, see `python -m benchmarks.vggt_memory`."""
 
 LayerTokens = Float[Tensor, "batch view token channel"]
 
@@ -39,6 +44,7 @@ class DPTHead(nn.Module):
         """`dim` is the width of an aggregated token."""
         super().__init__()
         self.config = config
+        self.recompute_in_training = True
         features = config.features
         self.norm = nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, channels, 1) for channels in config.out_channels)
@@ -70,19 +76,29 @@ class DPTHead(nn.Module):
     ) -> DensePrediction | Float[Tensor, "batch view feature rows cols"]:
         """Predict at `image_size` (height, width) / down_ratio; a feature-only head returns its map instead.
 
-        `layers` must hold the layers of `intermediate_layer_idx`. None works on all views at once.
+        `layers` must hold the layers of `intermediate_layer_idx`. None works on all views at once. With
+        `recompute_in_training` smaller chunks keep nothing for the backward pass, which computes each of them again.
         """
         levels = [layers[index] for index in self.config.intermediate_layer_idx]
-        views = levels[0].shape[1]
+        batch, views = levels[0].shape[:2]
         step = views if frames_chunk_size is None else min(frames_chunk_size, views)
+        recomputes = self.training and self.recompute_in_training and torch.is_grad_enabled()
+        step = min(step, max(1, RECOMPUTED_IMAGES // batch)) if recomputes else step
         chunks = []
         for first in range(0, views, step):
             part = [level[:, first : first + step, patch_start:] for level in levels]
-            maps = self._features(part, image_size)
-            maps = maps if self.config.feature_only else self.scratch.output_conv2(maps)
+            if recomputes:  # nothing in it is random
+                maps = checkpoint(self._maps, part, image_size, use_reentrant=False, preserve_rng_state=False)
+            else:
+                maps = self._maps(part, image_size)
             chunks.append(maps.unflatten(0, (-1, part[0].shape[1])))
         maps = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return maps if self.config.feature_only else self._activate(maps)
+
+    def _maps(self, levels: list[LayerTokens], image_size: tuple[int, int]) -> Float[Tensor, "batch_view _ rows cols"]:
+        """What some views' maps hold before the activation, or their features; (batch view) as one axis."""
+        maps = self._features(levels, image_size)
+        return maps if self.config.feature_only else self.scratch.output_conv2(maps)
 
     def _features(
         self, levels: list[LayerTokens], image_size: tuple[int, int]

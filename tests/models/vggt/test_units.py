@@ -13,12 +13,13 @@ from torch import Tensor
 
 from geometry.errors import InputError
 from models.vggt.attention import patch_positions, rotary_angles, rotate
-from models.vggt.config import CameraHeadConfig
+from models.vggt.config import CameraHeadConfig, DPTConfig
 from models.vggt.heads import dpt_blocks
 from models.vggt.heads.activations import CONFIDENCE_ACTIVATIONS, POSE_ACTIVATIONS, VALUE_ACTIVATIONS
 from models.vggt.heads.camera_head import CameraHead
 from models.vggt.heads.correlation import correlate, feature_pyramid, sample_maps
 from models.vggt.heads.dpt_blocks import FeatureFusion, resize_maps
+from models.vggt.heads.dpt_head import DPTHead
 from models.vggt.heads.track_head import embed_flow
 from models.vggt.heads.updateformer import CrossAttentionBlock, SelfAttentionBlock
 from models.vggt.layers import Block, PatchEmbed, SwiGLU
@@ -234,3 +235,30 @@ def test_tracker_attention_blocks() -> None:
     cross = CrossAttentionBlock(12, 3).double()
     cross.load_state_dict(weights(values, "w:cross."))
     close(cross(values["x"], values["context"]), values["cross_block_out"])
+
+
+def test_a_dense_head_keeps_nothing_for_the_backward_pass_that_it_computes_again() -> None:
+    """The same maps and gradients, in double precision up to the order of sums; less memory, whatever the views."""
+    config = DPTConfig(patch_size=4, features=8, out_channels=(8, 8, 8, 8), intermediate_layer_idx=(0, 0, 1, 1))
+    torch.manual_seed(0)
+    head = DPTHead(12, config).double().train()
+    tokens = torch.randn(2, 1, 5, 1 + 6, 12, dtype=torch.float64)
+    outputs, gradients, kept = {}, {}, {}
+    for recomputes in (False, True):
+        head.recompute_in_training = recomputes
+        head.zero_grad()
+        layers = tokens.clone().requires_grad_()
+        held: list[int] = []
+        pack = lambda tensor, held=held: (held.append(tensor.nbytes), tensor)[1]  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            values, confidence = head({0: layers[0], 1: layers[1]}, 1, (8, 12))
+        (values.square().sum() + confidence.sum()).backward()
+        outputs[recomputes] = torch.cat([values.flatten(), confidence.flatten()])
+        gradients[recomputes] = [layers.grad, *(parameter.grad for parameter in head.parameters())]
+        kept[recomputes] = sum(held)
+    torch.testing.assert_close(outputs[True], outputs[False], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(gradients[True], gradients[False], atol=1e-10, rtol=1e-8)
+    assert kept[True] < kept[False] / 4
+    head.eval()
+    evaluated = [head({0: tokens[0], 1: tokens[1]}, 1, (8, 12)) for head.recompute_in_training in (False, True)]
+    assert torch.equal(evaluated[0].values, evaluated[1].values)

@@ -6,16 +6,18 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geometry.errors import InputError
 from models.vggt import load_vggt, weights
+from models.vggt.config import MissingHeadError
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "conv_d32_group2"
 TINY = Path(__file__).parents[3] / "models" / "vggt" / "configs" / "tiny.json"
@@ -59,7 +61,7 @@ def test_folder_in_hub_layout(tmp_path: Path, file: str) -> None:
     path.with_suffix(".json").rename(tmp_path / "config.json")
     assert load_vggt(tmp_path).model.config.aggregator.embed_dim == 32
     path.unlink()
-    with pytest.raises(InputError, match=r"holds no weights, expected model\.safetensors or model\.pt"):
+    with pytest.raises(InputError, match=r"holds no weights, expected one \.safetensors or \.pt or \.bin file"):
         load_vggt(tmp_path)
 
 
@@ -153,18 +155,18 @@ def test_truncated_files(tmp_path: Path) -> None:
 
 
 def test_content_that_is_no_flat_mapping(tmp_path: Path) -> None:
-    for content in ([torch.zeros(1)], {"model": tensors()}, torch.zeros(1)):
+    for content in ([torch.zeros(1)], {"model": [1]}, {"model": {"a": 3}}, torch.zeros(1)):
         with pytest.raises(InputError, match="flat mapping"):
             load_vggt(write(tmp_path, content, "net.pt"))
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:
-    (tmp_path / "net.bin").touch()
+    (tmp_path / "net.ckpt").touch()
     for source, message in (
         (tmp_path / "net.safetensors", "not found"),
         ("three/part/name", "not found"),
         ("", "not found|holds no weights"),
-        (tmp_path / "net.bin", r"must be a \.safetensors or \.pt file"),
+        (tmp_path / "net.ckpt", r"must be a \.safetensors or \.pt or \.bin file, got '\.ckpt'"),
         ("random:", "cannot be read"),
         (f"random:{tmp_path}/none.json:3", "none.json cannot be read"),
     ):
@@ -185,18 +187,30 @@ class FakeHub:
             raise EntryNotFoundError(f"no {file} in {repository}")
         return str(self.folder / file)
 
+    def files(self, repository: str) -> list[str]:
+        return [path.name for path in self.folder.iterdir()]
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weights, "hf_hub_download", self)
+        monkeypatch.setattr(weights, "list_repo_files", self.files)
+
+
+def not_cached(*_: object, **__: object) -> str:
+    raise LocalEntryNotFoundError("not in the cache")
+
 
 def test_hub_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, tensors(), "model.pt")
     path.with_suffix(".json").rename(tmp_path / "config.json")
-    monkeypatch.setattr(weights, "hf_hub_download", FakeHub(tmp_path))
+    FakeHub(tmp_path).install(monkeypatch)
+    monkeypatch.setattr(weights, "snapshot_download", not_cached)
     model, identity = load_vggt("someone/network")
     assert model.config.aggregator.embed_dim == 32
     assert identity == ("someone/network", hashlib.sha256(path.read_bytes()).hexdigest())
     path.unlink()
     with pytest.raises(InputError, match="someone/network holds no weights"):
         load_vggt("someone/network")
-    monkeypatch.setattr(weights, "hf_hub_download", FakeHub(None))
+    FakeHub(None).install(monkeypatch)
     with pytest.raises(InputError, match=r"neither in the hub's cache nor reachable online$"):
         load_vggt("someone/network")
 
@@ -218,3 +232,88 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
         assert torch.equal(value, again.model.state_dict()[key])
     torch.manual_seed(5)
     assert load_vggt(f"random:{TINY}").identity == first.identity
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_training_checkpoint_of_upstream(tmp_path: Path, prefix: str) -> None:
+    """Optimizer, scaler and counters lie beside the weights, whose keys may have DistributedDataParallel's prefix."""
+    content = {
+        "prev_epoch": 3,
+        "model": {f"{prefix}{key}": value for key, value in tensors().items()},
+        "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
+        "scaler": {"scale": 1.0},
+        "steps": {"train": 5, "val": 1},
+    }
+    model, _ = load_vggt(write(tmp_path, content, "checkpoint.pt"))
+    written = tensors()
+    assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items())
+    del content["model"][f"{prefix}aggregator.camera_token"]
+    with pytest.raises(InputError, match=r"1 missing: aggregator\.camera_token$"):
+        load_vggt(write(tmp_path, content, "checkpoint.pt"))
+
+
+def test_other_classes_in_a_checkpoint_are_named_with_the_way_out(tmp_path: Path) -> None:
+    path = write(tmp_path, {"model": tensors(), "config": Path("x")}, "checkpoint.pt")
+    with pytest.raises(InputError, match=r"extract the weights once: .*weights_only=False.*\"model\""):
+        load_vggt(path)
+
+
+def test_heads_of_weights_without_a_file_of_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes are VGGT-1B's (here the fixture's), the heads those that the file has."""
+    sizes = weights.VGGTConfig.read(FIXTURE / "config.json")
+    monkeypatch.setattr(weights, "VGGTConfig", lambda: sizes)
+    kept = {key: value for key, value in tensors().items() if not key.startswith("point_head.")}
+    for name in ("net.safetensors", "net.pt"):
+        path = write(tmp_path, kept, name)
+        path.with_suffix(".json").unlink()
+        assert weights.available_heads(path) == ("camera", "depth")
+        assert load_vggt(path).model.config.heads == ("camera", "depth")
+        with pytest.raises(MissingHeadError, match="has no point head, it has: camera, depth"):
+            load_vggt(path, heads=("point",))
+
+
+@pytest.mark.parametrize("name", ["vggt_co3d.safetensors", "checkpoint.pt", "pytorch_model.bin"])
+@pytest.mark.parametrize("inside", ["", "snapshots/0a1b"])
+def test_the_only_weight_file_of_a_folder(tmp_path: Path, name: str, inside: str) -> None:
+    folder = tmp_path / "models--someone--network" / inside
+    folder.mkdir(parents=True)
+    write(folder, tensors(), name)
+    (folder / "README.md").touch()
+    source = tmp_path / "models--someone--network"
+    assert load_vggt(source).model.config.aggregator.embed_dim == 32
+    write(folder, tensors(), "other.pt")
+    with pytest.raises(InputError, match=r"holds 2 weight files, expected one: .*other\.pt"):
+        load_vggt(source)
+    write(folder, tensors(), "model.safetensors")
+    assert load_vggt(source).model.config.aggregator.embed_dim == 32
+
+
+def test_a_folder_of_the_cache_is_read_at_its_reference(tmp_path: Path) -> None:
+    for snapshot, size in (("old", 1), ("new", 2)):
+        (tmp_path / "snapshots" / snapshot).mkdir(parents=True)
+        content = {key: value * size for key, value in tensors().items()}
+        write(tmp_path / "snapshots" / snapshot, content, "weights.safetensors")
+    with pytest.raises(InputError, match="holds 2 weight files"):
+        load_vggt(tmp_path)
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "main").write_text("new")
+    loaded = load_vggt(tmp_path).model.state_dict()["aggregator.camera_token"]
+    assert torch.equal(loaded, 2 * tensors()["aggregator.camera_token"])
+
+
+def test_hub_repository_with_another_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, tensors(), "vggt_commercial.pt")
+    FakeHub(tmp_path).install(monkeypatch)
+    assert load_vggt("someone/network").model.config.aggregator.embed_dim == 32
+    FakeHub(None).install(monkeypatch)
+    monkeypatch.setattr(weights, "snapshot_download", lambda *_, **__: str(tmp_path))
+    assert load_vggt("someone/network").model.config.aggregator.embed_dim == 32  # from the cache, offline
+
+
+def test_gated_hub_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise GatedRepoError("403 Client Error", response=SimpleNamespace(headers={}, status_code=403))
+
+    monkeypatch.setattr(weights, "hf_hub_download", refuse)
+    with pytest.raises(InputError, match=r"facebook/VGGT-1B-Commercial are gated: accept their terms on https://"):
+        load_vggt("facebook/VGGT-1B-Commercial")

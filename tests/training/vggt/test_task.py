@@ -6,17 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from geometry import InputError
 from models.lora import LoRALinear, add_lora, merged_state
-from models.vggt import VGGT
+from models.vggt import VGGT, VGGTConfig
 from models.vggt.objective.losses import LossWeights
 from tests.training.vggt.tiny import SIZES, frame_batch, tiny_options
+from training.cli import parse_options
 from training.errors import NonFiniteError
 from training.run_task import clip_by_group
 from training.vggt.build import build_vggt_task
+from training.vggt.checkpoint import export_weights
 from training.vggt.learning import WeightAverage, frozen_modules, module_groups, restrict_aggregator
+from training.vggt.options import VGGTOptions
 from training.vggt.task import VGGTTask, group_losses, identity_of, parts_of
 
 EVERYTHING = {"point_weight": 1.0, "track_weight": 0.05}
@@ -53,7 +57,7 @@ def test_no_group_is_dropped_and_no_part_is_empty(groups: int, count: int, sizes
 
 def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
     """Also with groups whose numbers of valid pixels differ; and what is logged is not divided by the parts."""
-    task = task_of(tmp_path, **EVERYTHING)
+    task = task_of(tmp_path, **EVERYTHING, checkpointing=False)  # whose chunks depend on the number of groups
     whole, logged = gradients(task, 1)
     for count in (2, 5):
         parts, again = gradients(task, count)
@@ -68,6 +72,7 @@ def test_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
     without, _ = gradients(task_of(tmp_path, checkpointing=False), 1, groups=1)
     task = task_of(tmp_path, checkpointing=True)
     assert task.model.aggregator.frame_blocks[0].recompute_in_training
+    assert task.model.depth_head.recompute_in_training
     recomputed, _ = gradients(task, 1, groups=1)
     for name, expected in without.items():
         torch.testing.assert_close(recomputed[name], expected, atol=1e-6, rtol=1e-5, msg=name)
@@ -198,3 +203,55 @@ def test_average_of_weights() -> None:
     assert average.weights["weight"].item() == pytest.approx(2 - 2 / 11)
     average.update(model, 1000)
     assert average.weights["weight"].item() == pytest.approx(2 - 1 / 11)
+
+
+def weights_without(tmp_path: Path) -> str:
+    """An exported tiny network that has only camera and depth heads."""
+    config = VGGTConfig.read(SIZES).with_heads(("camera", "depth"))
+    torch.manual_seed(3)
+    path = tmp_path / "given.safetensors"
+    export_weights(VGGT(config).state_dict(), config, path, dtype="float32")
+    return str(path)
+
+
+def test_new_heads_start_from_fresh_weights(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = weights_without(tmp_path)
+    changes = {"vggt_config": "", "vggt_ckpt": source, "point_weight": 1.0, "new_heads": ("point",)}
+    task = task_of(tmp_path, **changes)
+    assert "new heads, fresh weights of seed 0: point" in capsys.readouterr().out
+    record = task.record()
+    assert record.start == f"{source} + fresh point:0"
+    assert record.options["new_heads"] == ["point"]
+    state, given = task.model.state_dict(), load_file(source)
+    assert all(torch.equal(state[key], value) for key, value in given.items())
+    fresh = "point_head.projects.0.weight"
+    assert state[fresh].std() > 0
+    assert state[fresh].shape == state["depth_head.projects.0.weight"].shape
+    assert torch.equal(state[fresh], task_of(tmp_path, **changes).model.state_dict()[fresh])
+    assert not torch.equal(state[fresh], task_of(tmp_path, **changes, seed=1).model.state_dict()[fresh])
+    # the order of parameters is the one that a resumed run finds
+    assert list(state) == list(VGGT(task.model.config).state_dict())
+    found, _ = gradients(task, 1, groups=1)
+    assert found[fresh].abs().max() > 0
+    contents = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(contents)
+    torch.save(contents, tmp_path / "run.ckpt")
+    tracked = {"vggt_ckpt": "", "init_from": str(tmp_path / "run.ckpt"), "track_weight": 0.1, "new_heads": ("track",)}
+    assert task_of(tmp_path, **changes | tracked).model.config.heads == ("camera", "depth", "point", "track")
+    with pytest.raises(InputError, match=r"--new_heads point: .*run\.ckpt has weights of that already"):
+        task_of(tmp_path, **changes | tracked | {"new_heads": ("point",)})
+
+
+def test_new_heads_that_make_no_sense(tmp_path: Path) -> None:
+    source = {"vggt_config": "", "vggt_ckpt": weights_without(tmp_path)}
+    with pytest.raises(InputError, match=r"no point head, it has: camera, depth; --new_heads starts one"):
+        task_of(tmp_path, **source, point_weight=1.0)
+    for changes, message in (
+        (source | {"new_heads": ("depth",)}, "--new_heads depth: .*has weights of that already"),
+        (source | {"new_heads": ("point",)}, r"--new_heads point: expected heads with a weight above 0"),
+        (source | {"new_heads": ("depth", "depth")}, "named twice"),
+        ({"new_heads": ("depth",)}, "--new_heads adds to given weights"),
+    ):
+        with pytest.raises(InputError, match=message):
+            task_of(tmp_path, **changes)
+    assert parse_options(VGGTOptions, "", ["--new_heads"]).new_heads == ()  # empties the list of a config

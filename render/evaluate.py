@@ -19,7 +19,7 @@ from data.scene import PosedScene
 from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
 from models.nerf.renderer import NearFar
-from models.nerf.samplers import SAMPLE_COUNTS
+from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import (
     load_for,
@@ -116,7 +116,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         metrics = {
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
-            "weights": weight_identities(checkpoint),
+            "weights": weight_identities(options, checkpoint, model),
             "missing_targets": [name for scene in scenes for name in missing_targets(protocol, scene)],
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
@@ -290,6 +290,7 @@ def _settings(
         "imgScale_test": options.imgScale_test,
         "sampler": sampler,
         **{name: getattr(model.network.samples, name, None) for name in SAMPLE_COUNTS},
+        **{name: getattr(model.network.config, name, None) for name in SIZES_OF_MAPS},
         "near_far": model.network.near_far,
         "chunk": options.chunk,
         "precision": precision,

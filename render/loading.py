@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from data.readers.registry import read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
 from geometry import InputError
-from models.nerf.samplers import SAMPLE_COUNTS, require_own_options
+from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS, require_own_options
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
 from render.options import RenderOptions
 from training.allocator import keep_freed_memory
+from training.backbone import VGGTRecord, record_of, replaced_backbone
 from training.checkpoint import Checkpoint
 from training.nerf.checkpoint import NerfRecord
 from training.precision import TRAINED, resolved_precision, slow_precision_note
@@ -61,9 +63,11 @@ def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF
     """
     keep_freed_memory()
     require_own_options(checkpoint.record.renderer.sampler, options, f"the model of {checkpoint.path}")
-    counts = {name: getattr(options, name) for name in SAMPLE_COUNTS}
+    counts = {name: getattr(options, name) for name in (*SAMPLE_COUNTS, *SIZES_OF_MAPS)}
     near_far = None if options.near_far == "trained" else options.near_far
-    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far, samples=counts)
+    size = options.vggt_image_size
+    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far, samples=counts, vggt_image_size=size)
+    replaced_backbone(checkpoint.record.vggt, _used_backbone(options, checkpoint, model))
     return model.to(device)
 
 
@@ -77,14 +81,22 @@ def precision_for(options: RenderOptions, record: NerfRecord, device: torch.devi
     return precision
 
 
-def weight_identities(checkpoint: Checkpoint[NerfRecord, VGGTNeRF]) -> dict[str, Any]:
-    """The `weights` entry of `metrics.json`."""
+def _used_backbone(options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF], model: VGGTNeRF) -> VGGTRecord:
+    trained = checkpoint.record.vggt
+    size = trained.image_size if options.vggt_image_size is None else options.vggt_image_size
+    return record_of(model.vggt, options.vggt_ckpt or trained.source, size)
+
+
+def weight_identities(
+    options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF], model: VGGTNeRF
+) -> dict[str, Any]:
+    """The `weights` entry of `metrics.json`: the checkpoint, the backbone in use, the one it was trained with."""
     path, record = checkpoint.path, checkpoint.record
     own = {"path": str(path), "sha256": file_sha256(path), "task": record.task, "commit": record.commit}
-    vggt = {"source": record.vggt.source, "name": record.vggt.name, "sha256": record.vggt.sha256}
     return {
         "checkpoint": own,
-        "vggt": {**vggt, "layers": list(record.vggt.layers), "heads": list(record.vggt.heads)},
+        "vggt": asdict(_used_backbone(options, checkpoint, model)),
+        "vggt_trained_with": asdict(record.vggt),
     }
 
 

@@ -26,6 +26,10 @@ class RenderOptions:
     N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass; not given: as trained")
     N_importance: int | None = option(None, "hierarchical: further samples of the fine pass; not given: as trained")
     N_guided: int | None = option(None, "guided: samples per ray; not given: as trained")
+    feature_pixels: int | None = option(None, "guided: most pixels of a feature map; not given: as trained")
+    vggt_image_size: int | None = option(
+        None, "longest image side VGGT sees, 0 = the image's own; not given: as trained"
+    )
     near_far: str = option(
         "trained",
         "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",

@@ -1,4 +1,7 @@
-"""The frozen VGGT of a radiance field: which one it is, and that it is the one a checkpoint was trained with."""
+"""The frozen VGGT of a radiance field: which one it is, and whether a checkpoint may have it.
+
+A network that reads tokens needs the VGGT it was trained with; one that reads only depth may have any that predicts it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from geometry import InputError
 from models.vggt.config import MissingHeadError
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
+from training.cli import announce
 
 NO_VGGT = "none"
 """`--vggt_ckpt none`: the image stem alone."""
@@ -25,6 +29,21 @@ class VGGTRecord:
     heads: tuple[str, ...] = ()
     """Heads that were used; none = tokens only."""
 
+    def __str__(self) -> str:
+        """For messages: name, start of the hash, image size."""
+        if self.name == NO_VGGT:
+            return "no VGGT"
+        size = f"images of {self.image_size} pixels" if self.image_size else "images as they are"
+        return f"VGGT {self.name} ({self.sha256[:8]}, {size})"
+
+
+def record_of(vggt: FrozenVGGT | None, source: str, image_size: int) -> VGGTRecord:
+    """What is recorded of a backbone from `--vggt_ckpt`."""
+    if vggt is None:
+        return VGGTRecord(NO_VGGT, NO_VGGT, NO_VGGT, (), image_size)
+    heads = FROZEN_HEADS if vggt.has_depth else ()
+    return VGGTRecord(source, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), image_size, heads)
+
 
 def load_backbone(
     source: str, image_size: int, *, wants_depth: bool, layers: Sequence[int] | None = None
@@ -38,31 +57,53 @@ def load_backbone(
     if source == NO_VGGT:
         if wants_depth:
             raise InputError("--vggt_ckpt none: expected a VGGT, whose depth --depth_prior and --near_far auto need")
-        return None, VGGTRecord(NO_VGGT, NO_VGGT, NO_VGGT, (), image_size)
+        return None, record_of(None, source, image_size)
     try:
         vggt = FrozenVGGT.load(source, layers, heads, image_size=image_size or None)
     except MissingHeadError as error:
         wanted = "camera and depth heads, which --depth_prior and --near_far auto need"
         raise InputError(f"--vggt_ckpt {source}: expected {wanted}, got: {error}") from None
-    identity = vggt.identity
-    return vggt, VGGTRecord(source, identity.name, identity.sha256, tuple(vggt.layers), image_size, heads)
+    return vggt, record_of(vggt, source, image_size)
 
 
-def load_recorded_backbone(record: VGGTRecord, vggt_ckpt: str = "", *, wants_depth: bool = False) -> FrozenVGGT | None:
-    """The backbone a checkpoint was trained with, from where it was found then or from `vggt_ckpt`.
+def load_recorded_backbone(
+    record: VGGTRecord,
+    vggt_ckpt: str = "",
+    *,
+    wants_depth: bool = False,
+    image_size: int | None = None,
+    may_differ: bool = False,
+) -> tuple[FrozenVGGT | None, VGGTRecord]:
+    """The backbone a checkpoint was trained with, from where it was found then or from `vggt_ckpt`, and its record.
 
-    `wants_depth`: with its camera and depth heads, even if the checkpoint was trained without.
+    `wants_depth`: with its camera and depth heads, even if the checkpoint was trained without. `image_size`: None = as
+    recorded. `may_differ`: the network reads no tokens, so another VGGT is taken as well, or none where no depth is
+    wanted.
 
     Raises:
-        InputError: when the weights are not those of the record.
+        InputError: when the weights are not those of the record, unless they may differ; for a VGGT of which nothing
+            would be read.
     """
     source = vggt_ckpt or record.source
-    has_depth = bool(record.heads)
-    vggt, found = load_backbone(
-        source, record.image_size, wants_depth=wants_depth or has_depth, layers=record.layers or None
-    )
-    require_same_backbone(record, found, f"--vggt_ckpt {source}")
-    return vggt
+    has_depth = wants_depth or (bool(record.heads) and (source != NO_VGGT or not may_differ))
+    if may_differ and record.source == NO_VGGT and source != NO_VGGT and not wants_depth:
+        raise InputError(f"--vggt_ckpt {source}: this model reads nothing of a VGGT, expected none")
+    if source == NO_VGGT and image_size is not None:
+        raise InputError(f"--vggt_image_size {image_size}: has no effect without a VGGT")
+    size = record.image_size if image_size is None else image_size
+    layers = None if may_differ else record.layers or None
+    vggt, found = load_backbone(source, size, wants_depth=has_depth, layers=layers)
+    if not may_differ:
+        require_same_backbone(record, found, f"--vggt_ckpt {source}")
+    return vggt, found
+
+
+def replaced_backbone(before: VGGTRecord, now: VGGTRecord) -> tuple[VGGTRecord, ...]:
+    """The earlier backbone of weights that read only depth, and a line about it, where there is another now."""
+    if before.sha256 == now.sha256 and (before.image_size == now.image_size or now.name == NO_VGGT):
+        return ()
+    announce(f"backbone changed: {now} instead of {before}, which the checkpoint was trained with; only depth is read")
+    return (before,)
 
 
 def require_same_backbone(theirs: VGGTRecord, ours: VGGTRecord, where: str) -> None:

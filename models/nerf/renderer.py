@@ -110,9 +110,14 @@ class Renderer(nn.Module, ABC):
         self.near_far = near_far
 
     @property
+    def reads_depth(self) -> bool:
+        """Whether VGGT's depth is read, be it for bounds only."""
+        return self.config.depth_prior or self.near_far == "auto"
+
+    @property
     def uses_backbone(self) -> bool:
-        """Whether anything of VGGT is read: tokens, depth, or depth for bounds."""
-        return self.reads_tokens or self.config.depth_prior or self.near_far == "auto"
+        """Whether anything of VGGT is read."""
+        return self.reads_tokens or self.reads_depth
 
     @abstractmethod
     def training_window(self, height: int, width: int) -> tuple[int, int] | None:

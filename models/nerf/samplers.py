@@ -21,6 +21,9 @@ def _options_of(sampler: type[Renderer]) -> set[str]:
 SAMPLE_COUNTS = tuple(dict.fromkeys(field.name for one in SAMPLERS.values() for field in fields(one.Samples)))
 """Options that say how many samples a ray gets, of all samplers."""
 
+SIZES_OF_MAPS = ("feature_pixels",)
+"""Options in a sampler's config that its weights do not depend on."""
+
 
 @dataclass(frozen=True)
 class RendererSpec:
@@ -59,9 +62,10 @@ class RendererSpec:
         return cls(**{**plain, **parts})
 
     def with_samples(self, counts: Mapping[str, int | None]) -> "RendererSpec":
-        """With other sample counts; None = as they are."""
+        """With other sample counts or `SIZES_OF_MAPS`, on which no weight depends; None = as they are."""
         given = {name: count for name, count in counts.items() if count is not None}
-        return replace(self, samples=replace(self.samples, **given))
+        sizes = {name: given.pop(name) for name in SIZES_OF_MAPS if name in given}
+        return replace(self, samples=replace(self.samples, **given), config=replace(self.config, **sizes))
 
 
 def require_own_options(sampler: str, options: Any, what: str) -> None:

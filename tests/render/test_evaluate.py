@@ -64,6 +64,7 @@ def test_command_writes_metrics_and_pictures(
     checkpoint = metrics["weights"]["checkpoint"]
     assert checkpoint["sha256"] == hashlib.sha256(general.read_bytes()).hexdigest()
     assert len(metrics["weights"]["vggt"]["sha256"]) == 64
+    assert metrics["weights"]["vggt"] == metrics["weights"]["vggt_trained_with"]
     settings = metrics["settings"]
     assert (settings["N_samples"], settings["N_importance"], settings["device"]) == (4, 0, "cpu")
     assert sorted(path.name for path in out.iterdir()) == sorted(

@@ -11,11 +11,17 @@ from data.scene import PosedScene
 from geometry import InputError, require
 from models.nerf.guided.scene_field import SceneField
 from models.nerf.renderer import NearFar
-from models.nerf.samplers import RendererSpec, require_own_options
+from models.nerf.samplers import SAMPLERS, SIZES_OF_MAPS, RendererSpec, require_own_options
 from models.nerf.scene_box import SceneBox
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.frozen import FrozenVGGT
-from training.backbone import load_backbone, load_recorded_backbone, require_same_backbone
+from training.backbone import (
+    VGGTRecord,
+    load_backbone,
+    load_recorded_backbone,
+    replaced_backbone,
+    require_same_backbone,
+)
 from training.checkpoint import Checkpoint, load_strictly, read_checkpoint
 from training.nerf.checkpoint import NERF, SCENE_FIELD, NerfRecord, load_general_weights, read_nerf_checkpoint
 from training.nerf.finetune import FinetuneTask, SceneFieldTask, box_of
@@ -50,6 +56,7 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     tokens = {"token_layers": len(backbone.layers), "token_channels": 0 if vggt is None else vggt.channels}
     spec = _spec(options.sampler, options, tokens)
     model = VGGTNeRF(vggt, spec.build())
+    vggt_before = () if checkpoint is None else checkpoint.record.vggt_before
     if checkpoint is not None and not options.ckpt:
         before = checkpoint.record
         require(
@@ -57,10 +64,17 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
             f"--init_from {start}: expected a general checkpoint with --sampler {options.sampler}, "
             f"got a {before.task} one with --sampler {before.renderer.sampler}",
         )
-        require_same_backbone(checkpoint.record.vggt, backbone, f"--init_from {options.init_from}")
+        if model.network.reads_tokens:
+            require_same_backbone(before.vggt, backbone, f"--init_from {options.init_from}")
+        is_told_depth = before.renderer.config.depth_prior
+        require(
+            options.depth_prior == is_told_depth,
+            f"--depth_prior {options.depth_prior}: --init_from {start} was trained with --depth_prior {is_told_depth}",
+        )
         load_strictly(model, checkpoint.weights, f"checkpoint {start}")
         trained_on = merged_views(checkpoint.record.trained_on, trained_on)
-    task = GeneralTask(options, model, spec, backbone, trained_on)
+        vggt_before += replaced_backbone(before.vggt, backbone)
+    task = GeneralTask(options, model, spec, backbone, trained_on, vggt_before)
     if checkpoint is not None and options.ckpt:
         task.resume(checkpoint)
     return task
@@ -73,6 +87,9 @@ class FinetuneStart:
     checkpoint: Checkpoint[NerfRecord, VGGTNeRF]
     """Of a general model, or one of this run to go on from."""
     vggt: FrozenVGGT | None
+    vggt_record: VGGTRecord
+    vggt_before: tuple[VGGTRecord, ...] = ()
+    """See `NerfRecord`."""
 
     @property
     def is_before_the_field(self) -> bool:
@@ -96,19 +113,26 @@ def read_finetune_start(options: FinetuneOptions) -> FinetuneStart:
             "--scene_field stands where VGGT's depth stood: expected a checkpoint trained with --depth_prior, "
             f"got {checkpoint.path}, which was not"
         )
-    vggt = load_recorded_backbone(record.vggt, options.vggt_ckpt, wants_depth=options.near_far == "auto")
-    return FinetuneStart(checkpoint, vggt)
+    vggt, used = load_recorded_backbone(
+        record.vggt,
+        options.vggt_ckpt,
+        wants_depth=options.near_far == "auto" or record.renderer.config.depth_prior,
+        image_size=options.vggt_image_size,
+        may_differ=not options.ckpt and not SAMPLERS[record.renderer.sampler].reads_tokens,
+    )
+    return FinetuneStart(checkpoint, vggt, used, record.vggt_before + replaced_backbone(record.vggt, used))
 
 
 def build_scene_field_task(options: FinetuneOptions, scene: PosedScene, start: FinetuneStart) -> SceneFieldTask:
     """The first part of fine-tuning with `--scene_field`: the field, and the general model that it learns from."""
     record = start.checkpoint.record
-    spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config))
+    spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | _given_sizes(options))
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
     load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
     field = SceneField(options.scene_field, spec.background)
     field.set_bounds(*box_of(model, scene))
-    task = SceneFieldTask(options, model, spec, record.vggt, _trained_on(record, scene), scene=scene, field=field)
+    about = (spec, start.vggt_record, _trained_on(record, scene), start.vggt_before)
+    task = SceneFieldTask(options, model, *about, scene=scene, field=field)
     if options.ckpt:
         task.resume(start.checkpoint)
     return task
@@ -124,10 +148,10 @@ def build_finetune_task(
     record = start.checkpoint.record
     torch.manual_seed(options.seed)
     parts = ("residual_channels", "residual_resolution", *(("scene_field",) if options.scene_field else ()))
-    own = {name: getattr(options, name) for name in parts}
+    own = {name: getattr(options, name) for name in parts} | _given_sizes(options)
     spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | own)
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
-    task = FinetuneTask(options, model, spec, record.vggt, _trained_on(record, scene))
+    task = FinetuneTask(options, model, spec, start.vggt_record, _trained_on(record, scene), start.vggt_before)
     if options.ckpt and field is None:
         task.resume(start.checkpoint)
         load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
@@ -146,6 +170,12 @@ def _spec(sampler: str, options: TrainOptions, shapes: dict[str, Any]) -> Render
     """A renderer of those shapes or else the options', with rays marched as the options say."""
     background, near_far = 1.0 if options.white_bkgd else 0.0, cast(NearFar, options.near_far)
     return RendererSpec.from_options(sampler, asdict(options) | shapes, background=background, near_far=near_far)
+
+
+def _given_sizes(options: TrainOptions) -> dict[str, Any]:
+    """Of feature maps, where they are not those of the general model."""
+    sizes = {name: getattr(options, name) for name in SIZES_OF_MAPS}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _trained_on(start: NerfRecord, scene: PosedScene) -> dict[str, list[int]]:

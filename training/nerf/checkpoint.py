@@ -24,13 +24,19 @@ class NerfRecord(CheckpointRecord):
     vggt: VGGTRecord
     trained_on: dict[str, list[int]]
     """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
+    vggt_before: tuple[VGGTRecord, ...] = ()
+    """Other backbones that its first weights (`--init_from`) were trained with, the earliest first."""
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "NerfRecord":
         """See `CheckpointRecord`."""
-        vggt = dict(plain["vggt"])
-        vggt |= {name: tuple(vggt[name]) for name in ("layers", "heads") if name in vggt}
-        return cls(**{**plain, "renderer": RendererSpec.from_plain(plain["renderer"]), "vggt": VGGTRecord(**vggt)})
+        before = tuple(_vggt_record(one) for one in plain.get("vggt_before", ()))
+        vggt = {"vggt": _vggt_record(plain["vggt"]), "vggt_before": before}
+        return cls(**{**plain, "renderer": RendererSpec.from_plain(plain["renderer"]), **vggt})
+
+
+def _vggt_record(plain: Mapping[str, Any]) -> VGGTRecord:
+    return VGGTRecord(**plain | {name: tuple(plain[name]) for name in ("layers", "heads") if name in plain})
 
 
 def _build(
@@ -38,11 +44,22 @@ def _build(
     vggt_ckpt: str = "",
     near_far: NearFar | None = None,
     samples: Mapping[str, int | None] | None = None,
+    vggt_image_size: int | None = None,
 ) -> VGGTNeRF:
-    """`vggt_ckpt`: where the backbone lies now; `near_far`, `samples`: bounds and sample counts, if not as trained."""
+    """`vggt_ckpt`: where the backbone lies now, or another one for a network that reads no tokens.
+
+    `near_far`, `samples` (see `RendererSpec.with_samples`), `vggt_image_size`: if not as trained.
+    """
     spec = replace(record.renderer.with_samples(samples or {}), near_far=near_far or record.renderer.near_far)
-    vggt = load_recorded_backbone(record.vggt, vggt_ckpt, wants_depth=spec.near_far == "auto")
-    return VGGTNeRF(vggt, spec.build())
+    network = spec.build()
+    vggt, _ = load_recorded_backbone(
+        record.vggt,
+        vggt_ckpt,
+        wants_depth=network.reads_depth,
+        image_size=vggt_image_size,
+        may_differ=not network.reads_tokens,
+    )
+    return VGGTNeRF(vggt, network)
 
 
 _WRITTEN_BY = "train_general.py or train_finetune.py"

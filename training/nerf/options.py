@@ -38,6 +38,10 @@ class TrainOptions(RunOptions):
         None, "hierarchical: further samples per ray where the coarse pass found something; 0 = coarse pass only (64)"
     )
     N_guided: int | None = option(None, "guided: samples per ray, all in the interval that the sweep found (8)")
+    feature_pixels: int | None = option(
+        None,
+        "guided: most pixels of a feature map; larger images are halved, and again (131072; fine-tuning: as before)",
+    )
     near_far: str = option(
         "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
     )
@@ -148,6 +152,9 @@ class FinetuneOptions(TrainOptions):
     """Fine-tuning on one scene; the architecture and VGGT are those of the general checkpoint."""
 
     vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the general checkpoint found them")
+    vggt_image_size: int | None = option(
+        None, "longest image side VGGT sees, 0 = the image's own; not given: as the general checkpoint's"
+    )
     residual_channels: int = option(16, "channels of the per-scene residual, per plane")
     residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
     residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")

@@ -39,13 +39,15 @@ class SceneTask(RunTask):
         spec: RendererSpec,
         vggt: VGGTRecord,
         trained_on: dict[str, list[int]],
+        vggt_before: tuple[VGGTRecord, ...] = (),
     ) -> None:
-        """`spec`: what `model.network` was built from; `vggt`: which backbone; `trained_on`: targets by scan."""
+        """`spec`: what `model.network` was built from; `vggt`: which backbone; the rest: see `NerfRecord`."""
         super().__init__(options)
         self.model = model
         self.spec = spec
         self.vggt_record = vggt
         self.trained_on = trained_on
+        self.vggt_before = vggt_before
 
     def clipping_groups(self) -> dict[str, list[nn.Parameter]]:
         """The norm is taken over all parameters that learn."""
@@ -82,6 +84,7 @@ class SceneTask(RunTask):
             options=plain_options(self.options) | counts,
             commit=self.commit,
             trained_on=self.trained_on,
+            vggt_before=self.vggt_before,
         )
 
 

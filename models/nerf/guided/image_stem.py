@@ -1,6 +1,6 @@
 """Source images -> the two small feature maps of the guided network: one to sweep with, one to refine and blend with.
 
-Images of more than about 100 000 pixels are halved first, and again, so that the cost does not grow with the image and
+Images of more than `--feature_pixels` are halved first, and again, so that the cost does not grow with the image and
 the features look the same at every resolution.
 """
 
@@ -17,8 +17,10 @@ SWEEP_CHANNELS = 16
 """Of the map that is swept."""
 COARSER = 4
 """Size of the fine map over the size of the sweep's."""
-MAX_PIXELS = 1 << 17
-"""Of a fine map: 320x256 images, which the shipped model learned from, stay as they are, 640x512 ones are halved."""
+FEATURE_PIXELS = 1 << 17
+"""Default of `--feature_pixels`, the most that a fine map has.
+
+320x256 images, which the shipped model learned from, stay as they are, 640x512 ones are halved."""
 
 
 class StemMaps(NamedTuple):
@@ -28,10 +30,10 @@ class StemMaps(NamedTuple):
     fine: Float[Tensor, "batch view channel rows cols"]
 
 
-def halvings(height: int, width: int) -> int:
-    """How often an image is halved until it has at most 2^17 pixels."""
+def halvings(height: int, width: int, max_pixels: int = FEATURE_PIXELS) -> int:
+    """How often an image is halved until it has at most so many pixels."""
     count = 0
-    while math.prod(halved(height, width, count)) > MAX_PIXELS:
+    while math.prod(halved(height, width, count)) > max_pixels:
         count += 1
     return count
 
@@ -41,26 +43,28 @@ def halved(height: int, width: int, count: int) -> tuple[int, int]:
     return -(-height // 2**count), -(-width // 2**count)
 
 
-def working_size(height: int, width: int) -> tuple[int, int]:
+def working_size(height: int, width: int, max_pixels: int = FEATURE_PIXELS) -> tuple[int, int]:
     """Rows and columns of the fine map of an image."""
-    return halved(height, width, halvings(height, width))
+    return halved(height, width, halvings(height, width, max_pixels))
 
 
-def sweep_size(target: Cameras, source: Cameras) -> tuple[int, int]:
+def sweep_size(target: Cameras, source: Cameras, max_pixels: int = FEATURE_PIXELS) -> tuple[int, int]:
     """Rows and columns of the sweep of a target view (axis batch): no finer than its sources (batch view) are seen.
 
     That is where a target is a window of a large image, whose own few pixels would not ask for a halving.
     """
-    seen = source.intrinsics[..., 0, 0].median() / 2 ** halvings(source.height, source.width)
+    seen = source.intrinsics[..., 0, 0].median() / 2 ** halvings(source.height, source.width, max_pixels)
     finer = (target.intrinsics[..., 0, 0].median() / seen).log2().round()
-    return halved(target.height, target.width, max(halvings(target.height, target.width), int(finer)))
+    count = halvings(target.height, target.width, max_pixels)
+    return halved(target.height, target.width, max(count, int(finer)))
 
 
 class ImageStem(nn.Module):
     """Three resolutions of convolutions, merged from coarse to fine (Lin et al. 2017)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, max_pixels: int = FEATURE_PIXELS) -> None:
         super().__init__()
+        self.max_pixels = max_pixels
         full, half, quarter = 8, 16, 32
         self.at_full = _block(3, full, 1)
         self.at_half = _block(full, half, 2)
@@ -74,7 +78,7 @@ class ImageStem(nn.Module):
         """Maps of images in [0, 1]."""
         batch = images.shape[:2]
         images = images.flatten(0, 1) * 2 - 1
-        size = working_size(*images.shape[-2:])
+        size = working_size(*images.shape[-2:], self.max_pixels)
         if size != images.shape[-2:]:
             images = F.interpolate(images, size, mode="area")
         full = self.at_full(images)

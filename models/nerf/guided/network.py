@@ -18,7 +18,7 @@ from models.nerf.depth_range import DepthRange
 from models.nerf.guided.cost_volume import PlaneDistribution, VolumeRegularizer, sweep_loss
 from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples, intervals
 from models.nerf.guided.depth_splat import SplattedDepth, depth_evidence, splat_depth
-from models.nerf.guided.image_stem import COARSER, SWEEP_CHANNELS, ImageStem, halvings, sweep_size, working_size
+from models.nerf.guided.image_stem import COARSER, FEATURE_PIXELS, SWEEP_CHANNELS, ImageStem, halvings, sweep_size
 from models.nerf.guided.plane_sweep import (
     DisparityRange,
     SweptPixels,
@@ -35,6 +35,8 @@ from models.nerf.renderer import Jitter, NearFar, NetworkConfig, Renderer, Sourc
 from models.nerf.scene_residual import SceneResidual
 from models.vggt.frozen import FrozenFeatures
 
+MIN_FEATURE_PIXELS = 32 * 32
+"""The sweep is a quarter as fine on each side, and its regularizer halves it twice."""
 FINE_PLANES = 8
 """Of the fine sweep, around what the coarse one found."""
 _COARSE_WIDTH, _FINE_WIDTH = 16, 8
@@ -58,6 +60,15 @@ class GuidedConfig(NetworkConfig):
     """Of the coarse sweep, between near and far."""
     scene_field: int = 0
     """Cells along each side of the per-scene field that shows where surfaces are; 0 = none."""
+    feature_pixels: int = FEATURE_PIXELS
+    """Most pixels of a feature map; no weight depends on it."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError, naming the option."""
+        least = f"at least {MIN_FEATURE_PIXELS} (32 x 32)"
+        require(
+            self.feature_pixels >= MIN_FEATURE_PIXELS, f"--feature_pixels: expected {least}, got {self.feature_pixels}"
+        )
 
 
 @dataclass(frozen=True)
@@ -207,7 +218,7 @@ class GuidedNeRF(Renderer):
         """See `Renderer`."""
         super().__init__(config, samples or GuidedSamples(), background=background, near_far=near_far)
         channels = config.feature_channels
-        self.stem = ImageStem(channels)
+        self.stem = ImageStem(channels, config.feature_pixels)
         prior = _PRIOR_CHANNELS if config.depth_prior else 0
         self.coarse = VolumeRegularizer(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
         self.fine = VolumeRegularizer(channels + 2 + 1, _FINE_WIDTH, levels=2, halves_planes=False)
@@ -222,13 +233,13 @@ class GuidedNeRF(Renderer):
         self.scene_field = SceneField(resolution, background).requires_grad_(False) if resolution else None
 
     @property
-    def uses_backbone(self) -> bool:
+    def reads_depth(self) -> bool:
         """See `Renderer`; a field of the scene takes the place of VGGT's depth."""
-        return super().uses_backbone if self.scene_field is None else self.near_far == "auto"
+        return super().reads_depth if self.scene_field is None else self.near_far == "auto"
 
     def training_window(self, height: int, width: int) -> tuple[int, int]:
         """A sweep of a part of the view costs as much less as the part is smaller, and sees the same parallax."""
-        factor = 2 ** halvings(height, width)
+        factor = 2 ** halvings(height, width, self.config.feature_pixels)
         rows, cols = _WINDOW
         return min(rows * factor, height), min(cols * factor, width)
 
@@ -245,7 +256,7 @@ class GuidedNeRF(Renderer):
         """Sweep the target view, coarse and then fine around what that found."""
         near, far = bounds.near, bounds.far
         planes = DisparityRange(near, far)
-        rows, cols = sweep_size(camera, maps.cameras)
+        rows, cols = sweep_size(camera, maps.cameras, self.config.feature_pixels)
         small = (-(-rows // COARSER), -(-cols // COARSER))
         half = torch.full((len(near), *small), 0.5).to(near)
         centers = fractions(Intervals(half, half), self.config.sweep_planes)
@@ -303,7 +314,7 @@ class GuidedNeRF(Renderer):
 
         Coarser than the sweep where that is fine, so that no holes are left between the points of a surface.
         """
-        rows, cols = (-(-side // shrink) for side in working_size(maps.cameras.height, maps.cameras.width))
+        rows, cols = (-(-side // shrink) for side in maps.fine.shape[-2:])
         return shadow_maps(planes, center.clamp(0, 1), confidence > _SURE, target, maps.cameras, rows, cols)
 
     @staticmethod

@@ -16,7 +16,7 @@ from training.nerf.options import FinetuneOptions, GeneralOptions
 
 OWN = {
     "hierarchical": ("N_samples", "N_importance", "token_layers", "token_channels", "heads"),
-    "guided": ("N_guided", "sweep_planes", "scene_field", "color_loss"),
+    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss"),
 }
 SHARED = (
     *("feature_channels", "hidden", "fused", "depth_prior", "residual_channels", "residual_resolution"),
@@ -118,3 +118,15 @@ def test_sample_counts_not_given_stay_as_they_are() -> None:
 def test_impossible_sample_counts_are_refused_by_name(sampler: str, name: str, count: int) -> None:
     with pytest.raises(InputError, match=f"--{name}: expected .* got {count}"):
         SPECS[sampler].with_samples({name: count})
+
+
+def test_sizes_of_maps_change_no_weight() -> None:
+    spec = SPECS["guided"]
+    finer = spec.with_samples({"feature_pixels": 1 << 20, "N_guided": 2})
+    assert (finer.config.feature_pixels, finer.samples.N_guided) == (1 << 20, 2)
+    finer.build().load_state_dict(spec.build().state_dict())
+    with pytest.raises(InputError, match=r"--feature_pixels: expected at least 1024 .* got 10"):
+        spec.with_samples({"feature_pixels": 10})
+    older = asdict(spec)
+    del older["config"]["feature_pixels"]
+    assert RendererSpec.from_plain(older).config.feature_pixels == 1 << 17

@@ -229,3 +229,56 @@ def test_what_a_scene_field_needs(tmp_path: Path, with_heads: str) -> None:
     ):
         with pytest.raises(InputError, match=message):
             FinetuneOptions(init_from=str(path), **{"scene_field": 8, **wrong})
+
+
+def test_another_backbone_where_only_depth_is_read(
+    tmp_path: Path, with_heads: str, capsys: pytest.CaptureFixture
+) -> None:
+    other, guided = f"{with_heads}:5", {"sampler": "guided", "depth_prior": True}
+    path = saved(general(vggt_ckpt=with_heads, **guided), tmp_path / "guided.ckpt")
+    assert load_model(path)[0].vggt.identity.name == with_heads
+    assert load_model(path, other)[0].vggt.identity.name == other
+    task = general(vggt_ckpt=other, init_from=str(path), **guided)
+    assert "backbone changed: VGGT " in capsys.readouterr().out
+    record = NerfRecord.from_plain(task.record().to_plain())
+    assert (record.vggt.name, [one.name for one in record.vggt_before]) == (other, [with_heads])
+    again = general(vggt_ckpt=with_heads, init_from=str(saved(task, tmp_path / "second.ckpt")), **guided)
+    assert [one.name for one in again.vggt_before] == [with_heads, other]
+    start = read_finetune_start(FinetuneOptions(init_from=str(path), vggt_ckpt=other, vggt_image_size=28))
+    assert (start.vggt_record.name, start.vggt_record.image_size, start.vggt.image_size) == (other, 28, 28)
+    assert [one.name for one in start.vggt_before] == [with_heads]
+    with pytest.raises(InputError, match=r"trained with VGGT .* sha256"):
+        general(vggt_ckpt=other, ckpt=str(path), **guided)
+    with pytest.raises(InputError, match=r"trained with VGGT .* sha256"):
+        read_finetune_start(FinetuneOptions(ckpt=str(path), vggt_ckpt=other))
+
+
+def test_no_backbone_where_depth_is_read(tmp_path: Path, with_heads: str, without_heads: str) -> None:
+    path = saved(general(vggt_ckpt=with_heads, sampler="guided", depth_prior=True), tmp_path / "guided.ckpt")
+    with pytest.raises(InputError, match="--vggt_ckpt none: expected a VGGT, whose depth"):
+        load_model(path, "none")
+    with pytest.raises(InputError, match="expected camera and depth heads"):
+        load_model(path, without_heads)
+    with pytest.raises(InputError, match=r"--depth_prior False: --init_from .* was trained with --depth_prior True"):
+        general(vggt_ckpt="none", sampler="guided", init_from=str(path))
+
+
+def test_a_backbone_for_a_guided_model_without_one(tmp_path: Path, with_heads: str) -> None:
+    path = saved(general(vggt_ckpt="none", sampler="guided"), tmp_path / "guided.ckpt")
+    assert load_model(path, "none")[0].vggt is None
+    with pytest.raises(InputError, match="this model reads nothing of a VGGT, expected none"):
+        load_model(path, with_heads)
+    checkpoint = read_nerf_checkpoint(path)
+    assert checkpoint.network(vggt_ckpt=with_heads, near_far="auto").vggt.has_depth
+
+
+def test_finetuning_keeps_or_changes_feature_pixels(small_dtu: Path, tmp_path: Path) -> None:
+    path = saved(general(vggt_ckpt="none", sampler="guided", feature_pixels=2048), tmp_path / "guided.ckpt")
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
+    for given, used in ((None, 2048), (4096, 4096)):
+        options = FinetuneOptions(init_from=str(path), feature_pixels=given, residual_resolution=8)
+        task = build_finetune_task(options, scene, read_finetune_start(options))
+        assert task.record().renderer.config.feature_pixels == used
+    hierarchical = saved(general(vggt_ckpt="none"), tmp_path / "hierarchical.ckpt")
+    with pytest.raises(InputError, match="--feature_pixels 4096: belongs to --sampler guided"):
+        read_finetune_start(FinetuneOptions(init_from=str(hierarchical), feature_pixels=4096))

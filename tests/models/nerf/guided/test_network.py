@@ -411,3 +411,16 @@ def test_the_nearest_views_that_see_a_point_have_a_say() -> None:
     swept_more = sweep_lines(more[None], target, pixels[:, :1]).at(inverse[:, :1])
     few = sweep_lines(cameras[None], target, pixels[:, :1]).at(inverse[:, :1])
     torch.testing.assert_close(matching_cost(far, swept_more), matching_cost(maps, few))
+
+
+def test_feature_pixels_decide_how_often_images_are_halved() -> None:
+    batch = random_batch(1, 2, height=64, width=80)
+    for pixels, size in ((1 << 17, (64, 80)), (5120, (64, 80)), (5119, (32, 40))):
+        network = GuidedNeRF(GuidedConfig(feature_pixels=pixels)).eval()
+        with torch.no_grad():
+            maps = network.encode(batch.source, None)
+            target = batch.target[:, 0]
+            view = network.view(maps, target.cameras, target.near, target.far)
+        assert maps.fine.shape[-2:] == view.guide.shape[-2:] == size
+    assert GuidedNeRF(GuidedConfig(feature_pixels=1 << 20)).training_window(800, 800) == (128, 160)
+    assert GuidedNeRF(GuidedConfig()).training_window(800, 800) == (512, 640)

@@ -312,7 +312,7 @@ def test_hub_repository_with_another_file_name(tmp_path: Path, monkeypatch: pyte
 
 def test_gated_hub_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> str:
-        raise GatedRepoError("403 Client Error", response=SimpleNamespace(headers={}, status_code=403))
+        raise GatedRepoError("403 Client Error", response=SimpleNamespace(headers={}, status_code=403, request=None))
 
     monkeypatch.setattr(weights, "hf_hub_download", refuse)
     with pytest.raises(InputError, match=r"facebook/VGGT-1B-Commercial are gated: accept their terms on https://"):

@@ -3,10 +3,16 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-from geometry import require
+from geometry import InputError, require
 from training.precision import AUTO, PRECISIONS
+
+_IN_NAMES = ("scans", "dataset_name")
+"""Options that the name of a run may name, where a script has them."""
+_LONGEST_NAME = 255
+"""Bytes of a folder's name on Linux and macOS."""
 
 
 def option(default: Any, description: str, **argument: Any) -> Any:
@@ -21,7 +27,11 @@ def option(default: Any, description: str, **argument: Any) -> Any:
 class RunOptions:
     """What every training script understands: the run, its length, its optimizer, its machine."""
 
-    expname: str = option("experiment", "name of the run; its folder is <basedir>/<expname>")
+    expname: str = option(
+        "experiment",
+        "name of the run; its folder is <basedir>/<expname>. {scans} and {dataset_name} stand for these options, "
+        "several joined by -, all where no scan is named",
+    )
     basedir: str = option("runs", "folder of all runs")
     num_epochs: int = option(1, "epochs; an epoch sees every training target once")
     max_steps: int = option(-1, "stop after this many optimizer steps; -1: --num_epochs decides")
@@ -50,11 +60,12 @@ class RunOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work or contradicts itself, by name.
+        """Refuse what cannot work or contradicts itself, by name; fill in the name of the run.
 
         Raises:
             InputError: naming the option or both options.
         """
+        object.__setattr__(self, "expname", self._named_run())  # frozen; every copy of the options has the whole name
         self._require_at_least(1, "num_epochs", "save_every", "val_every", "num_val", "log_every")
         self._require_at_least(1, *(name for name in ("devices", "num_nodes") if getattr(self, name) is not None))
         self._require_at_least(0, "lrate_final", "num_workers", "skip_non_finite")
@@ -72,9 +83,34 @@ class RunOptions:
             f"--precision: expected one of {', '.join((*PRECISIONS, AUTO))}, got {self.precision!r}",
         )
         require(
-            bool(self.expname) and "/" not in self.expname and self.expname not in (".", ".."),
-            f"--expname: expected a plain folder name, got {self.expname!r}",
+            _is_folder_name(self.expname),
+            f"--expname: expected a plain folder name of at most {_LONGEST_NAME} bytes, got {self.expname!r}",
         )
+
+    def _named_run(self) -> str:
+        """`--expname` with its placeholders filled in.
+
+        Raises:
+            InputError: for an unknown placeholder, or braces that are none.
+        """
+        try:
+            parts = list(Formatter().parse(self.expname))
+        except ValueError as error:
+            raise InputError(f"--expname {self.expname!r}: expected placeholders in braces, got {error}") from None
+        known = [name for name in _IN_NAMES if hasattr(self, name)]
+        name = ""
+        for literal, placeholder, form, conversion in parts:
+            name += literal
+            if placeholder is None:
+                continue
+            require(
+                placeholder in known and not form and not conversion,
+                f"--expname {self.expname!r}: expected placeholders among {known}, got {placeholder!r}",
+            )
+            value = getattr(self, placeholder)
+            entries = (value,) if isinstance(value, str) else value
+            name += "-".join(entries).replace("/", "_") or "all"
+        return name
 
     def _require_at_least(self, minimum: int, *names: str) -> None:
         for name in names:
@@ -109,3 +145,9 @@ class RunOptions:
     def run_dir(self) -> Path:
         """Everything the run writes is below it."""
         return Path(self.basedir) / self.expname
+
+
+def _is_folder_name(name: str) -> bool:
+    """Whether a run's folder can be called that, one level below the folder of all runs."""
+    is_plain = name.isprintable() and not set(name) & set("/\\{}")
+    return is_plain and name.strip(". ") != "" and len(name.encode()) <= _LONGEST_NAME

@@ -79,7 +79,7 @@ def build_trainer(
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),
-        StepProgress(options.log_every, task.shown, task.part),
+        StepProgress(options.log_every, task.shown, f"{options.expname}: {task.part}"),
     ]
     if task.monitor is not None:
         metric, best = task.monitor

@@ -65,6 +65,12 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         (["--rays_per_step", "0"], "--rays_per_step"),
         (["--max_steps", "0"], "--max_steps"),
         (["--expname", "a/b"], "--expname"),
+        (["--expname", ".."], "--expname"),
+        (["--expname", "run_{scan}"], r"--expname 'run_\{scan\}': expected placeholders among .*, got 'scan'"),
+        (["--expname", "run_{}"], "--expname"),
+        (["--expname", "run_{scans!r}"], "--expname"),
+        (["--expname", "run_{scans"], "--expname"),
+        (["--expname", "run_{scans}", "--scans", *(f"scan{i}" for i in range(60))], "--expname.*at most 255 bytes"),
         (["--config", "absent.txt"], "absent.txt"),
     ],
 )
@@ -72,6 +78,30 @@ def test_bad_options_stop_by_name(arguments: list[str], named: str) -> None:
     with pytest.raises(InputError, match=named) as caught:
         parse_options(GeneralOptions, "test", arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "name"),
+    [
+        (GeneralOptions, ["--expname", "run_{scans}", "--scans", "scan4"], "run_scan4"),
+        (GeneralOptions, ["--expname", "{dataset_name}_{scans}", "--scans", "scan4", "scan1"], "dtu_scan4-scan1"),
+        (GeneralOptions, ["--expname", "{dataset_name}_{scans}"], "dtu_all"),
+        (GeneralOptions, ["--expname", "{scans}", "--scans", "apple/110_13_23"], "apple_110_13_23"),
+        (VGGTOptions, ["--expname", "v_{dataset_name}", "--dataset_name", "co3d", "dtu"], "v_co3d-dtu"),
+    ],
+)
+def test_runs_name_themselves(cls: type[RunOptions], arguments: list[str], name: str, tmp_path: Path) -> None:
+    more = ["--datadir", "a", "b"] if "co3d" in arguments else []
+    options = parse_options(cls, "test", [*arguments, *more, "--basedir", str(tmp_path)])
+    assert options.run_dir == tmp_path / name
+    write_config(options, tmp_path / "config.txt", "commit abc")
+    assert f"expname = {name}\n" in (tmp_path / "config.txt").read_text()
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "nerf").glob("*finetune.txt")), ids=lambda path: path.stem)
+def test_shipped_fine_tuning_runs_are_named_after_their_scan(config: Path) -> None:
+    options = parse_options(FinetuneOptions, "test", ["--config", str(config), "--scans", "scan4", "--init_from", "c"])
+    assert options.expname.endswith("_scan4")
 
 
 def test_misspelt_key_in_a_file_stops_by_name(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ _PFM_HEADER = re.compile(rb"\s*(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)\s")
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
 
 
+class UnreadableFileError(InputError):
+    """A file that is missing or damaged: another one may do, which no other mistake of the user's is true of."""
+
+
 def read_image(path: Path, background: int = 0) -> UInt8[np.ndarray, "height width 3"]:
     """RGB of any 8 or 16 bit, gray, palette or RGBA file; alpha is composited over the gray level `background`.
 
@@ -32,7 +36,7 @@ def read_image(path: Path, background: int = 0) -> UInt8[np.ndarray, "height wid
     try:
         status = os.stat(path)
     except OSError:
-        raise InputError(f"{path}: expected an image file, got none") from None
+        raise UnreadableFileError(f"{path}: expected an image file, got none") from None
     return _decode(path, background, status.st_mtime_ns, status.st_size)
 
 
@@ -46,7 +50,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except FileNotFoundError:
-        raise InputError(f"{path}: expected an image file, got none") from None
+        raise UnreadableFileError(f"{path}: expected an image file, got none") from None
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
 
@@ -89,11 +93,11 @@ def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
             image.load()
             mode, values = image.mode, np.asarray(image)
     except FileNotFoundError:
-        raise InputError(f"{path}: expected an image file, got none") from None
+        raise UnreadableFileError(f"{path}: expected an image file, got none") from None
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
     if not mode.startswith("I"):
-        raise InputError(f"{path}: expected a 16-bit gray image, got one of mode {mode}")
+        raise UnreadableFileError(f"{path}: expected a 16-bit gray image, got one of mode {mode}")
     return values.astype(np.uint16)
 
 
@@ -116,22 +120,25 @@ def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     try:
         content = path.read_bytes()
     except OSError:
-        raise InputError(f"{path}: expected a PFM file, got none") from None
+        raise UnreadableFileError(f"{path}: expected a PFM file, got none") from None
     match = _PFM_HEADER.match(content)
     if match is None or match[1] != b"Pf":
-        raise InputError(f"{path}: expected a one-channel PFM header (Pf, width height, scale), got {content[:20]!r}")
+        raise UnreadableFileError(
+            f"{path}: expected a one-channel PFM header (Pf, width height, scale), got {content[:20]!r}"
+        )
     width, height = int(match[2]), int(match[3])
     try:
         scale = float(match[4])
     except ValueError:
-        raise InputError(f"{path}: expected a number as PFM scale, got {match[4]!r}") from None
+        raise UnreadableFileError(f"{path}: expected a number as PFM scale, got {match[4]!r}") from None
     expected, got = 4 * width * height, len(content) - match.end()
     if expected != got:
-        raise InputError(f"{path}: expected {expected} bytes for {width}x{height} PFM values, got {got}")
+        raise UnreadableFileError(f"{path}: expected {expected} bytes for {width}x{height} PFM values, got {got}")
     values = np.frombuffer(content, dtype="<f4" if scale < 0 else ">f4", offset=match.end())
     values = values.reshape(height, width)[::-1].astype(np.float32)
     if np.isnan(values).any():
-        raise InputError(f"{path}: expected numbers, got NaN in {int(np.isnan(values).sum())} of {values.size} pixels")
+        count = int(np.isnan(values).sum())
+        raise UnreadableFileError(f"{path}: expected numbers, got NaN in {count} of {values.size} pixels")
     return values
 
 
@@ -151,7 +158,9 @@ def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     depth = read_pfm(path)
     negative = int((depth < 0).sum())
     if negative:
-        raise InputError(f"{path}: expected depth >= 0, got {negative} negative pixels down to {depth.min():g}")
+        raise UnreadableFileError(
+            f"{path}: expected depth >= 0, got {negative} negative pixels down to {depth.min():g}"
+        )
     depth[np.isinf(depth)] = 0
     return depth
 
@@ -179,9 +188,9 @@ def _to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height wi
     return np.rint(rgba[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Path, error: Exception) -> UnreadableFileError:
     reason = " ".join(str(error).split()).replace(f" '{path}'", "")
-    return InputError(f"{path}: expected a complete image, got one that cannot be decoded ({reason})")
+    return UnreadableFileError(f"{path}: expected a complete image, got one that cannot be decoded ({reason})")
 
 
 def _write_atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,7 +1,7 @@
 """A scene on disk, and how some of its frames become `Views`. Readers of formats build these and nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.image_io import read_image
+from data.image_io import UnreadableFileError, read_image
+from data.lazy import LazyMapping
 from geometry import Cameras, InputError, Views, rigid_inverse
 
 _MIN_SIDE = 8
@@ -95,11 +96,30 @@ class PosedScene:
         """Whether there is a depth map for a view."""
         return self.read_depth is not None and self.frames[view_id].depth_path is not None
 
-    def views(self, view_ids: Sequence[int], scale: float = 1.0, *, wants_depth: bool = True) -> Views:
+    def without(self, view_ids: Collection[int]) -> "PosedScene":
+        """The same scene without some of its views."""
+        if not view_ids:
+            return self
+
+        def kept(views: Iterable[int]) -> tuple[int, ...]:
+            return tuple(view for view in views if view not in view_ids)
+
+        return replace(
+            self,
+            frames=LazyMapping(kept(self.frames), self.frames.__getitem__),
+            neighbors={view: kept(self.neighbors[view]) for view in kept(self.neighbors)},
+            train_views=kept(self.train_views),
+            held_out_views=kept(self.held_out_views),
+        )
+
+    def views(
+        self, view_ids: Sequence[int], scale: float = 1.0, *, wants_depth: bool = True, wants_mask: bool = True
+    ) -> Views:
         """Load frames, resized by `scale` together with their cameras; depth and masks where all of them have one.
 
         Raises:
-            InputError: for an unreadable image or depth map, or one whose size is not its frame's.
+            UnreadableFileError: for an unreadable image or depth map, or one whose size is not its frame's.
+            InputError: as `cameras`.
         """
         frames = [self.frames[view_id] for view_id in view_ids]
         cameras = self.cameras(view_ids, scale)
@@ -107,7 +127,7 @@ class PosedScene:
         near, far = self.near_far(view_ids)
         images = np.stack([_resize(self.image(view_id), height, width, cv2.INTER_AREA) for view_id in view_ids])
         has_depth = wants_depth and all(self.has_depth(view_id) for view_id in view_ids)
-        has_mask = all(frame.mask_path for frame in frames)
+        has_mask = wants_mask and all(frame.mask_path for frame in frames)
         return Views(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
             cameras=cameras,
@@ -152,7 +172,9 @@ class PosedScene:
 def _checked_size(array: np.ndarray, frame: Frame, path: Path, what: str) -> np.ndarray:
     if array.shape[:2] != (frame.height, frame.width):
         got = f"{array.shape[1]}x{array.shape[0]}"
-        raise InputError(f"{path}: expected a {what} of {frame.width}x{frame.height} (width x height), got {got}")
+        raise UnreadableFileError(
+            f"{path}: expected a {what} of {frame.width}x{frame.height} (width x height), got {got}"
+        )
     return array
 
 

@@ -27,7 +27,7 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except InputError as error:
-            message = str(error).rstrip().rpartition(f"{InputError.__name__}: ")[2]
+            message = str(error).rstrip().rpartition(f"{type(error).__name__}: ")[2]
             print(f"error: {message}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data.image_io import write_image
 from data.novel_view.dataset import Target
+from data.problems import Problems
 from data.scene import PosedScene
 from geometry import Views, one_line_errors
 from models.nerf.depth_range import DepthRange
@@ -31,7 +32,7 @@ from render.loading import (
     weight_identities,
 )
 from render.options import EvaluateOptions
-from render.protocols import MaskKind, Protocol, missing_targets, protocol_named, require_one_mask, targets_of
+from render.protocols import MaskKind, Protocol, missing_targets, protocol_named, targets_of_all
 from render.scoring import (
     Reference,
     Scores,
@@ -97,8 +98,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
     record = checkpoint.record
     scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
-    targets = [target for scene in scenes for target in targets_of(protocol, scene, options.n_views)]
-    require_one_mask(protocol, targets)
+    left_out = Problems()
+    targets = targets_of_all(protocol, scenes, options.n_views, left_out.add)
+    left_out.announce(options.protocol)
     model = load_for(options, checkpoint, device)
     precision = precision_for(options, record, device)
     with staged_folder(Path(options.out)) as folder:
@@ -118,6 +120,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             **summary(views, peak_memory_mb(device)),
             "weights": weight_identities(options, checkpoint, model),
             "missing_targets": [name for scene in scenes for name in missing_targets(protocol, scene)],
+            "left_out": list(left_out.lines),
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
             ],

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from data.novel_view.dataset import Target, pool_targets
+from data.problems import Report, raise_problem
 from data.readers.splits import dtu_view_lists
 from data.scene import PosedScene
 from data.view_selection.wide_baseline import surrounding_views
@@ -138,20 +139,46 @@ def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Targ
     return [Target(scene, target.view_id, target.candidates[:n_views]) for target in targets]
 
 
-def require_one_mask(protocol: Protocol, targets: Sequence[Target]) -> None:
-    """Refuse a mean over views of which some are masked and some are not, or by other means.
+def targets_of_all(
+    protocol: Protocol, scenes: Sequence[PosedScene], n_views: int, report: Report = raise_problem
+) -> list[Target]:
+    """The protocol's targets in several scenes, all with one kind of mask, because a mean over several kinds has none.
+
+    Scenes that lack what the protocol needs, and targets that lack the mask that most have, are reported and left out.
 
     Raises:
-        InputError: naming one view of each kind.
+        InputError: when no target is left.
     """
-    kinds: dict[str, str] = {}
-    for target in targets if protocol.is_masked else ():
-        has_mask = target.scene.frames[target.view_id].mask_path is not None
-        kind = "depth" if target.scene.has_depth(target.view_id) else "object mask" if has_mask else "no mask"
-        kinds.setdefault(kind, f"{target.scene.name} view {target.view_id}")
-    if len(kinds) > 1:
-        got = ", ".join(f"{kind} for {view}" for kind, view in kinds.items())
-        raise InputError(f"expected one kind of mask for all targets of the protocol, got {got}")
+    targets: list[Target] = []
+    failure: InputError | None = None
+    for scene in scenes:
+        try:
+            targets += targets_of(protocol, scene, n_views)
+        except InputError as error:
+            if len(scenes) > 1:
+                report(error)
+            failure = failure or error
+    if failure and not targets:
+        raise failure
+    return _with_usual_mask(protocol, targets, report)
+
+
+def _with_usual_mask(protocol: Protocol, targets: Sequence[Target], report: Report) -> list[Target]:
+    if not protocol.is_masked:
+        return list(targets)
+    kinds = [_mask_kind(target) for target in targets]
+    usual = max(("depth", "object mask", "no mask"), key=kinds.count)
+    for target, kind in zip(targets, kinds, strict=True):
+        if kind != usual:
+            where = f"scene {target.scene.name}, view {target.view_id}"
+            report(InputError(f"{where}: expected the kind of mask of most targets ({usual}), got {kind}"))
+    return [target for target, kind in zip(targets, kinds, strict=True) if kind == usual]
+
+
+def _mask_kind(target: Target) -> str:
+    """What `mask_of` will find for a target of a masked protocol."""
+    has_mask = target.scene.frames[target.view_id].mask_path is not None
+    return "depth" if target.scene.has_depth(target.view_id) else "object mask" if has_mask else "no mask"
 
 
 def missing_targets(protocol: Protocol, scene: PosedScene) -> list[str]:

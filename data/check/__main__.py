@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
 from data.image_io import read_image
-from data.readers.registry import READERS
+from data.readers.registry import READERS, report_incomplete_scans
 from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
 
@@ -93,13 +93,16 @@ def _read_scenes(
     wanted = tuple(present) if scans is None else scans
     if not wanted or not set(wanted) <= set(present):
         read(datadir, split="all", scans=scans)  # raises the reader's own message
+    if scans is None:
+        report_incomplete_scans(dataset_name, datadir, findings.add)
     for scan in tqdm(wanted, desc="cameras", unit="scan"):
+        before = len(findings.problems)
         try:
             scenes = read(datadir, split="all", scans=(scan,), report=findings.add)
         except InputError as error:
             findings.add(error)
             continue
-        if not scenes:
+        if not scenes and len(findings.problems) == before:  # of problems shared with other scans nothing was said here
             findings.add(f"{present[scan]}: expected at least one usable view of {scan}, got none")
         yield from scenes
 

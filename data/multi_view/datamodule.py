@@ -19,6 +19,7 @@ from data.multi_view.sources import (
     evaluation_groups,
     training_part,
 )
+from data.problems import Problems
 from data.readers.registry import READERS, read_scenes
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
@@ -224,12 +225,14 @@ def _held_out_stream(render_device: str) -> ProceduralFrames:
 
 def _read_both(name: str, datadir: str, named: tuple[str, ...]) -> tuple[list[PosedScene], list[PosedScene]]:
     """Scenes to train on and to validate with; of a scan in both the training views are the former's."""
-    scans = named or None
-    val = read_scenes(name, datadir, split="val", scans=scans, evaluated_only=True)
-    test = read_scenes(name, datadir, split="test", scans=scans, evaluated_only=True)
+    scans, problems = named or None, Problems()
+    val = read_scenes(name, datadir, split="val", scans=scans, evaluated_only=True, problems=problems)
+    test = read_scenes(name, datadir, split="test", scans=scans, evaluated_only=True, problems=problems)
     train = training_part(
-        read_scenes(name, datadir, split="train", scans=scans), {scene.scan for scene in [*val, *test]}
+        read_scenes(name, datadir, split="train", scans=scans, problems=problems),
+        {scene.scan for scene in [*val, *test]},
     )
+    problems.announce(f"{name} in {datadir}")
     if not any(scene.read_depth for scene in train):
         raise InputError(f"--dataset_name {name}: expected depth maps to train on in {datadir}, got none")
     return train, val

@@ -1,13 +1,16 @@
 """The Lightning data module that both radiance-field scripts share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from data.novel_view.dataset import MultiViewDataset, Target, cross_scene_targets, pool_targets, require_candidates
+from data.image_io import UnreadableFileError
+from data.novel_view.dataset import MultiViewDataset, Target, cross_scene_targets, pool_targets, with_sources
 from data.novel_view.sampler import SampleKey, StepSampler
+from data.problems import Problems, UnreadableFiles, announce, shortened
 from data.readers.registry import read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
@@ -38,35 +41,55 @@ class NovelViewSpec:
     seed: int = 0
     num_workers: int = 0
 
-    def read(self, split: Split, *, evaluated_only: bool = False) -> list[PosedScene]:
+    def read(self, split: Split, problems: Problems | None = None, *, evaluated_only: bool = False) -> list[PosedScene]:
         """Scenes of a split; see `read_scenes`."""
-        scans = self.scans or None
-        return read_scenes(self.dataset_name, self.datadir, split=split, scans=scans, evaluated_only=evaluated_only)
+        return read_scenes(
+            self.dataset_name,
+            self.datadir,
+            split=split,
+            scans=self.scans or None,
+            evaluated_only=evaluated_only,
+            problems=problems,
+        )
 
 
 class SceneDataModule(pl.LightningDataModule):
     """Training and validation samples of one data set, across scenes or within one."""
 
     def __init__(self, spec: NovelViewSpec) -> None:
-        """Scenes are found here; images are opened when they are asked for.
+        """Scenes are found here; images are opened when they are asked for, within one scene at once.
+
+        What is missing or cannot be used is left out, counted and listed.
 
         Raises:
-            InputError: for no such data, or fewer views than a step needs.
+            InputError: for no such data, or no target with as many source views as a step needs.
         """
         super().__init__()
         self.spec = spec
         self.steps_before = 0
         """Steps of the run that another task made on the same data; the next task goes on behind them."""
+        self.unreadable = UnreadableFiles()
+        problems = Problems()
         if spec.is_per_scene:
-            self.train_targets, val_targets = _per_scene(spec.read("all", evaluated_only=True))
+            train_targets, val_targets = _per_scene(spec.read("all", problems, evaluated_only=True), problems)
         else:
-            val_scenes = spec.read("val", evaluated_only=True)
-            evaluated = {scene.scan for scene in [*val_scenes, *spec.read("test", evaluated_only=True)]}
-            self.train_targets = cross_scene_targets(spec.read("train"), evaluated)
+            val_scenes = spec.read("val", problems, evaluated_only=True)
+            evaluated = {scene.scan for scene in [*val_scenes, *spec.read("test", problems, evaluated_only=True)]}
+            train_targets = cross_scene_targets(spec.read("train", problems), evaluated)
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
-        self.val_targets = evenly_spread(val_targets, spec.num_val)
-        require_candidates(self.train_targets, spec.n_views[1])
-        require_candidates(self.val_targets, spec.n_views[1])
+        self.train_targets = self._usable(train_targets, "train", problems)
+        self.val_targets = evenly_spread(self._usable(val_targets, "validate", problems), spec.num_val)
+        problems.announce(f"{spec.dataset_name} in {spec.datadir}")
+        self.with_depth = _count_depth(self.train_targets)
+
+    def _usable(self, targets: list[Target], what: str, problems: Problems) -> list[Target]:
+        few = Problems()
+        usable = with_sources(targets, self.spec.n_views[1], few.add)
+        if not usable:
+            why = shortened(few.lines) or f"no views to {what} on"
+            raise InputError(f"--datadir {self.spec.datadir}: expected targets to {what} on, got none: {why}")
+        problems.extend(few)
+        return usable
 
     @property
     def train_scenes(self) -> dict[str, PosedScene]:
@@ -86,10 +109,10 @@ class SceneDataModule(pl.LightningDataModule):
         return -(-len(self.train_targets) // (self.spec.scenes_per_step * world_size))
 
     def try_loading(self) -> None:
-        """Read one training and one validation sample, so that broken files stop a run before it leaves anything."""
+        """Read one training and one validation sample, so that broken data stops a run before it leaves anything."""
         for targets in (self.train_targets, self.val_targets):
-            target = targets[0]
-            target.scene.views([target.view_id, target.candidates[0]])
+            dataset = MultiViewDataset(targets, is_random=False, unreadable=self.unreadable)
+            dataset[SampleKey(0, self.spec.n_views[0], seed=0)]
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
@@ -105,7 +128,10 @@ class SceneDataModule(pl.LightningDataModule):
         )
         # within one scene the same source views come back, so that their VGGT tokens need not be computed again
         dataset = MultiViewDataset(
-            self.train_targets, is_random=not self.spec.is_per_scene, extra_views=self.spec.extra_views
+            self.train_targets,
+            is_random=not self.spec.is_per_scene,
+            extra_views=self.spec.extra_views,
+            unreadable=self.unreadable,
         )
         return self._loader(dataset, batch_sampler=sampler)
 
@@ -114,8 +140,12 @@ class SceneDataModule(pl.LightningDataModule):
         views, scale = self.spec.n_views[1], self.spec.scale_val
         every = [SampleKey(item, views, seed=0, scale=scale) for item in range(len(self.val_targets))]
         keys = share_of_process(every, self.trainer.global_rank, self.trainer.world_size)
-        dataset = MultiViewDataset(self.val_targets, is_random=False)
+        dataset = MultiViewDataset(self.val_targets, is_random=False, wants_mask=True, unreadable=self.unreadable)
         return self._loader(dataset, sampler=keys, batch_size=1)
+
+    def teardown(self, stage: str) -> None:
+        """Say how many samples other targets took the place of."""
+        self.unreadable.summarize()
 
     def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:
         return DataLoader(
@@ -126,10 +156,39 @@ class SceneDataModule(pl.LightningDataModule):
         )
 
 
-def _per_scene(scenes: list[PosedScene]) -> tuple[list[Target], list[Target]]:
-    """Training targets, and validation targets taken from the training views: held-out files are not opened."""
+def _per_scene(scenes: list[PosedScene], problems: Problems) -> tuple[list[Target], list[Target]]:
+    """Training targets, and validation targets taken from the training views: held-out files are not opened.
+
+    Training views that cannot be decoded are left out of the scene, because every one of its targets may need them.
+    """
     if len(scenes) != 1:
         names = sorted(scene.name for scene in scenes)
         raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")
-    targets = pool_targets(scenes[0], scenes[0].train_views)
+    (scene,) = scenes
+    unreadable = set()
+    for view_id in scene.train_views:
+        try:
+            scene.image(view_id)
+        except UnreadableFileError as error:
+            problems.add(error)
+            unreadable.add(view_id)
+    scene = scene.without(unreadable)
+    targets = pool_targets(scene, scene.train_views)
     return targets, targets
+
+
+def _count_depth(targets: Sequence[Target]) -> int:
+    """How many targets have a depth map; said in one line, with those that have none, if any has one."""
+    without: dict[str, set[int]] = {}
+    count = 0
+    for target in targets:
+        if target.scene.has_depth(target.view_id):
+            count += 1
+        else:
+            without.setdefault(target.scene.scan, set()).add(target.view_id)
+    if count:
+        listed = [f"{scan}: {', '.join(map(str, sorted(views)))}" for scan, views in without.items()]
+        missing = f"; none for views of {shortened(listed)}" if listed else ""
+        known, every = (f"{number:,}".replace(",", " ") for number in (count, len(targets)))
+        announce(f"depth: {known} of {every} targets{missing}")
+    return count

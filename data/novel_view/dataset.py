@@ -1,16 +1,23 @@
 """Targets of radiance fields with the source views they are rendered from."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import contextlib
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import Dataset
 
+from data.image_io import UnreadableFileError
 from data.novel_view.sampler import SampleKey
+from data.problems import Report, UnreadableFiles
 from data.scene import PosedScene
 from data.seeds import derived_seed, seeded_generator
 from data.view_selection.neighbors import nearest_by_center, select_sources
 from geometry import InputError, SceneBatch
+
+_MOST_REPLACED = 64
+"""Targets tried in place of an unreadable one; if all of them fail, the disk has, rather than a file."""
 
 
 @dataclass(frozen=True)
@@ -23,26 +30,68 @@ class Target:
 
 
 class MultiViewDataset(Dataset[SceneBatch]):
-    """Targets with source views chosen for them."""
+    """Targets with source views chosen for them.
 
-    def __init__(self, targets: Sequence[Target], *, is_random: bool, extra_views: int = 2) -> None:
+    A target for which a file cannot be read (which no check at the start can know, short of decoding everything) gives
+    way to another one, a function of its key and of what is on disk alone: a resumed run sees the same.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        *,
+        is_random: bool,
+        extra_views: int = 2,
+        wants_mask: bool = False,
+        unreadable: UnreadableFiles | None = None,
+    ) -> None:
         """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best."""
         self.targets = targets
         self.is_random = is_random
         self.extra_views = extra_views
-        # all or none: a batch, and the processes of a distributed run, must agree on what they hold
-        self.has_depth = all(target.scene.has_depth(target.view_id) for target in targets)
+        self.wants_mask = wants_mask
+        self.unreadable = unreadable or UnreadableFiles()
+        # a batch, and the processes of a distributed run, must agree on what they hold: 0 = unknown where there is none
+        self.has_depth = any(target.scene.has_depth(target.view_id) for target in targets)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: SampleKey) -> SceneBatch:
-        target = self.targets[key.item]
+        """The sample of a key, or of the target that takes its place.
+
+        Raises:
+            InputError: when as many as `_MOST_REPLACED` others in turn cannot be read either.
+        """
+        try:
+            return self._sample(self.targets[key.item], key)
+        except UnreadableFileError as error:
+            self.unreadable.replaced(error)
+            failure = error
+        for target in self._replacements(key):
+            with contextlib.suppress(UnreadableFileError):
+                return self._sample(target, key)
+        raise InputError(f"{failure}; expected another target to take its place, got none that can be read")
+
+    def _replacements(self, key: SampleKey) -> Iterator[Target]:
+        """Other targets with images of the same size, since those of a batch must agree, in an order of their own."""
+        size = _image_size(self.targets[key.item])
+        order = torch.randperm(len(self.targets), generator=seeded_generator(derived_seed(key.seed, 6))).tolist()
+        others = (self.targets[item] for item in order if item != key.item)
+        alike = (target for target in others if size in (None, _image_size(target)))
+        return itertools.islice(alike, _MOST_REPLACED)
+
+    def _sample(self, target: Target, key: SampleKey) -> SceneBatch:
         generator = seeded_generator(key.seed) if self.is_random else None
         source_ids = select_sources(target.candidates, key.num_views, extra=self.extra_views, generator=generator)
+        reproduced = target.scene.views(
+            [target.view_id], key.scale, wants_depth=self.has_depth, wants_mask=self.wants_mask
+        )
+        if self.has_depth and reproduced.depth is None:
+            reproduced = replace(reproduced, depth=torch.zeros_like(reproduced.images[:, 0]))
         return SceneBatch(
-            source=target.scene.views(source_ids, key.scale, wants_depth=False),
-            target=target.scene.views([target.view_id], key.scale, wants_depth=self.has_depth),
+            source=target.scene.views(source_ids, key.scale, wants_depth=False, wants_mask=False),
+            target=reproduced,
             names=(target.scene.name,),
             seeds=torch.tensor(derived_seed(key.seed, 4)),
         )
@@ -73,15 +122,26 @@ def pool_targets(scene: PosedScene, view_ids: Sequence[int]) -> list[Target]:
     return targets
 
 
-def require_candidates(targets: Sequence[Target], num_views: int) -> None:
-    """Refuse at the start what would fail in the middle of an epoch.
-
-    Raises:
-        InputError: naming the first target with fewer candidates than source views are wanted.
-    """
+def with_sources(targets: Sequence[Target], num_views: int, report: Report) -> list[Target]:
+    """The targets with at least `num_views` candidates; the others are reported."""
+    kept = []
     for target in targets:
-        if len(target.candidates) < num_views:
-            raise InputError(
-                f"scene {target.scene.name}, view {target.view_id}: expected {num_views} source views (--n_views), "
-                f"got only {len(target.candidates)} other views"
+        if len(target.candidates) >= num_views:
+            kept.append(target)
+        else:
+            report(
+                InputError(
+                    f"scene {target.scene.name}, view {target.view_id}: expected {num_views} source views (--n_views), "
+                    f"got only {len(target.candidates)} other views"
+                )
             )
+    return kept
+
+
+def _image_size(target: Target) -> tuple[int, int] | None:
+    """(height, width); None if that is in an unreadable file."""
+    try:
+        frame = target.scene.frames[target.view_id]
+    except UnreadableFileError:
+        return None
+    return frame.height, frame.width

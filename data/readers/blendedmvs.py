@@ -8,6 +8,7 @@
 `datadir` holds such folders or is one. Other data in this layout (Tanks and Temples exports) reads the same way.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,13 @@ from data.readers.splits import (
     Report,
     Split,
     choose_scans,
+    file_names,
     folders_with,
+    missing_views,
     own_or_shipped_lists,
+    present_only,
     raise_problem,
+    read_each,
     split_views,
 )
 from data.scene import Frame, PosedScene
@@ -50,8 +55,7 @@ def read_blendedmvs(
     if not folders:
         raise InputError(f"{datadir}: expected {_IMAGES}/ and cams/, or folders that have them, got neither")
     chosen = choose_scans(datadir, list(folders), split, scans, own_or_shipped_lists(datadir, "blendedmvs"))
-    scenes = [_read_scene(folders[scan], scan, report) for scan in chosen]
-    return [scene for scene in scenes if scene.frames]
+    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report)], report)
 
 
 def find_blendedmvs_scans(datadir: Path) -> dict[str, Path]:
@@ -72,36 +76,38 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     }
     if not images:
         raise InputError(f"{folder / _IMAGES}: expected images named like 00000000.jpg, got none")
-    pair_file = folder / "cams" / "pair.txt"
-    pairs = read_pairs(pair_file) if pair_file.is_file() else {}
+    cams, depths = file_names(folder / "cams"), file_names(folder / "rendered_depth_maps")
+    pairs = read_pairs(folder / "cams" / "pair.txt", report) if "pair.txt" in cams else {}
     height, width = first_image_size(images.values())
+    posed = {int(match[1]) for name in cams if (match := re.fullmatch(r"(\d{8})_cam\.txt", name))}
+    for view in sorted({*pairs, *missing_views(posed, images)} - images.keys()):
+        report(InputError(f"{folder / _IMAGES / f'{view:08d}.jpg'}: expected an image, got none"))
     frames = {}
-    for view in sorted({*pairs, *images}):
+    for view in sorted(images):
+        depth = f"{view:08d}.pfm"
+        depth_path = folder / "rendered_depth_maps" / depth if depth in depths else None
         try:
-            frames[view] = _read_frame(folder, view, images.get(view), height, width)
+            frames[view] = _read_frame(folder, view, images[view], depth_path, height, width)
         except InputError as error:
             report(error)
-    train, held_out = split_views(list(frames))
+    train, held_out = split_views(sorted({*pairs, *images}))
     return PosedScene(
         name=scan,
         scan=scan,
         frames=frames,
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, pairs),
-        train_views=train,
-        held_out_views=held_out,
+        train_views=present_only(train, frames),
+        held_out_views=present_only(held_out, frames),
         read_depth=read_blendedmvs_depth if any(frame.depth_path for frame in frames.values()) else None,
     )
 
 
-def _read_frame(folder: Path, view: int, image_path: Path | None, height: int, width: int) -> Frame:
-    if image_path is None:
-        raise InputError(f"{folder / _IMAGES / f'{view:08d}.jpg'}: expected an image, as pair.txt lists it, got none")
+def _read_frame(folder: Path, view: int, image_path: Path, depth_path: Path | None, height: int, width: int) -> Frame:
     path = folder / "cams" / f"{view:08d}_cam.txt"
     camera = read_mvs_camera(path)
     check_camera(camera.w2c, camera.intrinsics, str(path))
     check_principal_point(camera.intrinsics, height, width, str(path))
     near, far = camera.depth_range
-    depth_path = folder / "rendered_depth_maps" / f"{view:08d}.pfm"
     return Frame(
         view_id=view,
         image_path=image_path,
@@ -111,5 +117,5 @@ def _read_frame(folder: Path, view: int, image_path: Path | None, height: int, w
         width=width,
         near=near,
         far=far,
-        depth_path=depth_path if depth_path.is_file() else None,
+        depth_path=depth_path,
     )

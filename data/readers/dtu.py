@@ -8,7 +8,9 @@
     masks/{scan}/%03d.png                         optional
     lists/{train,val,test}.txt                    optional
 
-Whatever views, lightings, depths and masks are there are used. IDR / NeuS folders are recognized (data/readers/idr.py).
+Whatever views, lightings, depths and masks are there are used. An image counts as missing if another lighting of the
+scan has the view, or if the view has a camera and neighbors and the scan has most such views. IDR / NeuS folders are
+recognized (data/readers/idr.py).
 """
 
 import re
@@ -20,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.image_io import first_image_size, read_depth_pfm
+from data.image_io import UnreadableFileError, first_image_size, read_depth_pfm
 from data.readers.idr import find_idr_scans, read_idr
 from data.readers.mvs_camera import check_principal_point, read_mvs_camera
 from data.readers.splits import (
@@ -28,8 +30,12 @@ from data.readers.splits import (
     Split,
     choose_scans,
     dtu_view_lists,
+    file_names,
+    missing_views,
     own_or_shipped_lists,
+    present_only,
     raise_problem,
+    read_each,
     shipped_path,
     split_views,
 )
@@ -39,6 +45,7 @@ from geometry import InputError, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 _IMAGE_NAME = re.compile(r"rect_(\d{3})_(\d+)_r5000\.png")
+_CAMERA_NAME = re.compile(r"(\d{8})_cam\.txt")
 EVALUATED_LIGHT = 3
 """Of the seven lightings, the one that MVSNeRF and all after it evaluate with."""
 _ORIGINAL_WIDTH = 1600
@@ -59,6 +66,8 @@ class _Root:
 
     folder: Path
     pairs: dict[int, tuple[int, ...]]
+    posed: frozenset[int]
+    """Views with a camera file."""
     cameras: dict[tuple[int, int, int], _Camera] = field(default_factory=dict)
     """By view, image height and width: DTU has one rig, so cameras serve every scan."""
 
@@ -82,8 +91,8 @@ def read_dtu(
     one of a scan without it.
 
     Raises:
-        InputError: for an unknown scan, and (unless `report` collects) for a missing or impossible camera or a wrong
-            scale of the intrinsics.
+        InputError: for an unknown scan, and (unless `report` collects) for a missing image, a missing or impossible
+            camera or a wrong scale of the intrinsics.
     """
     idr_scans = find_idr_scans(datadir)
     folders = find_dtu_scans(datadir)
@@ -91,13 +100,17 @@ def read_dtu(
         raise InputError(f"{datadir}: expected Rectified/{{scan}}_train/rect_*_r5000.png or image/ and cameras.npz")
     lists = own_or_shipped_lists(datadir, "dtu")
     chosen = choose_scans(datadir, [*folders, *idr_scans], split, scans, lists)
-    scenes = [read_idr(idr_scans[scan], scan, report) for scan in chosen if scan in idr_scans]
-    if folders:
-        root = _Root(datadir, _read_pairs(datadir))
-        for scan in chosen:
-            if scan in folders:
-                scenes += _read_scan(root, scan, folders[scan], report, evaluated_only=split in ("val", "test"))
-    return [scene for scene in scenes if scene.frames]
+    is_evaluation = split in ("val", "test")
+    in_idr = [scan for scan in chosen if scan in idr_scans]
+    idr = read_each(in_idr, lambda scan: [read_idr(idr_scans[scan], scan, report)], report)
+    if not folders:
+        return idr
+    root = _Root(datadir, _read_pairs(datadir, report), _posed_views(datadir / "Cameras"))
+
+    def read(scan: str) -> list[PosedScene]:
+        return _read_scan(root, scan, folders[scan], report, evaluated_only=is_evaluation)
+
+    return idr + read_each([scan for scan in chosen if scan in folders], read, report)
 
 
 def find_dtu_and_idr_scans(datadir: Path) -> dict[str, Path]:
@@ -128,16 +141,22 @@ def read_dtu_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
         top, left = _crop_offset(*size)
         depth = depth[::2, ::2][top : top + frame.height, left : left + frame.width]
     if depth.shape != size:
-        raise InputError(
+        raise UnreadableFileError(
             f"{frame.depth_path}: expected a depth map of {frame.width}x{frame.height} or {original[1]}x{original[0]} "
             f"(width x height), got {depth.shape[1]}x{depth.shape[0]}"
         )
     return depth
 
 
-def _read_pairs(datadir: Path) -> dict[int, tuple[int, ...]]:
+def _read_pairs(datadir: Path, report: Report) -> dict[int, tuple[int, ...]]:
     own = datadir / "Cameras" / "pair.txt"
-    return read_pairs(own if own.is_file() else shipped_path("dtu_pairs"))
+    return read_pairs(own if own.is_file() else shipped_path("dtu_pairs"), report)
+
+
+def _posed_views(folder: Path) -> frozenset[int]:
+    """Views with a camera file, of those that `_read_camera` reads."""
+    names = file_names(folder / "train") or file_names(folder)
+    return frozenset(int(match[1]) for name in names if (match := _CAMERA_NAME.fullmatch(name)))
 
 
 def _read_scan(root: _Root, scan: str, folder: Path, report: Report, *, evaluated_only: bool) -> list[PosedScene]:
@@ -147,14 +166,24 @@ def _read_scan(root: _Root, scan: str, folder: Path, report: Report, *, evaluate
         if match:
             by_light.setdefault(int(match[2]), {})[int(match[1]) - 1] = path
     evaluated = EVALUATED_LIGHT if EVALUATED_LIGHT in by_light else min(by_light)
+    of_scan = frozenset().union(*by_light.values())  # all lightings split alike, whatever one of them lacks
+    known = of_scan.union(missing_views(root.posed & root.pairs.keys(), of_scan))
     scenes = []
     for light in [evaluated] if evaluated_only else sorted(by_light):
-        scene = _read_scene(root, scan, light, by_light[light], report)
+        for view in missing_views(known, by_light[light]):
+            report(InputError(f"{folder / f'rect_{view + 1:03d}_{light}_r5000.png'}: expected an image, got none"))
+        try:
+            scene = _read_scene(root, scan, light, by_light[light], of_scan, report)
+        except InputError as error:
+            report(error)
+            continue
         scenes.append(replace(scene, is_evaluated=light == evaluated))
     return scenes
 
 
-def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], report: Report) -> PosedScene:
+def _read_scene(
+    root: _Root, scan: str, light: int, images: dict[int, Path], of_scan: frozenset[int], report: Report
+) -> PosedScene:
     depths = _numbered_files(root.folder, (f"Depths/{scan}", f"Depths/{scan}_train"), "depth_map_{:04d}.pfm", images)
     masks = _numbered_files(root.folder, (f"masks/{scan}",), "{:03d}.png", images)
     height, width = first_image_size(images.values())
@@ -177,25 +206,25 @@ def _read_scene(root: _Root, scan: str, light: int, images: dict[int, Path], rep
             depth_path=depths.get(view),
             mask_path=masks.get(view),
         )
-    train, held_out = split_views(list(frames), *dtu_view_lists())
+    train, held_out = split_views(sorted(of_scan), *dtu_view_lists())
     return PosedScene(
         name=f"{scan}/light{light}",
         scan=scan,
         frames=frames,
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, root.pairs),
-        train_views=train,
-        held_out_views=held_out,
+        train_views=present_only(train, frames),
+        held_out_views=present_only(held_out, frames),
         read_depth=read_dtu_depth if depths else None,
     )
 
 
 def _numbered_files(root: Path, folders: tuple[str, ...], pattern: str, views: dict[int, Path]) -> dict[int, Path]:
-    """View -> its file in the first of the folders that exists, for the files that are there."""
-    for folder in folders:
-        if (root / folder).is_dir():
-            names = {path.name for path in (root / folder).iterdir()}
-            return {view: root / folder / pattern.format(view) for view in views if pattern.format(view) in names}
-    return {}
+    """View -> its file in the first of the folders that has it, for the files that are there."""
+    files: dict[int, Path] = {}
+    for folder in reversed(folders):
+        names = file_names(root / folder)
+        files |= {view: root / folder / pattern.format(view) for view in views if pattern.format(view) in names}
+    return files
 
 
 def _read_camera(folder: Path, view: int, height: int, width: int) -> _Camera:

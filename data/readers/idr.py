@@ -6,6 +6,7 @@ millimeters (cameras 300 to 1500 from the point they look at), and DTU's 425 to 
 A mask may be smaller than its image if it has the same aspect.
 """
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from data.image_io import image_size
 from data.readers.mvs_camera import check_principal_point
-from data.readers.splits import Report, dtu_view_lists, split_views
+from data.readers.splits import Report, dtu_view_lists, missing_views, present_only, split_views
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
 from geometry import InputError, check_camera, look_at_point, rigid_inverse
@@ -45,7 +46,11 @@ def read_idr(folder: Path, scan: str, report: Report) -> PosedScene:
     """
     matrices = _load_matrices(_camera_file(folder))
     posed: dict[int, tuple[Path, tuple[int, int], Tensor, Tensor]] = {}
-    for view, path in _numbered_images(folder / "image").items():
+    images = _numbered_images(folder / "image")
+    known = {int(name.removeprefix("world_mat_")) for name in matrices if re.fullmatch(r"world_mat_\d+", name)}
+    for view in missing_views(known, images):
+        report(InputError(f"{folder / 'image'}: expected an image for world_mat_{view} of the camera file, got none"))
+    for view, path in images.items():
         try:
             size = image_size(path)
             posed[view] = (path, size, *_camera(matrices, view, size, f"{_camera_file(folder)} for {path.name}"))
@@ -68,14 +73,14 @@ def read_idr(folder: Path, scan: str, report: Report) -> PosedScene:
             far=far,
             mask_path=masks.get(view),
         )
-    train, held_out = split_views(list(frames), *dtu_view_lists())
+    train, held_out = split_views(sorted(images), *dtu_view_lists())
     return PosedScene(
         name=scan,
         scan=scan,
         frames=frames,
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
-        train_views=train,
-        held_out_views=held_out,
+        train_views=present_only(train, frames),
+        held_out_views=present_only(held_out, frames),
     )
 
 

@@ -15,7 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.image_io import first_image_size
-from data.readers.splits import Report, Split, choose_scans, folders_with, raise_problem, split_views
+from data.readers.splits import (
+    Report,
+    Split,
+    choose_scans,
+    folders_with,
+    present_only,
+    raise_problem,
+    read_each,
+    split_views,
+)
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
 from geometry import InputError, check_camera
@@ -47,8 +56,7 @@ def read_llff(
     if not folders:
         raise InputError(f"{datadir}: expected {_POSES} and images/, or folders that have them, got neither")
     chosen = choose_scans(datadir, list(folders), "all", scans, {})
-    scenes = [_read_scene(folders[scan], scan, report) for scan in chosen]
-    return [scene for scene in scenes if scene.frames]
+    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report)], report)
 
 
 def find_llff_scans(datadir: Path) -> dict[str, Path]:
@@ -78,14 +86,14 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
             report(error)
             continue
         frames[view] = Frame(view, path, w2c.float(), intrinsics.float(), height, width, near, far)
-    train, held_out = split_views(list(frames))
+    train, held_out = split_views(range(len(images)))
     return PosedScene(
         name=scan,
         scan=scan,
         frames=frames,
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
-        train_views=train,
-        held_out_views=held_out,
+        train_views=present_only(train, frames),
+        held_out_views=present_only(held_out, frames),
     )
 
 

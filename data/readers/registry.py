@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.problems import Problems, Report, shortened
 from data.readers.blendedmvs import find_blendedmvs_scans, read_blendedmvs
 from data.readers.blender import find_blender_scans, read_blender
 from data.readers.co3d import find_co3d_scans, read_co3d
@@ -23,34 +24,64 @@ class Reader:
     """read(datadir, *, split, scans=None, report=raise_problem) -> scenes."""
     find: Callable[[Path], dict[str, Path]]
     """find(datadir) -> scan name to folder, without reading anything."""
+    parts: tuple[str, ...] = ()
+    """Patterns of what lies in a scan's folder: one that has some of them, but is not found, has lost the others."""
 
 
 READERS = {
-    "dtu": Reader(read_dtu, find_dtu_and_idr_scans),
-    "blendedmvs": Reader(read_blendedmvs, find_blendedmvs_scans),
-    "llff": Reader(read_llff, find_llff_scans),
-    "blender": Reader(read_blender, find_blender_scans),
+    "dtu": Reader(read_dtu, find_dtu_and_idr_scans, ("image", "cameras*.npz")),
+    "blendedmvs": Reader(read_blendedmvs, find_blendedmvs_scans, ("blended_images", "cams")),
+    "llff": Reader(read_llff, find_llff_scans, ("poses_bounds.npy", "images*")),
+    "blender": Reader(read_blender, find_blender_scans, ("transforms_*.json",)),
     "co3d": Reader(read_co3d, find_co3d_scans),
     "vkitti": Reader(read_vkitti, find_vkitti_scans),
 }
 
 
 def read_scenes(
-    dataset_name: str, datadir: str, *, split: Split, scans: tuple[str, ...] | None, evaluated_only: bool = False
+    dataset_name: str,
+    datadir: str,
+    *,
+    split: Split,
+    scans: tuple[str, ...] | None,
+    evaluated_only: bool = False,
+    problems: Problems | None = None,
 ) -> list[PosedScene]:
     """Scenes of a data set on disk; `evaluated_only`: those with `PosedScene.is_evaluated`, one per scan.
 
+    Views and scans that cannot be used are left out and recorded in `problems`, or else counted and listed on stderr.
+
     Raises:
-        InputError: for an unknown data set, a missing folder, or nothing found in it.
+        InputError: for an unknown data set, a missing folder, an unknown scan, or nothing usable found in it.
     """
     if dataset_name not in READERS:
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
     if not Path(datadir).is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
-    scenes = READERS[dataset_name].read(Path(datadir), split=split, scans=scans)
+    found = Problems()
+    scenes = READERS[dataset_name].read(Path(datadir), split=split, scans=scans, report=found.add)
     scenes = [scene for scene in scenes if scene.is_evaluated or not evaluated_only]
+    if scans is None:
+        report_incomplete_scans(dataset_name, Path(datadir), found.add)
     if not scenes:
+        why = f": {shortened(found.lines)}" if found.lines else ""
         raise InputError(
-            f"--datadir {datadir}: expected at least one {dataset_name} scene in split {split!r}, got none"
+            f"--datadir {datadir}: expected at least one {dataset_name} scene in split {split!r}, got none{why}"
         )
+    if problems is None:
+        found.announce(f"{dataset_name} in {datadir}")
+    else:
+        problems.extend(found)
     return scenes
+
+
+def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) -> None:
+    """Report folders below `datadir` that hold a part of a scan, but not what it is recognized by."""
+    reader = READERS[dataset_name]
+    complete = set(reader.find(datadir).values())
+    if not reader.parts or datadir in complete:
+        return
+    for folder in sorted(path for path in datadir.iterdir() if path.is_dir() and path not in complete):
+        some = [name for part in reader.parts for name in sorted(path.name for path in folder.glob(part))]
+        if some:
+            report(InputError(f"{folder}: expected a {dataset_name} scan, got no more of one than {', '.join(some)}"))

@@ -5,18 +5,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from data.problems import Report as Report
+from data.problems import raise_problem as raise_problem
+from data.scene import PosedScene
 from geometry import InputError
 
 Split = Literal["train", "val", "test", "all"]
-Report = Callable[[InputError], None]
-"""What a reader does with a problem of one file: `raise_problem`, or the data doctor's collector."""
 
 _LISTS = Path(__file__).parents[1] / "lists"
-
-
-def raise_problem(error: InputError) -> None:
-    """Stop at the first problem."""
-    raise error
 
 
 def read_list(path: Path) -> tuple[str, ...]:
@@ -47,6 +43,31 @@ def folders_with(datadir: Path, marker: str) -> dict[str, Path]:
     if (datadir / marker).exists():
         return {datadir.resolve().name: datadir}
     return {path.parent.name: path.parent for path in sorted(datadir.glob(f"*/{marker}"))}
+
+
+def file_names(folder: Path) -> frozenset[str]:
+    """Names in a folder, by one listing instead of a question per file; none where there is no folder."""
+    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+
+
+def read_each(scans: Sequence[str], read: Callable[[str], Sequence[PosedScene]], report: Report) -> list[PosedScene]:
+    """Scenes of the scans that have usable frames; a scan that cannot be read is reported and left out."""
+    scenes: list[PosedScene] = []
+    for scan in scans:
+        try:
+            scenes += read(scan)
+        except InputError as error:
+            report(error)
+    return [scene for scene in scenes if scene.frames]
+
+
+def missing_views(known: Collection[int], present: Collection[int]) -> list[int]:
+    """Views that others know of and that are not there.
+
+    None where at most half of the known ones are there: that is a part of the data set, chosen as such.
+    """
+    missing = sorted(set(known) - set(present))
+    return missing if 2 * len(missing) < len(set(known)) else []
 
 
 def scan_order(name: str) -> list[tuple[int, str]]:
@@ -96,6 +117,11 @@ def choose_scans(
     if split == "test" and listed["test"]:
         return listed["test"]
     return _by_rule(found, split)
+
+
+def present_only(views: Sequence[int], frames: Collection[int]) -> tuple[int, ...]:
+    """Of the views of a split those that can be used: the split itself must not depend on what is missing."""
+    return tuple(view for view in views if view in frames)
 
 
 def scans_below(present: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

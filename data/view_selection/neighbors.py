@@ -1,5 +1,7 @@
 """Which views to look at for a target: pair files, camera distance, and the choice among the best."""
 
+import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,23 +9,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.problems import Report, raise_problem
 from geometry import InputError, rigid_inverse
 
 
-def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
+def read_pairs(path: Path, report: Report = raise_problem) -> dict[int, tuple[int, ...]]:
     """MVSNet pair file -> for every view its neighbors, best first. Lines that start with # are comments.
 
     The file holds the number of views, then per view a line with its id and a line `count id score id score ...`.
-    A view listed as its own neighbor, as some writers do, is dropped.
+    A view listed as its own neighbor, as some writers do, is dropped. Of a file with lines missing, the views whose two
+    lines stand together are read, once that is reported.
 
     Raises:
-        InputError: for a missing file, or the first line that does not fit.
+        InputError: (unless `report` collects) for a missing file, or the first line that does not fit.
     """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: expected a pair file (MVSNet format), got none") from None
+        report(InputError(f"{path}: expected a pair file (MVSNet format), got none"))
+        return {}
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        return _read_whole(path, lines)
+    except InputError as error:
+        report(error)
+    return _read_parts(path, lines)
+
+
+def _read_whole(path: Path, lines: Sequence[Sequence[str]]) -> dict[int, tuple[int, ...]]:
     try:
         count = int(lines[0][0])
         blocks = [_parse_block(path, lines[i : i + 2]) for i in range(1, len(lines), 2)]
@@ -34,6 +47,22 @@ def read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
     pairs = dict(blocks)
     if len(pairs) != count or len(blocks) != count:
         raise InputError(f"{path}: expected {count} views as its first line says, got {len(pairs)}")
+    return pairs
+
+
+def _read_parts(path: Path, lines: Sequence[Sequence[str]]) -> dict[int, tuple[int, ...]]:
+    """Of every line with one number and the line of neighbors behind it.
+
+    The first line is the number of views, not one of them, if it is at least the number of lines with one number.
+    """
+    pairs = {}
+    single = [line[0] for line in lines if len(line) == 1]
+    has_count = bool(single) and single[0].isdigit() and int(single[0]) >= len(single)
+    for head, neighbors in itertools.pairwise(lines[1:] if has_count else lines):
+        if len(head) == 1 and len(neighbors) > 1:
+            with contextlib.suppress(InputError, ValueError):
+                view, others = _parse_block(path, (head, neighbors))
+                pairs[view] = others
     return pairs
 
 

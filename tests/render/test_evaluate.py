@@ -47,9 +47,9 @@ def test_command_writes_metrics_and_pictures(
     assert metrics["protocol"] == "dtu-nearest3"
     assert set(metrics) == {
         *("protocol", "mean", "baselines", "scans", "views", "weights", "settings"),
-        *("missing_targets", "seen_in_training"),
+        *("missing_targets", "left_out", "seen_in_training"),
     }
-    assert metrics["missing_targets"] == metrics["seen_in_training"] == []
+    assert metrics["missing_targets"] == metrics["left_out"] == metrics["seen_in_training"] == []
     scores = {"psnr", "ssim", "lpips", "depth_abs", "acc_2mm", "acc_10mm", "acc_20mm"}
     assert scores | {"rays_per_second", "seconds_per_image", "peak_memory_mb"} <= set(metrics["mean"])
     assert set(metrics["baselines"]) == {"nearest_source", "mean_colour"}

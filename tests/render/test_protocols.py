@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.novel_view.dataset import pool_targets
 from data.scene import Frame
 from geometry import InputError, Views
-from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, require_one_mask, targets_of
+from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, targets_of, targets_of_all
 from tests.render.tiny import scene_on_a_line
 from tests.scenes import random_views
 
@@ -98,15 +97,31 @@ def test_mask_is_known_depth_else_the_object_else_nothing():
 
 
 def test_masks_of_different_kinds_are_not_averaged() -> None:
-    scene = scene_on_a_line([1, 2, 3, 4, 5], (1, 2, 3), (4, 5))
-    protocol = PROTOCOLS["dtu-nearest3"]
-    targets = pool_targets(scene, (4, 5))
-    require_one_mask(protocol, targets)
-    frames = {**scene.frames, 5: replace(scene.frames[5], mask_path=Path("mask.png"))}
-    mixed = pool_targets(replace(scene, frames=frames), (4, 5))
-    with pytest.raises(InputError, match=r"no mask for .* view 4, object mask for .* view 5"):
-        require_one_mask(protocol, mixed)
-    require_one_mask(PROTOCOLS["full"], mixed)
+    """The scene's targets 24 and 23 have object masks, 32 has none: it is left out and named."""
+    scene = scene_on_a_line([21, 22, 23, 24, 25, 32], (21, 22, 25), (24, 23, 32))
+    mask = {view: replace(scene.frames[view], mask_path=Path("mask.png")) for view in (23, 24)}
+    scene = replace(scene, frames={**scene.frames, **mask})
+    problems: list[InputError] = []
+    targets = targets_of_all(PROTOCOLS["dtu-nearest3"], [scene], 3, problems.append)
+    assert {target.view_id for target in targets} == {23, 24}
+    (problem,) = problems
+    assert str(problem) == (
+        f"scene {scene.name}, view 32: expected the kind of mask of most targets (object mask), got no mask"
+    )
+    assert len(targets_of_all(PROTOCOLS["full"], [scene], 3)) == 3
+
+
+def test_a_scene_that_lacks_what_the_protocol_needs_is_left_out() -> None:
+    whole = scene_on_a_line([21, 25, 33, 23, 24], (21, 25, 33), (23, 24))
+    lacking = replace(whole.without({33}), name="lacking")
+    problems: list[InputError] = []
+    targets = targets_of_all(PROTOCOLS["dtu-fixed3"], [lacking, whole], 3, problems.append)
+    assert {target.scene.name for target in targets} == {whole.name}
+    assert [str(problem) for problem in problems] == [
+        "scene lacking: expected source views [25, 21, 33], got a scene without [33]"
+    ]
+    with pytest.raises(InputError, match=r"expected source views \[25, 21, 33\]"):
+        targets_of_all(PROTOCOLS["dtu-fixed3"], [lacking], 3)
 
 
 def test_missing_targets_are_named() -> None:

@@ -98,7 +98,9 @@ def test_runs_name_themselves(cls: type[RunOptions], arguments: list[str], name:
     assert f"expname = {name}\n" in (tmp_path / "config.txt").read_text()
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "nerf").glob("*finetune.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "nerf").glob("*finetune.txt")), ids=lambda path: path.stem
+)
 def test_shipped_fine_tuning_runs_are_named_after_their_scan(config: Path) -> None:
     options = parse_options(FinetuneOptions, "test", ["--config", str(config), "--scans", "scan4", "--init_from", "c"])
     assert options.expname.endswith("_scan4")

@@ -39,6 +39,10 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"
             raise InputError(f"--white_bkgd {options.white_bkgd}: scene {scene.name} is composited over {background}")
+    require(
+        not options.depth_loss or data.with_depth > 0,
+        f"--depth_loss {options.depth_loss}: expected depth maps, got none for {len(data.train_targets)} targets",
+    )
     data.try_loading()
     return data
 

@@ -102,7 +102,6 @@ class NerfTask(SceneTask):
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Render random rays of the target views and compare."""
         count = self.options.rays_per_step
-        self._require_depth(batch)
         generators = scene_generators(batch)
         window = self.model.network.training_window(*batch.target.images.shape[-2:])
         if window is not None:
@@ -134,10 +133,6 @@ class NerfTask(SceneTask):
         weights = {name: getattr(self.options, f"{name}_loss") for name in self.model.network.loss_names}
         return {name: weight for name, weight in weights.items() if weight}
 
-    def _require_depth(self, batch: SceneBatch) -> None:
-        if self.options.depth_loss and batch.target.depth is None:
-            raise InputError(f"--depth_loss: expected depth maps, got none for scene {batch.names[0]}")
-
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         """Render a whole view; log metrics and, for the first few, a picture."""
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
@@ -147,9 +142,13 @@ class NerfTask(SceneTask):
         truth = target.images[0].permute(1, 2, 0).cpu()
         scores = {"val/psnr": psnr(rendered.rgb, truth), "val/ssim": ssim(rendered.rgb, truth)}
         depth = None if target.depth is None else target.depth[0].cpu()
-        if depth is not None:
-            scores["val/depth_abs"] = depth_errors(rendered.depth, depth, depth > 0).mean_abs
         self.log_dict(scores, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
+        if depth is not None:
+            # all processes log the same names; a target of unknown depth has no weight in the mean
+            is_known = bool((depth > 0).any())
+            error = depth_errors(rendered.depth, depth, depth > 0).mean_abs if is_known else 0.0
+            self.log("val/depth_abs", error, batch_size=int(is_known), sync_dist=True, on_epoch=True, on_step=False)
+            depth = depth if is_known else None
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             near, far = view.bounds.near[0].item(), view.bounds.far[0].item()
             picture = comparison(batch.source.images[0], target.images[0], rendered, near, far, depth)

@@ -1,15 +1,18 @@
 """Which samples a step sees: dealing, permutations, resuming, sources."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from data.novel_view.dataset import MultiViewDataset, cross_scene_targets, pool_targets, require_candidates
+from data.novel_view.dataset import MultiViewDataset, Target, cross_scene_targets, pool_targets, with_sources
 from data.novel_view.sampler import SampleKey, StepSampler
+from data.readers.dtu import read_dtu
 from data.scene import Frame, PosedScene
 from data.seeds import derived_seed
-from geometry import InputError
+from geometry import InputError, SceneBatch
+from tests.data import tiny_scenes as tiny
 
 
 def sampler(rank: int = 0, world_size: int = 1, per_step: int = 2, first: int = 0, items: int = 7) -> StepSampler:
@@ -88,11 +91,13 @@ def test_scans_that_are_evaluated_train_on_their_training_views_only() -> None:
             assert not {3, 7} & set(target.candidates)
 
 
-def test_too_few_views_are_refused_at_the_start() -> None:
-    targets = pool_targets(line_scene(), (3,))
-    require_candidates(targets, 8)
-    with pytest.raises(InputError, match=r"scan1/light3, view 3: expected 9 source views \(--n_views\), got only 8"):
-        require_candidates(targets, 9)
+def test_targets_with_too_few_sources_are_left_out_and_named() -> None:
+    targets = pool_targets(line_scene(), (0, 3))
+    problems: list[InputError] = []
+    assert with_sources(targets, 7, problems.append) == targets
+    assert [target.view_id for target in with_sources(targets, 8, problems.append)] == [3]
+    (problem,) = problems
+    assert str(problem) == ("scene scan1/light3, view 0: expected 8 source views (--n_views), got only 7 other views")
 
 
 def test_samples_are_functions_of_their_key(small_dtu: Path) -> None:
@@ -118,3 +123,56 @@ def test_one_scale_per_step_and_every_scale_in_turn() -> None:
     steps = [{key.scale for key in sampler().keys_of(step)} for step in range(20)]
     assert all(len(scales) == 1 for scales in steps)
     assert set.union(*steps) == {0.5, 1.0}
+
+
+def wall_targets(root: Path) -> list[Target]:
+    """Targets of one scan of six views, whatever is missing of it."""
+    problems: list[InputError] = []
+    (scene,) = read_dtu(root, split="all", report=problems.append)
+    return pool_targets(scene, sorted(scene.frames))
+
+
+def test_depth_is_per_target_and_zero_where_there_is_none(tmp_path: Path) -> None:
+    tiny.write_dtu(tmp_path)
+    (tmp_path / "Depths" / "scan24" / "depth_map_0002.pfm").unlink()
+    targets = wall_targets(tmp_path)
+    dataset = MultiViewDataset(targets, is_random=False)
+    samples = [dataset[SampleKey(item, 3, seed=0)] for item in range(6)]
+    assert [float(sample.target.depth.unique()) for sample in samples] == [700, 700, 0, 700, 700, 700]
+    assert all(sample.source.depth is None for sample in samples)
+    SceneBatch.stack(samples)
+    without = [target for target in targets if target.view_id == 2]
+    assert MultiViewDataset(without, is_random=False)[SampleKey(0, 3, seed=0)].target.depth is None
+
+
+def test_an_unreadable_target_gives_way_to_the_same_one_every_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    targets = wall_targets(tiny.write_dtu(tmp_path))
+    broken = tmp_path / "Rectified" / "scan24_train" / "rect_001_3_r5000.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    dataset = MultiViewDataset(targets, is_random=True, extra_views=0)
+    key = SampleKey(0, 2, seed=5)
+    first, again = dataset[key], dataset[key]
+    assert first.target.ids.tolist() != [0]
+    assert torch.equal(first.target.ids, again.target.ids)
+    assert torch.equal(first.source.images, again.source.images)
+    assert 0 not in first.source.ids.tolist()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{broken}: expected a complete image, got one that cannot be decoded")
+    assert dataset.unreadable.count == 2
+
+
+def test_a_replacement_has_the_size_of_what_it_replaces(tmp_path: Path) -> None:
+    small = wall_targets(tiny.write_dtu(tmp_path / "small"))
+    large = [
+        replace(one, scene=replace(one.scene, frames={k: replace(f, height=999) for k, f in one.scene.frames.items()}))
+        for one in small
+    ]
+    broken = tmp_path / "small" / "Rectified" / "scan24_train" / "rect_001_3_r5000.png"
+    broken.unlink()
+    dataset = MultiViewDataset([small[0], *large, *small[3:]], is_random=False)
+    for seed in range(5):
+        assert dataset[SampleKey(0, 2, seed=seed)].target.ids.item() in (3, 4, 5)
+    with pytest.raises(InputError, match=r"rect_001.*expected another target to take its place, got none"):
+        MultiViewDataset([small[0], *large], is_random=False)[SampleKey(0, 2, seed=0)]

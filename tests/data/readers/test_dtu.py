@@ -88,7 +88,11 @@ def test_a_root_may_lack_nearly_everything(tmp_path):
     (tmp_path / "Rectified" / "scan24" / "rect_003_3_r5000.png").unlink()
     (tmp_path / "Depths").rename(tmp_path / "unused_depths")
     (tmp_path / "masks").rename(tmp_path / "unused_masks")
-    (scene,) = read_dtu(tmp_path, split="train")
+    problems = []
+    (scene,) = read_dtu(tmp_path, split="train", report=problems.append)
+    assert [str(problem) for problem in problems] == [
+        f"{tmp_path / 'Rectified' / 'scan24' / 'rect_003_3_r5000.png'}: expected an image, got none"
+    ]
     assert sorted(scene.frames) == [0, 1, 3, 4, 5]
     views = scene.views([0, 1])
     assert views.depth is None

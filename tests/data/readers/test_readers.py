@@ -8,6 +8,7 @@ from data.image_io import write_image, write_pfm
 from data.readers.blendedmvs import read_blendedmvs
 from data.readers.blender import read_blender
 from data.readers.llff import read_llff
+from data.readers.registry import read_scenes
 from geometry import InputError
 from tests.data import tiny_scenes as tiny
 
@@ -58,7 +59,7 @@ def test_blendedmvs_problems(tmp_path):
     tiny.write_blendedmvs(folder)
     (folder / "blended_images" / "00000002.jpg").unlink()
     assert message_of(read_blendedmvs, folder, split="all") == (
-        f"{folder / 'blended_images' / '00000002.jpg'}: expected an image, as pair.txt lists it, got none"
+        f"{folder / 'blended_images' / '00000002.jpg'}: expected an image, got none"
     )
     tiny.write_blendedmvs(folder)
     (folder / "cams" / "00000003_cam.txt").unlink()
@@ -144,3 +145,42 @@ def test_blender_problems(tmp_path):
     assert message_of(read_blender, tmp_path, split="all") == (
         f"{path}: expected JSON with camera_angle_x and frames, got KeyError('camera_angle_x')"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "lost", "left"),
+    [
+        ("blendedmvs", tiny.write_blendedmvs, "blended_images/00000002.jpg", [0, 1, 3, 4, 5]),
+        ("blendedmvs", tiny.write_blendedmvs, "cams/00000002_cam.txt", [0, 1, 3, 4, 5]),
+        ("blender", tiny.write_blender, "train/r_2.png", [0, 1, 3, 1000, 1001]),
+        ("dtu", tiny.write_idr, "image/000002.png", [0, 1, 3, 4, 5]),
+        ("llff", tiny.write_llff, "images_4/IMG_002.png", None),
+        ("llff", tiny.write_llff, "poses_bounds.npy", None),
+        ("blender", tiny.write_blender, "transforms_train.json", None),
+    ],
+)
+def test_a_lost_file_costs_a_view_or_a_scan(tmp_path, capsys, name, write, lost, left):
+    """Named at the start; the other scan stays whole, and the split of what is left is that of the whole."""
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    whole = {scene.scan: scene for scene in read_scenes(name, str(tmp_path), split="all", scans=None)}
+    assert capsys.readouterr().err == ""
+    (tmp_path / "a" / lost).unlink()
+    scenes = {scene.scan: scene for scene in read_scenes(name, str(tmp_path), split="all", scans=None)}
+    line = capsys.readouterr().err
+    assert line.startswith(f"{name} in {tmp_path}: 1 problem (")
+    assert str(tmp_path / "a") in line
+    assert sorted(scenes["b"].frames) == sorted(whole["b"].frames)
+    if left is None:
+        assert list(scenes) == ["b"]
+        return
+    assert sorted(scenes["a"].frames) == left
+    assert set(scenes["a"].train_views) == set(whole["a"].train_views) & set(left)
+    assert set(scenes["a"].held_out_views) == set(whole["a"].held_out_views) & set(left)
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path):
+    tiny.write_llff(tmp_path / "a")
+    (tmp_path / "a" / "images_4" / "IMG_002.png").unlink()
+    with pytest.raises(InputError, match=r"at least one llff scene in split 'all', got none: .*expected 8 rows of 17"):
+        read_scenes("llff", str(tmp_path), split="all", scans=None)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -116,3 +118,16 @@ def test_choose_scans_by_name(tmp_path):
 
 def test_scans_sort_by_number():
     assert sorted(["scan10", "scan9", "a", "5b2"], key=scan_order) == ["5b2", "a", "scan9", "scan10"]
+
+
+def test_of_a_pair_file_with_lines_missing_the_rest_is_read(tmp_path: Path) -> None:
+    whole = {view: tuple(other for other in range(6) if other != view) for view in range(6)}
+    path = tmp_path / "pair.txt"
+    write_pairs(path, whole)
+    lines = path.read_text().splitlines()
+    for lost in range(len(lines)):
+        path.write_text("\n".join(lines[:lost] + lines[lost + 1 :]))
+        problems: list[InputError] = []
+        pairs = read_pairs(path, problems.append)
+        assert len(problems) == 1
+        assert pairs == {view: others for view, others in whole.items() if lost not in (2 * view + 1, 2 * view + 2)}

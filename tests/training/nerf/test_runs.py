@@ -1,12 +1,15 @@
 """Whole runs: resume after SIGKILL, two processes, fine-tuning, errors."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.commands import run, tiny_arguments
+from tests.training.inprocess import outcome_of_general
 from training.nerf.checkpoint import read_nerf_checkpoint
 
 
@@ -114,7 +117,8 @@ def finetuned(small_dtu: Path, unbroken: Path, tmp_path_factory: pytest.TempPath
         (data / "Depths" / "scan2" / f"depth_map_{view:04d}.pfm").write_bytes(b"poison")
     start = unbroken / "checkpoints" / "last.ckpt"
     more = ("--expname", "f", "--scans", "scan2", "--init_from", str(start), "--max_steps", "4", "--val_every", "2")
-    run(tiny_arguments("train_finetune.py", data, base / "runs", *more))
+    result = run(tiny_arguments("train_finetune.py", data, base / "runs", *more))
+    assert "cannot be decoded" not in result.stderr  # else another sample would have taken the place
     return base / "runs" / "f"
 
 
@@ -196,3 +200,29 @@ def test_finetuning_meets_the_same_source_views_again(small_dtu: Path) -> None:
         met += [(batch.names, tuple(batch.source.ids[0].tolist())) for batch in data.train_dataloader()]
     assert len(met) == 32
     assert len(set(met)) == 16
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_missing_depth_maps_are_unknown_not_fatal(small_dtu: Path, tmp_path: Path, processes: int) -> None:
+    """A training and a validation target without one: counted, the losses and the mean error go on without them."""
+    data = tmp_path / "data"
+    shutil.copytree(small_dtu, data)
+    (data / "Depths" / "scan3" / "depth_map_0024.pfm").unlink()
+    (data / "Depths" / "scan2" / "depth_map_0032.pfm").unlink()  # validation is on this scan: views 32 and 23
+    more = ("--expname", "d", "--max_steps", "4", "--scenes_per_step", "2", "--depth_loss", "0.1", "--num_val", "2")
+    more += ("--devices", str(processes), "--strategy", "ddp") if processes > 1 else ()
+    result = run(tiny_arguments("train_general.py", data, tmp_path / "runs", *more))
+    assert "depth: 39 of 40 targets; none for views of scan3: 24\n" in result.stderr
+    events = EventAccumulator(str(tmp_path / "runs" / "d" / "tensorboard")).Reload()
+    (error,) = events.Scalars("val/depth_abs")
+    assert 0 < error.value < 1000
+
+
+def test_depth_loss_without_any_depth_map_stops_at_the_start(small_dtu: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_dtu, data, ignore=shutil.ignore_patterns("Depths"))
+    status, message = outcome_of_general(
+        tiny_arguments("train_general.py", data, tmp_path / "runs", "--depth_loss", "0.1")
+    )
+    assert status == 2
+    assert message == "error: --depth_loss 0.1: expected depth maps, got none for 40 targets\n"

@@ -1,0 +1,93 @@
+"""What data lacks: collected while it is read, counted and listed instead of stopping a run."""
+
+import os
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+from tqdm import tqdm
+
+from geometry import InputError
+
+Report = Callable[[InputError], None]
+"""What a reader does with a problem of one file: `raise_problem`, or a collector such as `Problems.add`."""
+
+_LISTED = 5
+"""So many problems are named at the start of a run, and so many unreadable files in it; `data.check` names all."""
+
+
+def raise_problem(error: InputError) -> None:
+    """Stop at the first problem."""
+    raise error
+
+
+def announce(line: str) -> None:
+    """A line on stderr that leaves progress bars whole; of a distributed run the first process alone writes it."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if int(next((rank for rank in ranks if rank), "0")) == 0:
+        tqdm.write(line, file=sys.stderr)
+
+
+def shortened(entries: Sequence[str]) -> str:
+    """A few of many entries, and how many more there are."""
+    more = len(entries) - _LISTED
+    return "; ".join(entries[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+class Problems:
+    """Problems of a data set, each once: scans share camera files, and splits are read one after the other."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def add(self, problem: InputError) -> None:
+        """Record a problem."""
+        self._lines[str(problem)] = None
+
+    def extend(self, other: "Problems") -> None:
+        """Record all problems of another collection."""
+        self._lines |= other._lines
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One per problem, in the order found."""
+        return tuple(self._lines)
+
+    def announce(self, where: str) -> None:
+        """Count and list them; nothing is written where there are none."""
+        if self._lines:
+            count = f"{len(self._lines)} problem{'s' if len(self._lines) > 1 else ''}"
+            why = "the files, views or scans concerned are left out; python -m data.check lists all"
+            announce(f"{where}: {count} ({why}): {shortened(self.lines)}")
+
+
+class UnreadableFiles:
+    """Files that could not be decoded in the middle of a run: each is named once, also with several loading processes.
+
+    The count and the names' checksums lie in shared memory, which the loading processes inherit.
+    """
+
+    def __init__(self) -> None:
+        self._named = torch.full((_LISTED,), -1, dtype=torch.int64).share_memory_()
+        self._count = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """Samples that were replaced."""
+        return int(self._count)
+
+    def summarize(self) -> None:
+        """Say how many; of a distributed run every process knows its own only."""
+        if self.count:
+            tqdm.write(f"samples replaced because of files that cannot be read: {self.count}", file=sys.stderr)
+
+    def replaced(self, error: InputError) -> None:
+        """Count a sample that is replaced, and name the file if it is new."""
+        self._count += 1
+        checksum, free = zlib.crc32(str(error).encode()), self._named == -1
+        if not bool(free.any()) or bool((self._named == checksum).any()):
+            return
+        self._named[int(free.nonzero()[0])] = checksum
+        last = "" if int(free.sum()) > 1 else "; further files are not named, python -m data.check lists all"
+        tqdm.write(f"{error}: another target takes the place of those that need it{last}", file=sys.stderr)

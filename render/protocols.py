@@ -188,7 +188,7 @@ def missing_targets(protocol: Protocol, scene: PosedScene) -> list[str]:
 
 def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "height width"] | None]:
     """Which pixels of a target (one view) count, and by what: true depth, else the object's mask, else all."""
-    if protocol.is_masked and target.depth is not None:
+    if protocol.is_masked and target.depth is not None and bool((target.depth > 0).any()):  # all 0: it is unknown
         return "depth", target.depth[0] > 0
     if protocol.is_masked and target.mask is not None:
         return "object", target.mask[0]

@@ -93,6 +93,7 @@ def test_mask_is_known_depth_else_the_object_else_nothing():
     assert kind == "object"
     assert mask.nonzero().tolist() == [[5, 6]]
     assert mask_of(protocol, single(depth=None)) == ("none", None)
+    assert mask_of(protocol, single(depth=torch.zeros(1, 24, 32))) == ("none", None)
     assert mask_of(PROTOCOLS["full"], single(depth=depth, mask=object_mask)) == ("none", None)
 
 

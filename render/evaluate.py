@@ -155,7 +155,7 @@ def evaluate_targets(
     with tqdm(total=sum(counts), unit="ray", unit_scale=True, desc="evaluate") as bar:
         for target in targets:
             bar.set_description(f"{target.scene.scan} view {target.view_id}")
-            source = target.scene.views(target.candidates, scale)
+            source = target.scene.views(target.candidates, scale, wants_depth=False, wants_mask=False)
             truth = target.scene.views([target.view_id], target_scale)
             rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, precision, bar)
             reference = reference_of(protocol, truth)

@@ -60,7 +60,8 @@ def make_video(options: VideoOptions) -> list[Path]:
     central = central_views(scene, pool, options.n_views)
     is_local = record.task == "finetune"
     along = pool if is_local and options.trajectory != "interpolate" else central
-    path = camera_path(options.trajectory, scene.views(along, options.imgScale_test), options.frames)
+    seen = scene.views(along, options.imgScale_test, wants_depth=False, wants_mask=False)
+    path = camera_path(options.trajectory, seen, options.frames)
     choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
     model = load_for(options, checkpoint, device)
     precision = precision_for(options, record, device)
@@ -96,7 +97,7 @@ def render_path(
     maps: SourceMaps | None = None
     for frame, ids in enumerate(source_ids):
         if ids != current:
-            source = Views.stack([scene.views(ids, scale).to(device)])
+            source = Views.stack([scene.views(ids, scale, wants_depth=False, wants_mask=False).to(device)])
             with autocast_of(precision, device):
                 maps, current = model.encode(source, (scene.name,)), ids
         one = slice(frame, frame + 1)

@@ -79,8 +79,9 @@ class SceneDataModule(pl.LightningDataModule):
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
         self.train_targets = self._usable(train_targets, "train", problems)
         self.val_targets = evenly_spread(self._usable(val_targets, "validate", problems), spec.num_val)
-        problems.announce(f"{spec.dataset_name} in {spec.datadir}")
-        self.with_depth = _count_depth(self.train_targets)
+        self.problems = problems
+        self.with_depth = sum(target.scene.has_depth(target.view_id) for target in self.train_targets)
+        self._is_announced = False
 
     def _usable(self, targets: list[Target], what: str, problems: Problems) -> list[Target]:
         few = Problems()
@@ -113,6 +114,16 @@ class SceneDataModule(pl.LightningDataModule):
         for targets in (self.train_targets, self.val_targets):
             dataset = MultiViewDataset(targets, is_random=False, unreadable=self.unreadable)
             dataset[SampleKey(0, self.spec.n_views[0], seed=0)]
+
+    def prepare_data(self) -> None:
+        """Lightning's hook at the start of a run: count and list what is left out and where depth is unknown, once."""
+        if self._is_announced:
+            return
+        self._is_announced = True
+        self.problems.announce(f"{self.spec.dataset_name} in {self.spec.datadir}")
+        if self.with_depth:
+            known, every = (f"{count:,}".replace(",", " ") for count in (self.with_depth, len(self.train_targets)))
+            announce(f"depth: {known} of {every} targets{_without_depth(self.train_targets)}")
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
@@ -177,18 +188,11 @@ def _per_scene(scenes: list[PosedScene], problems: Problems) -> tuple[list[Targe
     return targets, targets
 
 
-def _count_depth(targets: Sequence[Target]) -> int:
-    """How many targets have a depth map; said in one line, with those that have none, if any has one."""
-    without: dict[str, set[int]] = {}
-    count = 0
+def _without_depth(targets: Sequence[Target]) -> str:
+    """Which targets have no depth map, by scan; empty if all have one."""
+    views: dict[str, set[int]] = {}
     for target in targets:
-        if target.scene.has_depth(target.view_id):
-            count += 1
-        else:
-            without.setdefault(target.scene.scan, set()).add(target.view_id)
-    if count:
-        listed = [f"{scan}: {', '.join(map(str, sorted(views)))}" for scan, views in without.items()]
-        missing = f"; none for views of {shortened(listed)}" if listed else ""
-        known, every = (f"{number:,}".replace(",", " ") for number in (count, len(targets)))
-        announce(f"depth: {known} of {every} targets{missing}")
-    return count
+        if not target.scene.has_depth(target.view_id):
+            views.setdefault(target.scene.scan, set()).add(target.view_id)
+    listed = [f"{scan}: {', '.join(map(str, sorted(numbers)))}" for scan, numbers in views.items()]
+    return f"; none for views of {shortened(listed)}" if listed else ""

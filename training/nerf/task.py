@@ -133,6 +133,16 @@ class NerfTask(SceneTask):
         weights = {name: getattr(self.options, f"{name}_loss") for name in self.model.network.loss_names}
         return {name: weight for name, weight in weights.items() if weight}
 
+    def on_validation_epoch_start(self) -> None:
+        """No depth errors yet."""
+        self._depth_errors = torch.zeros(2, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean depth error over the targets of all processes whose depth is known, where there are any."""
+        total, count = self.trainer.strategy.reduce(self._depth_errors, reduce_op="sum")
+        if count > 0:
+            self.log("val/depth_abs", total / count)
+
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         """Render a whole view; log metrics and, for the first few, a picture."""
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
@@ -143,12 +153,11 @@ class NerfTask(SceneTask):
         scores = {"val/psnr": psnr(rendered.rgb, truth), "val/ssim": ssim(rendered.rgb, truth)}
         depth = None if target.depth is None else target.depth[0].cpu()
         self.log_dict(scores, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
+        if depth is not None and not bool((depth > 0).any()):
+            depth = None  # all unknown
         if depth is not None:
-            # all processes log the same names; a target of unknown depth has no weight in the mean
-            is_known = bool((depth > 0).any())
-            error = depth_errors(rendered.depth, depth, depth > 0).mean_abs if is_known else 0.0
-            self.log("val/depth_abs", error, batch_size=int(is_known), sync_dist=True, on_epoch=True, on_step=False)
-            depth = depth if is_known else None
+            error = depth_errors(rendered.depth, depth, depth > 0).mean_abs
+            self._depth_errors += torch.tensor([error, 1.0], device=self.device)
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             near, far = view.bounds.near[0].item(), view.bounds.far[0].item()
             picture = comparison(batch.source.images[0], target.images[0], rendered, near, far, depth)

@@ -14,14 +14,21 @@ def spec(root: Path, *, is_per_scene: bool = False, n_views: tuple[int, int] = (
     return NovelViewSpec(dataset_name="dtu", datadir=str(root), is_per_scene=is_per_scene, n_views=n_views, **more)
 
 
+def started(specification: NovelViewSpec) -> SceneDataModule:
+    """As at the start of a run, when Lightning lets the first process prepare."""
+    data = SceneDataModule(specification)
+    data.prepare_data()
+    return data
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Three scans, two lightings, ten views: 90 files besides 10 cameras."""
-    return tiny.write_dtu(tmp_path, scans=("scan1", "scan2", "scan3"), views=10, lights=(2, 3))
+    return tiny.write_dtu(tmp_path, scans=("a1", "b2", "c3"), views=10, lights=(2, 3))
 
 
 def test_complete_data_says_one_line(root: Path, capsys: pytest.CaptureFixture) -> None:
-    data = SceneDataModule(spec(root))
+    data = started(spec(root))
     assert capsys.readouterr().err == "depth: 40 of 40 targets\n"
     assert len(data.train_targets) == data.with_depth == 40
 
@@ -32,14 +39,14 @@ def test_a_root_that_has_lost_files_is_read_without_them(root: Path, seed: int, 
     lost = random.Random(seed).sample(files, 8)
     for path in lost:
         path.unlink()
-    data = SceneDataModule(spec(root, n_views=(2, 2), num_val=100))
+    data = started(spec(root, n_views=(2, 2), num_val=100))
     problems, _, depth = capsys.readouterr().err.rstrip().rpartition("\n")
     cameras = {int(path.name[:8]) for path in lost if path.parent.name == "train"}
     images = {path for path in lost if path.parent.parent.name == "Rectified"}
-    unread = {path for path in images if path.parent.name == "scan3_train" and path.name[9] == "2"}
+    unread = {path for path in images if path.parent.name == "c3_train" and path.name[9] == "2"}
     assert f": {len(cameras) + len(images - unread)} problem" in problems
     assert depth.startswith(f"depth: {data.with_depth} of {len(data.train_targets)} targets")
-    gone = {path for path in images if path.parent.name != "scan3_train"}
+    gone = {path for path in images if path.parent.name != "c3_train"}
     with_camera = [path for path in gone if int(path.name[5:8]) - 1 not in cameras]
     assert len(data.train_targets) == 4 * (10 - len(cameras)) - len(with_camera)
     paths = {frame.image_path for scene in data.train_scenes.values() for frame in scene.frames.values()}
@@ -49,33 +56,33 @@ def test_a_root_that_has_lost_files_is_read_without_them(root: Path, seed: int, 
 
 def test_a_view_that_one_lighting_lacks_is_held_out_under_none(root: Path) -> None:
     """Every 8th view is held out, counted over the scan: a lighting without view 0 must not hold out view 1 instead."""
-    (root / "Rectified" / "scan3_train" / "rect_001_2_r5000.png").unlink()
-    data = SceneDataModule(spec(root, scans=("scan3",)))
-    assert data.trained_on == {"scan3": [1, 2, 3, 4, 5, 6, 7, 9]}
+    (root / "Rectified" / "c3_train" / "rect_001_2_r5000.png").unlink()
+    data = started(spec(root, scans=("c3",)))
+    assert data.trained_on == {"c3": [1, 2, 3, 4, 5, 6, 7, 9]}
 
 
 def test_missing_depth_is_listed_by_scan(root: Path, capsys: pytest.CaptureFixture) -> None:
-    for scan, view in (("scan1", 4), ("scan1", 7), ("scan2", 0)):
+    for scan, view in (("a1", 4), ("a1", 7), ("b2", 0)):
         (root / "Depths" / scan / f"depth_map_{view:04d}.pfm").unlink()
-    data = SceneDataModule(spec(root))
-    assert capsys.readouterr().err == "depth: 34 of 40 targets; none for views of scan1: 4, 7; scan2: 0\n"
+    data = started(spec(root))
+    assert capsys.readouterr().err == "depth: 34 of 40 targets; none for views of a1: 4, 7; b2: 0\n"
     assert data.with_depth == 34
 
 
 def test_targets_without_enough_sources_are_left_out(root: Path, capsys: pytest.CaptureFixture) -> None:
     for view in range(6):
-        (root / "Rectified" / "scan1_train" / f"rect_{view + 1:03d}_2_r5000.png").unlink()
-    data = SceneDataModule(spec(root, n_views=(2, 5)))
+        (root / "Rectified" / "a1_train" / f"rect_{view + 1:03d}_2_r5000.png").unlink()
+    data = started(spec(root, n_views=(2, 5)))
     assert len(data.train_targets) == 30
     assert "4 problems" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"expected targets to train on, got none: scene scan1/light2, view 6"):
+    with pytest.raises(InputError, match=r"expected targets to train on, got none: scene a1/light2, view 6"):
         SceneDataModule(spec(root, n_views=(2, 30)))
 
 
 def test_fine_tuning_leaves_out_what_cannot_be_decoded(root: Path, capsys: pytest.CaptureFixture) -> None:
-    broken = root / "Rectified" / "scan2_train" / "rect_003_3_r5000.png"
+    broken = root / "Rectified" / "b2_train" / "rect_003_3_r5000.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    data = SceneDataModule(spec(root, is_per_scene=True, scans=("scan2",)))
+    data = started(spec(root, is_per_scene=True, scans=("b2",)))
     (scene,) = data.train_scenes.values()
     assert scene.train_views == (1, 3, 4, 5, 6, 7, 9)
     assert all(2 not in target.candidates for target in data.train_targets)

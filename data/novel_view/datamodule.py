@@ -1,7 +1,9 @@
 """The Lightning data module that both radiance-field scripts share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -78,7 +80,7 @@ class SceneDataModule(pl.LightningDataModule):
             train_targets = cross_scene_targets(spec.read("train", problems), evaluated)
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
         self.train_targets = self._usable(train_targets, "train", problems)
-        self.val_targets = evenly_spread(self._usable(val_targets, "validate", problems), spec.num_val)
+        self.val_targets = self._validated(self._usable(val_targets, "validate", problems), problems)
         self.problems = problems
         self.with_depth = sum(target.scene.has_depth(target.view_id) for target in self.train_targets)
         self._is_announced = False
@@ -91,6 +93,16 @@ class SceneDataModule(pl.LightningDataModule):
             raise InputError(f"--datadir {self.spec.datadir}: expected targets to {what} on, got none: {why}")
         problems.extend(few)
         return usable
+
+    def _validated(self, targets: list[Target], problems: Problems) -> list[Target]:
+        """`num_val` of the targets without those that cannot be decoded: as few as these come back again and again."""
+        chosen = evenly_spread(targets, self.spec.num_val)
+        decoded = (_decodable(target, self.spec.n_views[1], problems) for target in [*chosen, *targets])
+        kept = [target for target in itertools.islice(decoded, len(chosen)) if target is not None]
+        kept = kept or list(itertools.islice(filter(None, decoded), 1))
+        if not kept:
+            raise InputError(f"--datadir {self.spec.datadir}: expected images to validate on, got none that decode")
+        return kept
 
     @property
     def train_scenes(self) -> dict[str, PosedScene]:
@@ -176,16 +188,34 @@ def _per_scene(scenes: list[PosedScene], problems: Problems) -> tuple[list[Targe
         names = sorted(scene.name for scene in scenes)
         raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")
     (scene,) = scenes
-    unreadable = set()
-    for view_id in scene.train_views:
-        try:
-            scene.image(view_id)
-        except UnreadableFileError as error:
-            problems.add(error)
-            unreadable.add(view_id)
-    scene = scene.without(unreadable)
+    scene = scene.without([view for view in scene.train_views if not _reads(partial(scene.image, view), problems)])
     targets = pool_targets(scene, scene.train_views)
     return targets, targets
+
+
+def _decodable(target: Target, num_views: int, problems: Problems) -> Target | None:
+    """A target with candidates of which the first `num_views` can be decoded; None if it or too many of them cannot."""
+    scene = target.scene
+    depth = [partial(scene.depth, target.view_id)] if scene.has_depth(target.view_id) else []
+    if not all(_reads(read, problems) for read in [partial(scene.image, target.view_id), *depth]):
+        return None
+    sound: list[int] = []
+    for tried, candidate in enumerate(target.candidates):
+        if len(sound) == num_views:
+            return replace(target, candidates=(*sound, *target.candidates[tried:]))
+        if _reads(partial(scene.image, candidate), problems):
+            sound.append(candidate)
+    return replace(target, candidates=tuple(sound)) if len(sound) == num_views else None
+
+
+def _reads(read: Callable[[], object], problems: Problems) -> bool:
+    """Whether a file can be decoded; if not, that is a problem."""
+    try:
+        read()
+    except UnreadableFileError as error:
+        problems.add(error)
+        return False
+    return True
 
 
 def _without_depth(targets: Sequence[Target]) -> str:

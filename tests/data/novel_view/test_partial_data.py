@@ -89,3 +89,14 @@ def test_fine_tuning_leaves_out_what_cannot_be_decoded(root: Path, capsys: pytes
     problems, _ = capsys.readouterr().err.splitlines()
     assert problems.startswith(f"dtu in {root}: 1 problem (")
     assert f"{broken}: expected a complete image" in problems
+
+
+def test_validation_leaves_out_what_cannot_be_decoded(root: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of scan c3 view 0 is held out; view 1, the nearest source of it, gives way to the next nearest."""
+    for name in ("rect_002_3", "rect_009_3"):
+        (root / "Rectified" / "c3_train" / f"{name}_r5000.png").write_bytes(b"damaged")
+    data = started(spec(root))
+    (target,) = data.val_targets
+    assert (target.scene.scan, target.view_id) == ("c3", 0)
+    assert target.candidates == (2, 3, 4, 5, 6, 7, 9)
+    assert "2 problems" in capsys.readouterr().err

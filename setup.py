@@ -35,6 +35,7 @@ setup(
         "huggingface-hub>=0.25,<3",
         "tensorboard>=2.16,<3",
         "tqdm>=4.66,<5",
+        "filelock>=3.13,<4",
         "trimesh>=4,<6",
     ],
     extras_require={

@@ -17,7 +17,15 @@ Opacity     A sample stands for an interval of length delta: opacity = 1 - exp(-
 Axes        Always in the order batch view ray sample channel height width.
 """
 
-from geometry.cameras import Cameras, Projection, check_camera, look_at_point, pixel_centers, rigid_inverse
+from geometry.cameras import (
+    Cameras,
+    Projection,
+    check_camera,
+    look_at_point,
+    pixel_centers,
+    possible_cameras,
+    rigid_inverse,
+)
 from geometry.errors import InputError, one_line_errors, require
 from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
@@ -40,6 +48,7 @@ __all__ = [
     "look_at_point",
     "one_line_errors",
     "pixel_centers",
+    "possible_cameras",
     "require",
     "rigid_inverse",
     "sample_at_pixels",

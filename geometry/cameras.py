@@ -16,6 +16,9 @@ from geometry.precision import full_precision
 from geometry.rays import RayBundle
 from geometry.tensor_struct import TensorStruct
 
+MAX_ROTATION_ERROR = 1e-3
+"""Largest entry of R R^T - I that counts as a rotation: room for the rounding of text files; chosen by hand."""
+
 
 class Projection(NamedTuple):
     """Where points fall in an image."""
@@ -157,10 +160,21 @@ class Cameras(TensorStruct):
         return directions / directions[..., 2:]
 
 
+def possible_cameras(w2c: Float[Tensor, "view 4 4"], intrinsics: Float[Tensor, "view 3 3"]) -> Bool[Tensor, " view"]:
+    """Which of many cameras `check_camera` accepts, all at once: one by one takes 0.3 ms each."""
+    rotation = w2c[:, :3, :3].double()
+    is_finite = torch.isfinite(w2c).flatten(1).all(1) & torch.isfinite(intrinsics).flatten(1).all(1)
+    deviation = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().amax((1, 2))
+    is_rotation = (deviation <= MAX_ROTATION_ERROR) & (torch.linalg.det(rotation) >= 0)
+    has_focal = (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    last_row = torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype, device=intrinsics.device)
+    return is_finite & is_rotation & has_focal & (intrinsics[:, 2] == last_row).all(1)
+
+
 def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], where: str) -> None:
     """Refuse a camera that no image can have come from.
 
-    R is a rotation when no entry of R R^T - I exceeds 1e-3, which leaves room for rounded text files, and det R > 0.
+    R is a rotation when no entry of R R^T - I exceeds `MAX_ROTATION_ERROR`, and det R > 0.
 
     Raises:
         InputError: naming `where`, for a non-finite entry, a rotation that is not one, or impossible intrinsics.
@@ -169,7 +183,7 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
         raise InputError(f"{where}: expected finite camera matrices, got NaN or infinity")
     rotation = w2c[:3, :3].double()
     deviation = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().max().item()
-    if deviation > 1e-3 or torch.linalg.det(rotation) < 0:
+    if deviation > MAX_ROTATION_ERROR or torch.linalg.det(rotation) < 0:
         determinant = torch.linalg.det(rotation).item()
         raise InputError(
             f"{where}: expected a rotation matrix, got one off by {deviation:.3g}, determinant {determinant:.3g}"

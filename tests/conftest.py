@@ -1,14 +1,17 @@
 """Data that several test folders read, made once per session; random numbers that do not depend on the tests before."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from data.cache import CACHE_VARIABLE
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 
 torch.set_num_threads(1)
+os.environ[CACHE_VARIABLE] = "off"  # also of the processes that tests start; tests of the cache name a folder
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
 from data.image_io import read_image
-from data.readers.registry import READERS, report_incomplete_scans
+from data.readers.registry import READERS, annotation_folder, report_incomplete_scans
 from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
 
@@ -62,7 +63,9 @@ class Findings:
         return True
 
 
-def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, max_pairs: int) -> Findings:
+def check_data(
+    dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, max_pairs: int, annotation_dir: str = ""
+) -> Findings:
     """Check the scenes of a data set.
 
     Raises:
@@ -75,7 +78,8 @@ def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, 
     if not datadir.is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir}, which does not exist")
     findings = Findings()
-    scenes = list(_read_scenes(dataset_name, datadir, scans, findings))
+    annotations = annotation_folder(dataset_name, annotation_dir)
+    scenes = list(_read_scenes(dataset_name, datadir, scans, findings, annotations))
     is_sound = _check_files(scenes, findings)
     one_per_scan = {scene.scan: scene for scene in reversed(scenes)}  # lightings share cameras
     for scene in tqdm(list(one_per_scan.values())[::-1], desc="views against each other", unit="scan"):
@@ -86,10 +90,11 @@ def check_data(dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, 
 
 
 def _read_scenes(
-    dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, findings: Findings
+    dataset_name: str, datadir: Path, scans: tuple[str, ...] | None, findings: Findings, annotations: Path | None
 ) -> Iterator[PosedScene]:
-    read = READERS[dataset_name].read
-    present = READERS[dataset_name].find(datadir)
+    located = READERS[dataset_name].located(annotations)
+    read = partial(READERS[dataset_name].read, **located)
+    present = READERS[dataset_name].find(datadir, **located)
     wanted = tuple(present) if scans is None else scans
     if not wanted or not set(wanted) <= set(present):
         read(datadir, split="all", scans=scans)  # raises the reader's own message
@@ -219,11 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_name", required=True, help=f"one of {', '.join(READERS)}")
     parser.add_argument("--datadir", required=True, type=Path)
+    parser.add_argument("--annotation_dir", default="", help="folder of Co3D's annotations, if not in --datadir")
     parser.add_argument("--scans", nargs="*", help="default: all")
     parser.add_argument("--max_pairs", type=int, default=50, help="pairs of views compared per scan")
     options = parser.parse_args(arguments)
     scans = None if options.scans is None else tuple(options.scans)
-    findings = check_data(options.dataset_name, options.datadir, scans, options.max_pairs)
+    findings = check_data(options.dataset_name, options.datadir, scans, options.max_pairs, options.annotation_dir)
     if findings.problems:
         raise SystemExit(1)
 

@@ -21,11 +21,17 @@ class Reader:
     """What one file of this folder offers."""
 
     read: Callable[..., list[PosedScene]]
-    """read(datadir, *, split, scans=None, report=raise_problem) -> scenes."""
-    find: Callable[[Path], dict[str, Path]]
+    """read(datadir, *, split, scans=None, report=...) -> scenes; `report` is handed every problem."""
+    find: Callable[..., dict[str, Path]]
     """find(datadir) -> scan name to folder, without reading anything."""
     parts: tuple[str, ...] = ()
     """Patterns of what lies in a scan's folder: one that has some of them, but is not found, has lost the others."""
+    takes_annotation_dir: bool = False
+    """Both take `annotation_dir`, a folder of annotation files outside the data."""
+
+    def located(self, annotation_dir: Path | None) -> dict[str, Path]:
+        """Keywords for both that say where the annotations are."""
+        return {} if annotation_dir is None else {"annotation_dir": annotation_dir}
 
 
 READERS = {
@@ -33,7 +39,7 @@ READERS = {
     "blendedmvs": Reader(read_blendedmvs, find_blendedmvs_scans, ("blended_images", "cams")),
     "llff": Reader(read_llff, find_llff_scans, ("poses_bounds.npy", "images*")),
     "blender": Reader(read_blender, find_blender_scans, ("transforms_*.json",)),
-    "co3d": Reader(read_co3d, find_co3d_scans),
+    "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
     "vkitti": Reader(read_vkitti, find_vkitti_scans),
 }
 
@@ -45,11 +51,13 @@ def read_scenes(
     split: Split,
     scans: tuple[str, ...] | None,
     evaluated_only: bool = False,
+    annotation_dir: str = "",
     problems: Problems | None = None,
 ) -> list[PosedScene]:
     """Scenes of a data set on disk; `evaluated_only`: those with `PosedScene.is_evaluated`, one per scan.
 
     Views and scans that cannot be used are left out and recorded in `problems`, or else counted and listed on stderr.
+    `annotation_dir`: where Co3D's annotations are, if not in its root.
 
     Raises:
         InputError: for an unknown data set, a missing folder, an unknown scan, or nothing usable found in it.
@@ -58,8 +66,9 @@ def read_scenes(
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
     if not Path(datadir).is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
-    found = Problems()
-    scenes = READERS[dataset_name].read(Path(datadir), split=split, scans=scans, report=found.add)
+    reader, found = READERS[dataset_name], Problems()
+    located = reader.located(annotation_folder(dataset_name, annotation_dir))
+    scenes = reader.read(Path(datadir), split=split, scans=scans, report=found.add, **located)
     scenes = [scene for scene in scenes if scene.is_evaluated or not evaluated_only]
     if scans is None:
         report_incomplete_scans(dataset_name, Path(datadir), found.add)
@@ -85,3 +94,18 @@ def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) ->
         some = [name for part in reader.parts for name in sorted(path.name for path in folder.glob(part))]
         if some:
             report(InputError(f"{folder}: expected a {dataset_name} scan, got no more of one than {', '.join(some)}"))
+
+
+def annotation_folder(dataset_name: str, annotation_dir: str) -> Path | None:
+    """The folder that `--annotation_dir` names for a data set; None for "" and "-".
+
+    Raises:
+        InputError: for a data set without annotation files.
+    """
+    if annotation_dir in ("", "-"):
+        return None
+    takers = [name for name, reader in READERS.items() if reader.takes_annotation_dir]
+    if dataset_name not in takers:
+        known = ", ".join(takers)
+        raise InputError(f"--annotation_dir {annotation_dir}: expected - for {dataset_name} (known to {known} only)")
+    return Path(annotation_dir)

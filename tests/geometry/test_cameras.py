@@ -4,7 +4,16 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from geometry import Cameras, InputError, Views, check_camera, look_at_point, pixel_centers, rigid_inverse
+from geometry import (
+    Cameras,
+    InputError,
+    Views,
+    check_camera,
+    look_at_point,
+    pixel_centers,
+    possible_cameras,
+    rigid_inverse,
+)
 from tests.scenes import rigid_motion, ring_cameras
 
 
@@ -152,6 +161,8 @@ def test_impossible_cameras_are_refused_by_name(edit, expected: str) -> None:
     with pytest.raises(InputError, match=rf"^cam 7: .*{expected}") as caught:
         check_camera(w2c, intrinsics, "cam 7")
     assert "\n" not in str(caught.value)
+    both = torch.stack([camera.w2c, w2c]), torch.stack([camera.intrinsics, intrinsics])
+    assert possible_cameras(*both).tolist() == [True, False]
 
 
 def test_shapes_are_checked_at_construction() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.cache import CACHE_VARIABLE, cache_folder
 from data.check.__main__ import main as check
 from data.image_io import read_uint16, write_image, write_uint16
 from data.multi_view.sources import GroupKey, SceneFrames, evaluation_groups
@@ -16,7 +17,9 @@ from data.procedural.generate import generate
 from data.procedural.layout_parts import GeneratorSettings, cached_scene, orbit
 from data.procedural.sequence_writers import VKITTI_UNIT
 from data.procedural.tracer import render_view
+from data.readers import co3d, co3d_index
 from data.readers.co3d import find_co3d_scans, read_co3d
+from data.readers.registry import read_scenes
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
 from data.scene import PosedScene
 from data.view_selection.neighbors import most_similar
@@ -30,7 +33,7 @@ VKITTI = GeneratorSettings(layout="vkitti", width=40, height=32, views=4, seed=2
 
 
 @pytest.fixture(scope="module")
-def co3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def co3d_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("co3d") / "root"
     generate(folder, CO3D, 1, workers=1)
     return folder
@@ -78,8 +81,8 @@ def reprojection_error(views: Views) -> float:
     return (back - pixels[known][agree]).norm(dim=-1).median().item()
 
 
-def test_co3d_round_trip(co3d: Path) -> None:
-    (scene,) = read_co3d(co3d, split="all")
+def test_co3d_round_trip(co3d_root: Path) -> None:
+    (scene,) = read_co3d(co3d_root, split="all")
     rig, unit = orbit(CO3D, 0)
     assert (scene.name, scene.scan, len(scene.frames)) == ("procedural/0001", "procedural/0001", 24)
     assert not scene.is_video
@@ -95,8 +98,8 @@ def test_co3d_round_trip(co3d: Path) -> None:
     assert views.depth.max() < views.far[0]
 
 
-def test_frames_of_the_copies_agree_with_each_other(co3d: Path, vkitti: Path) -> None:
-    (first,) = read_co3d(co3d, split="all")
+def test_frames_of_the_copies_agree_with_each_other(co3d_root: Path, vkitti: Path) -> None:
+    (first,) = read_co3d(co3d_root, split="all")
     view = 5
     assert reprojection_error(first.views([view, first.neighbors[view][0]])) < 0.1
     second = read_vkitti(vkitti, split="all")[0]
@@ -133,8 +136,8 @@ def test_lines_of_the_other_camera_are_not_mixed_up(vkitti: Path, tmp_path: Path
     assert offset.abs().sum().item() == pytest.approx(0.5325, abs=1e-5)
 
 
-def test_frames_for_training_and_evaluation(co3d: Path, vkitti: Path) -> None:
-    scenes = [*read_co3d(co3d, split="all"), *read_vkitti(vkitti, split="train")]
+def test_frames_for_training_and_evaluation(co3d_root: Path, vkitti: Path) -> None:
+    scenes = [*read_co3d(co3d_root, split="all"), *read_vkitti(vkitti, split="train")]
     source = SceneFrames("mixed", scenes, expand_ratio=2.0)
     for item in range(2):
         (group,) = source.sample_many([GroupKey(0, item, 3, 24, 40, seed=4)])
@@ -147,7 +150,7 @@ def test_frames_for_training_and_evaluation(co3d: Path, vkitti: Path) -> None:
 
 @pytest.mark.parametrize("name", ["co3d", "vkitti"])
 def test_the_data_doctor_finds_nothing_wrong(name: str, request: pytest.FixtureRequest, capsys) -> None:
-    folder = request.getfixturevalue(name)
+    folder = request.getfixturevalue({"co3d": "co3d_root"}.get(name, name))
     check(["--dataset_name", name, "--datadir", str(folder), "--max_pairs", "4"])
     assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 problems")
 
@@ -163,11 +166,12 @@ def test_co3d_depth_counts_where_the_mask_is_above_128(tmp_path: Path) -> None:
 
 
 def test_co3d_leaves_out_short_sequences_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write_sequence(tmp_path, "short", 23)
+    write_sequence(tmp_path, "short", 23)
     write_sequence(tmp_path, "long", 24)
     write_sequence(tmp_path, "held_out", 24, "test")
     assert [scene.scan for scene in read_co3d(tmp_path, split="train")] == ["toy/long"]
-    assert caplog.messages == [f"{path}: left out 1 of 2 sequences, which have fewer than 24 frames"]
+    counts = "1 of 1 sequences and 24 of 24 frames used; left out: 1 sequences of fewer than 24 frames"
+    assert caplog.messages == [f"co3d {tmp_path}: {counts}"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="val")] == ["toy/held_out"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="all")] == ["toy/long", "toy/held_out"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="val", scans=("toy",))] == ["toy/long", "toy/held_out"]
@@ -187,8 +191,9 @@ def test_co3d_annotations_may_lie_in_their_own_folder_and_be_of_one_kind(tmp_pat
 
 
 def test_co3d_problems_name_the_file(tmp_path: Path, capsys) -> None:
+    places = "here, in annotations/ or in --annotation_dir"
     assert message_of(read_co3d, tmp_path, split="all") == (
-        f"{tmp_path}: expected {{category}}_train.jgz or _test.jgz, here or in annotations/, got none"
+        f"{tmp_path}: expected {{category}}_train.jgz or _test.jgz, {places}, got none"
     )
     annotation = write_sequence(tmp_path, "a", 24)
     (scene,) = read_co3d(tmp_path, split="all")
@@ -204,21 +209,26 @@ def test_co3d_problems_name_the_file(tmp_path: Path, capsys) -> None:
     gray = tmp_path / "toy/a/depths/frame000008.jpg.geometric.png"
     write_image(gray, np.zeros((HEIGHT, WIDTH), np.uint8))
     assert message_of(scene.depth, 8) == f"{gray}: expected a 16-bit gray image, got one of mode L"
+    unmasked = tmp_path / "toy/a/depth_masks/frame000009.png"
+    unmasked.unlink()
     with pytest.raises(SystemExit):
         check(["--dataset_name", "co3d", "--datadir", str(tmp_path), "--max_pairs", "1"])
     lines = capsys.readouterr().out
-    assert all(str(path) in lines for path in (missing, image, mask, gray))
+    assert all(str(path) in lines for path in (missing, image, mask, gray, unmasked))
+    assert lines.splitlines()[-1].endswith("6 problems")  # once more by view
     content = json.loads(gzip.decompress(annotation.read_bytes()))
     content["a"][2]["extri"][0][0] = float("nan")
     annotation.write_bytes(gzip.compress(json.dumps(content).encode()))
-    assert message_of(read_co3d, tmp_path, split="all") == (
-        f"{annotation} sequence a frame 2 (frame000002.jpg): expected finite camera matrices, got NaN or infinity"
-    )
     reported = []
     (scene,) = read_co3d(tmp_path, split="all", report=reported.append)
-    assert len(reported) == 1
-    assert 2 not in scene.frames
+    nan = f"{annotation} sequence a frame 2 (frame000002.jpg): expected finite camera matrices, got NaN or infinity"
+    assert [str(one) for one in reported] == [
+        *(nan, f"{image}: expected an image, got none"),
+        *(f"{path}: expected an image file, got none" for path in (missing, unmasked)),
+    ]
+    assert not {2, 6} & set(scene.frames)
     assert scene.frames[3].image_path.name == "frame000003.jpg"
+    assert [view for view in scene.frames if not scene.has_depth(view)] == [5, 9]
     whole = annotation.read_bytes()
     for broken in (b"no gzip", whole[:-40], whole[:30] + bytes(40) + whole[70:]):
         annotation.write_bytes(broken)
@@ -234,32 +244,48 @@ def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
     image = variant / "frames/rgb/Camera_0/rgb_00002.jpg"
     kept = image.read_bytes()
     image.unlink()
-    assert message_of(read_vkitti, tmp_path, split="all") == (
-        f"{image}: expected an image, as extrinsic.txt lists it, got none"
-    )
+    reported = []
+    (scene,) = read_vkitti(tmp_path, split="all", report=reported.append)
+    assert list(scene.frames) == [0, 1, 3]
+    assert [str(one) for one in reported] == [f"{image}: expected an image, as extrinsic.txt lists it, got none"]
     image.write_bytes(kept)
     lens = variant / "intrinsic.txt"
     lines = lens.read_text().splitlines()
     lens.write_text("\n".join(line for line in lines if not line.startswith("1 0 ")) + "\n")
-    assert (
-        message_of(read_vkitti, tmp_path, split="all") == f"{lens}: expected a line for frame 1 of Camera_0, got none"
-    )
+    (scene,) = read_vkitti(tmp_path, split="all", report=reported.append)
+    assert list(scene.frames) == [0, 2, 3]
+    assert str(reported[1]) == f"{lens}: expected a line for frame 1 of Camera_0, got none"
     lens.write_text("\n".join([*lines[:3], lines[3] + " 7", *lines[4:]]))
     assert message_of(read_vkitti, tmp_path, split="all") == f"{lens} line 4: expected 6 numbers, got 7"
     lens.unlink()
     assert message_of(read_vkitti, tmp_path, split="all") == f"{lens}: expected a camera file, got none"
     lens.write_text("\n".join(lines))
-    (scene,) = read_vkitti(tmp_path, split="all")
+
+
+def test_an_incomplete_vkitti_is_survived_and_counted(
+    vkitti: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(vkitti / "Scene01", tmp_path / "Scene01")
+    variant = tmp_path / "Scene01" / "clone"
     (variant / "frames/rgb/Camera_0.zip").write_text("a download that was left behind")
     (variant / "frames/rgb/Camera_left").mkdir()
     assert list(find_vkitti_scans(tmp_path)) == ["Scene01/clone/Camera_0"]
     empty = variant / "frames/rgb/Camera_1"
     empty.mkdir()
-    assert message_of(read_vkitti, tmp_path, split="all") == f"{empty}: expected images rgb_00000.jpg, got none"
-    empty.rmdir()
     depth = variant / "frames/depth/Camera_0/depth_00003.png"
     depth.unlink()
-    assert message_of(scene.views, [3]) == f"{depth}: expected an image file, got none"
+    reported = []
+    (scene,) = read_vkitti(tmp_path, split="all", report=reported.append)
+    assert [str(one) for one in reported] == [
+        f"{depth}: expected an image file, got none",
+        f"{empty}: expected images rgb_00000.jpg, got none",
+    ]
+    assert [view for view in scene.frames if not scene.has_depth(view)] == [3]
+    assert caplog.messages == []
+    (scene,) = read_vkitti(tmp_path, split="all")
+    (line,) = caplog.messages
+    assert line.startswith(f"vkitti {tmp_path}: 1 of 2 drives and 4 frames used; left out: 1 depth maps, 1 drives with")
+    empty.rmdir()
     shutil.rmtree(variant / "frames/depth")
     (scene,) = read_vkitti(tmp_path, split="all")
     assert scene.views([3]).depth is None
@@ -291,3 +317,154 @@ def test_sixteen_bits_survive(tmp_path: Path) -> None:
     assert np.array_equal(read_uint16(tmp_path / "depth.png"), values)
     with pytest.raises(InputError, match="expected an image file, got none"):
         read_uint16(tmp_path / "none.png")
+
+
+def test_an_incomplete_co3d_is_survived_counted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing folder, missing images, too few of them, and a sequence with less than 2 percent known depth."""
+    root = tmp_path / "root"
+    for name in ("gone", "few", "holes", "dark", "whole"):
+        write_sequence(root, name, 24)
+    shutil.rmtree(root / "toy/gone")
+    for view in range(13):
+        (root / f"toy/few/images/frame{view:06d}.jpg").unlink()
+    (root / "toy/holes/images/frame000003.jpg").unlink()
+    (root / "toy/holes/depths/frame000004.jpg.geometric.png").unlink()
+    for view in range(24):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[:1, :60] = 255  # 60 of 5120 pixels are 1.2 percent
+        write_image(root / f"toy/dark/depth_masks/frame{view:06d}.png", mask)
+    for _ in range(2):
+        scenes = read_co3d(root, split="all")
+    assert [scene.scan for scene in scenes] == ["toy/holes", "toy/whole"]
+    assert set(scenes[0].frames) == set(range(24)) - {3}
+    assert not scenes[0].has_depth(4)
+    assert scenes[0].depth(5).max() == 7
+    (line,) = caplog.messages
+    start = f"co3d {root}: 2 of 5 sequences and 47 of 120 frames used; left out: "
+    assert line.startswith(start)
+    assert line.removeprefix(start).partition(";")[0] == (
+        "14 frames without image, 1 sequences of fewer than 12 images, 1 sequences without images, 1 depth maps, "
+        "1 sequences without known depth"
+    )
+    with pytest.raises(SystemExit):
+        check(["--dataset_name", "co3d", "--datadir", str(root), "--max_pairs", "0"])
+    assert "expected a folder of images, got none" in message_of(read_co3d, root, split="all", scans=("toy/gone",))
+
+
+def test_the_doctor_lists_everything_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("gone", "holes", "blind"):
+        write_sequence(tmp_path, name, 24)
+    shutil.rmtree(tmp_path / "toy/gone")
+    shutil.rmtree(tmp_path / "toy/blind/depths")
+    images = [tmp_path / f"toy/holes/images/frame{view:06d}.jpg" for view in (3, 20)]
+    for image in images:
+        image.unlink()
+    with pytest.raises(SystemExit):
+        check(["--dataset_name", "co3d", "--datadir", str(tmp_path), "--max_pairs", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"problem: {tmp_path}/toy/gone/images: expected a folder of images, got none" in lines
+    assert [line for image in images for line in lines if str(image) in line] == [
+        f"problem: {image}: expected an image, got none" for image in images
+    ]
+    assert sum("toy/blind/depths" in line for line in lines) == 24
+
+
+def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_sequence(tmp_path, "a", 24)
+    shutil.rmtree(tmp_path / "toy/a/depths")
+    (scene,) = read_co3d(tmp_path, split="all")
+    assert scene.read_depth is None
+    frame = scene.frames[2]
+    assert 0 < frame.near < frame.far
+    assert scene.views([2]).depth is None
+    assert caplog.messages == []
+
+
+def test_annotations_in_another_folder(tmp_path: Path) -> None:
+    root, folder = tmp_path / "root", tmp_path / "annotations_of_root"
+    path = write_sequence(root, "a", 24)
+    folder.mkdir()
+    path.rename(folder / path.name)
+    (scene,) = read_scenes("co3d", str(root), split="train", scans=None, annotation_dir=str(folder))
+    assert scene.frames[0].image_path.is_relative_to(root)
+    assert list(find_co3d_scans(root, folder)) == ["toy/a"]
+    check(["--dataset_name", "co3d", "--datadir", str(root), "--annotation_dir", str(folder), "--max_pairs", "0"])
+    for name, more in (("co3d", "expected a folder, got"), ("dtu", "expected - for dtu")):
+        with pytest.raises(InputError, match=f"^--annotation_dir.*{more}"):
+            read_scenes(name, str(root), split="train", scans=None, annotation_dir=str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    return folder
+
+
+def forget() -> None:
+    """As a new process."""
+    co3d_index._read.cache_clear()
+
+
+def test_what_is_kept_equals_what_is_read(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    annotation = write_sequence(root, "a", 24)
+    write_sequence(root, "short", 3)
+    content = json.loads(gzip.decompress(annotation.read_bytes()))
+    content["a"][2]["intri"][0][0] = -1.0
+    annotation.write_bytes(gzip.compress(json.dumps(content).encode()))
+    first = co3d_index.read_annotation(annotation)
+    (scene,) = read_co3d(root, split="all")
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(co3d_index, "_parse", lambda path: pytest.fail("the file was read again"))
+        patch.setattr(co3d, "_read_depth", lambda path: pytest.fail("a depth map was read again"))
+        again = co3d_index.read_annotation(annotation)
+        (kept,) = read_co3d(root, split="all")
+    assert (again.num_short, again.problems) == (first.num_short, first.problems) == (1, first.problems)
+    assert len(first.problems) == 1
+    assert again.sequences["a"].files == first.sequences["a"].files
+    for name in ("view_ids", "w2c", "intrinsics"):
+        assert np.array_equal(getattr(again.sequences["a"], name), getattr(first.sequences["a"], name))
+    for view in (0, 23):
+        one, other = scene.frames[view], kept.frames[view]
+        assert (one.near, one.far, one.image_path) == (other.near, other.far, other.image_path)
+        assert torch.equal(one.w2c, other.w2c)
+        assert torch.equal(one.intrinsics, other.intrinsics)
+
+
+def test_another_or_a_broken_file_is_read_anew(tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "root"
+    write_sequence(root, "a", 24)
+    read_co3d(root, split="all")
+    forget()
+    write_sequence(root, "b", 24)  # the annotation is another one now
+    assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/a", "toy/b"]
+    files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sorted(path.suffix for path in files) == [".json", ".npz"]  # nothing half-written, nothing old
+    for damage in (lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * len(whole)):
+        for path in files:
+            path.write_bytes(damage(path.read_bytes()))
+        forget()
+        assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/a", "toy/b"]
+    for view in range(24):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        write_image(root / f"toy/a/depth_masks/frame{view:06d}.png", mask)
+    assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/b"]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    write_sequence(tmp_path / "root", "a", 24)
+    forget()
+    assert len(read_co3d(tmp_path / "root", split="all")) == 1
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "vggt_nerf"
+    monkeypatch.setenv(CACHE_VARIABLE, "off")
+    assert cache_folder() is None

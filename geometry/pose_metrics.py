@@ -27,10 +27,18 @@ class PoseErrors(NamedTuple):
     translation: Float[Tensor, " pair"]
     """Angle between the directions of predicted and true relative translation; opposite directions are 180 apart."""
 
+    line: Float[Tensor, " pair"]
+    """Angle between the lines along the two translations, at most 90: opposite directions are the same line."""
+
     @property
     def larger(self) -> Float[Tensor, " pair"]:
-        """The worse of the two."""
+        """The worse of rotation and translation."""
         return torch.maximum(self.rotation, self.translation)
+
+    @property
+    def larger_of_line(self) -> Float[Tensor, " pair"]:
+        """The worse of rotation and line, which VGGT's evaluation on Co3D takes."""
+        return torch.maximum(self.rotation, self.line)
 
 
 @full_precision
@@ -50,8 +58,10 @@ def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Flo
     rotation = _rotation_angle(predicted[:, :3, :3] @ true[:, :3, :3].mT)
     ours, theirs = predicted[:, :3, 3], true[:, :3, 3]
     angle = torch.atan2(torch.linalg.cross(ours, theirs).norm(dim=-1), (ours * theirs).sum(-1)).rad2deg()
+    line = torch.where(_is_nowhere(ours), _MAX_ANGLE / 2, torch.minimum(angle, _MAX_ANGLE - angle))
     angle = torch.where(_is_nowhere(ours), _MAX_ANGLE, angle)
-    return PoseErrors(rotation, torch.where(_is_nowhere(theirs), 0.0, angle))
+    has_none = _is_nowhere(theirs)
+    return PoseErrors(rotation, torch.where(has_none, 0.0, angle), torch.where(has_none, 0.0, line))
 
 
 def pose_auc(errors: Float[Tensor, " pair"], threshold: float) -> float:
@@ -63,6 +73,17 @@ def pose_auc(errors: Float[Tensor, " pair"], threshold: float) -> float:
     no histogram of whole degrees as in the reference's evaluation.
     """
     return (1 - errors / threshold).clamp(min=0).mean().item()
+
+
+def histogram_auc(errors: Float[Tensor, " pair"], threshold: int) -> float:
+    """As `pose_auc` from a histogram with bins of one degree: the mean of the recalls at 1, 2, ..., `threshold`.
+
+    This is how published figures of VGGT and VGGSfM are computed. Errors count as rounded down, so it is at most 0.5 /
+    threshold above `pose_auc` on average: one error of 10.5 degrees has 20 / 30 instead of 19.5 / 30. An error equal to
+    `threshold` is in the last bin, whose upper end is closed.
+    """
+    share = (threshold - errors.floor()).clamp(min=0) / threshold
+    return torch.where(errors == threshold, 1 / threshold, share).mean().item()
 
 
 class Similarity(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import features, finetune, guided_memory, peer_scene, samplers, scaling, speed, vggt_memory
+from benchmarks import co3d_index, features, finetune, guided_memory, peer_scene, samplers, scaling, speed, vggt_memory
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
@@ -374,3 +374,11 @@ def test_speed_runs(fields: dict[str, str], capsys: pytest.CaptureFixture, monke
     with pytest.raises(SystemExit):
         speed.main([*size, "--ckpt", fields["hierarchical"]])
     assert capsys.readouterr().err.strip().endswith("expected --sampler guided, got hierarchical")
+
+
+def test_start_of_a_run_on_co3d(capsys: pytest.CaptureFixture) -> None:
+    co3d_index.main(["--frames", "450", "--repeats", "1"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("the first time: 2 sequences, 400 frames in ")
+    assert second.startswith("from the cache: 2 sequences, 400 frames in ")
+    assert "the first time" not in second

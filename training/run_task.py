@@ -6,6 +6,7 @@ Checkpoints that say what they are, exact resume, clipping, steps that numbers t
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -52,6 +53,8 @@ class RunTask(pl.LightningModule, ABC):
     """Name on the progress bar and, of a run that several tasks make, in its log and of its pictures."""
     may_change_on_resume: frozenset[str] = frozenset()
     """Options of the task that do not alter what it learns; those of every run come on top."""
+    before_options: Mapping[str, Any] = MappingProxyType({})
+    """What runs did that are older than an option, where that is not the option's default."""
     model: nn.Module
 
     def __init__(self, options: RunOptions) -> None:
@@ -141,7 +144,8 @@ class RunTask(pl.LightningModule, ABC):
                 f"got {self.options.num_processes}; --init_from starts a new run from its weights"
             )
         for name, mine in self.record().options.items():
-            before = theirs.options.get(name, defaults.get(name))  # an option added since: the run used its default
+            # an option added since: the run did what is its default, or what is noted
+            before = theirs.options.get(name, self.before_options.get(name, defaults.get(name)))
             if isinstance(mine, list) and not isinstance(before, list):
                 before = [before]  # the option took a single value then
             if name not in ignored and before != mine:

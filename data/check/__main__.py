@@ -53,7 +53,7 @@ class Findings:
             self.problems.append(line)
             tqdm.write(f"problem: {line}", file=sys.stdout)
 
-    def run(self, check: Callable[[], None]) -> bool:
+    def run(self, check: Callable[[], object]) -> bool:
         """Whether `check` passes; what it raises is recorded."""
         try:
             check()
@@ -83,7 +83,7 @@ def check_data(
     is_sound = _check_files(scenes, findings)
     one_per_scan = {scene.scan: scene for scene in reversed(scenes)}  # lightings share cameras
     for scene in tqdm(list(one_per_scan.values())[::-1], desc="views against each other", unit="scan"):
-        views = [view for view in scene.frames if is_sound[scene.name, view]]
+        views = [view for view in scene.frames if is_sound.get((scene.name, view))]
         _check_pairs(scene, views, max_pairs, findings)
     _write_summary(dataset_name, scenes, findings)
     return findings
@@ -113,8 +113,12 @@ def _read_scenes(
 
 
 def _check_files(scenes: Sequence[PosedScene], findings: Findings) -> dict[tuple[str, int], bool]:
-    """Decode everything; whether all files of a (scene name, view) are sound."""
+    """Decode everything; whether all files of a (scene name, view) are sound.
+
+    A scene without any readable image, whose frames have no size, is left out.
+    """
     is_sound = {}
+    scenes = [scene for scene in scenes if findings.run(partial(list, scene.frames.values()))]
     items = [(scene, frame) for scene in scenes for frame in scene.frames.values()]
     for scene, frame in tqdm(items, desc="files", unit="view"):
         checks = [lambda frame=frame: _check_image(frame.image_path, frame)]

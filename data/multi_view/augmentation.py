@@ -84,9 +84,12 @@ class _Jitter:
 
 
 def augmented(
-    images: Float[Tensor, "view 3 height width"], generator: torch.Generator
+    images: Float[Tensor, "view 3 height width"], generator: torch.Generator, *, is_blurred: bool = False
 ) -> Float[Tensor, "view 3 height width"]:
-    """Jittered colors, sometimes gray, sometimes blurred, in [0, 1]; a function of images and generator only."""
+    """Jittered colors, sometimes gray, with `is_blurred` sometimes blurred, in [0, 1].
+
+    A function of the arguments only; colors are the same with and without blur.
+    """
     num_views = len(images)
     is_shared = torch.rand((), generator=generator).item() < SHARED_PROBABILITY
     draws = torch.rand(1 if is_shared else num_views, _NUM_DRAWS, generator=generator).tolist()
@@ -96,7 +99,7 @@ def augmented(
     maps = torch.from_numpy(maps).to(images.dtype)
     result = torch.baddbmm(maps[..., 3:], maps[..., :3], images.flatten(2)).clamp_(0, 1).view_as(images)
     for view, jitter in enumerate(jitters):
-        if jitter.blur > 0:
+        if is_blurred and jitter.blur > 0:
             channels = [cv2.GaussianBlur(one.numpy(), (BLUR_KERNEL, BLUR_KERNEL), jitter.blur) for one in result[view]]
             result[view] = torch.from_numpy(np.stack(channels))
     return result

@@ -1,36 +1,46 @@
 """The Lightning data module VGGT trains from: a mixture of sources, and fixed groups to evaluate with."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from data.multi_view.procedural_stream import ProceduralFrames
+from data.multi_view.protocols import NEIGHBORS, PROTOCOLS
 from data.multi_view.sampler import BatchShape, GroupSampler
 from data.multi_view.sources import (
+    UNIFORM,
     ComposedFrames,
     FixedGroups,
+    FrameSampling,
     FrameSource,
     GroupKey,
     SceneFrames,
-    evaluation_groups,
     training_part,
 )
+from data.multi_view.windows import ZoomRange
 from data.problems import Problems
 from data.readers.registry import READERS, read_scenes
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
-from geometry import FrameBatch, InputError, require
+from geometry import FrameBatch, require
 
 PROCEDURAL = "procedural"
 """The data set name of the stream of rendered scenes; it has no folder."""
+DEFAULT_RATIO = 8.0
+"""Frames near the first one are drawn from so many times as many as wanted, as upstream does in Virtual KITTI."""
 _VALIDATION_STREAM = 31
 """Keeps seeds of validation apart from those of training; the number itself is arbitrary."""
 _MADE_GROUPS = 64
 """Evaluation groups of a source that renders endlessly, where no number is given."""
+
+Entry = TypeVar("Entry")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +56,14 @@ class MultiViewSpec:
     shape: BatchShape
     len_train: tuple[int, ...] = ()
     """Groups per epoch from each data set."""
-    expand_ratio: float = 2.0
-    """Frames are drawn among so many times as many neighbors of the first one."""
+    annotation_dirs: tuple[str, ...] = ()
+    """Of each data set: the folder of its annotations, `-` or "": in the root. None: all in their roots."""
+    sampling: tuple[FrameSampling, ...] = ()
+    """Of each data set; none: `default_sampling`."""
+    protocol: str = NEIGHBORS
+    """How the groups to validate or evaluate with are chosen (data/multi_view/protocols.py)."""
+    needs_depth: bool = True
+    """Something is trained that learns from depth only."""
     num_val: int | None = None
     """At most so many groups to validate with, spread over all data sets; None: all, 64 of `procedural`."""
     val_views: int = 4
@@ -56,8 +72,12 @@ class MultiViewSpec:
     num_workers: int = 0
     is_augmented: bool = False
     """Colors of training images are jittered."""
+    is_blurred: bool = False
+    """Some of them are blurred as well."""
     is_geometry_augmented: bool = False
     """Training images on disk are cropped and zoomed at random."""
+    turns_portraits: bool = False
+    """Upright training images on disk are turned at random."""
     procedural_scenes: int = 0
     """Number of procedural scenes, which are reused; 0: every group shows a new one."""
     render_device: str = "cpu"
@@ -101,7 +121,8 @@ class FrameDataModule(pl.LightningDataModule):
 
     def train_frames(self) -> ComposedFrames:
         """Dataset that the training keys index."""
-        return ComposedFrames(self.train_sources, is_augmented=self.spec.is_augmented)
+        spec = self.spec
+        return ComposedFrames(self.train_sources, is_augmented=spec.is_augmented, is_blurred=spec.is_blurred)
 
     def val_frames(self) -> ComposedFrames:
         """Dataset that `val_keys` index."""
@@ -165,20 +186,36 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
     )
     train_sources: list[FrameSource] = []
     val_sources: list[FrameSource] = []
-    for name, datadir in zip(spec.dataset_names, spec.datadirs, strict=True):
+    zoom = ZoomRange.training(turns_portraits=spec.turns_portraits)
+    zoom = zoom if spec.is_geometry_augmented else ZoomRange.none()
+    protocol, has_depth = PROTOCOLS[spec.protocol], []
+    for number, (name, datadir) in enumerate(zip(spec.dataset_names, spec.datadirs, strict=True)):
         if name == PROCEDURAL:
             train_sources.append(
                 ProceduralFrames(seed=spec.seed, num_scenes=spec.procedural_scenes, device=spec.render_device)
             )
             val_sources.append(_held_out_stream(spec.render_device))
+            has_depth.append(True)
             continue
-        train, val = _read_both(name, datadir, spec.scans)
-        train_sources.append(
-            SceneFrames(name, train, expand_ratio=spec.expand_ratio, is_augmented=spec.is_geometry_augmented)
-        )
-        groups = evaluation_groups(val, spec.val_views, spec.num_val, trained_scans={scene.scan for scene in train})
-        val_sources.append(FixedGroups(name, groups))
+        train, val = _read_both(name, datadir, spec.scans, _entry(spec.annotation_dirs, number, ""))
+        has_depth.append(any(scene.read_depth for scene in train))
+        if not has_depth[-1]:
+            _log.warning("%s %s: no depth maps, its groups train the cameras only", name, datadir)
+        sampling = _entry(spec.sampling, number, default_sampling(name))
+        train_sources.append(SceneFrames(name, train, sampling=sampling, zoom=zoom))
+        groups = protocol.groups(val, spec.val_views, spec.num_val, {scene.scan for scene in train})
+        val_sources.append(FixedGroups(name, groups, survives=True))
+    require(
+        any(has_depth) or not spec.needs_depth,
+        f"--dataset_name {' '.join(spec.dataset_names)}: expected depth maps to train on in "
+        f"{' or '.join(spec.datadirs)}, got none; without them only cameras can be trained (--depth_weight 0)",
+    )
     return FrameDataModule(spec, train_sources, val_sources)
+
+
+def default_sampling(dataset_name: str) -> FrameSampling:
+    """How frames are drawn where nothing is said: as upstream in Co3D and Virtual KITTI, elsewhere near the first."""
+    return UNIFORM if dataset_name == "co3d" else FrameSampling(DEFAULT_RATIO)
 
 
 def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:
@@ -189,12 +226,20 @@ def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:
     """
     _check_lists(spec)
     sources: list[FrameSource] = []
-    for name, datadir in zip(spec.dataset_names, spec.datadirs, strict=True):
+    for number, (name, datadir) in enumerate(zip(spec.dataset_names, spec.datadirs, strict=True)):
         if name == PROCEDURAL:
             sources.append(_held_out_stream(spec.render_device))
             continue
-        scenes = read_scenes(name, datadir, split="test", scans=spec.scans or None, evaluated_only=True)
-        sources.append(FixedGroups(name, evaluation_groups(scenes, spec.val_views, spec.num_val)))
+        scenes = read_scenes(
+            name,
+            datadir,
+            split="test",
+            scans=spec.scans or None,
+            evaluated_only=True,
+            annotation_dir=_entry(spec.annotation_dirs, number, ""),
+        )
+        groups = PROTOCOLS[spec.protocol].groups(scenes, spec.val_views, spec.num_val, ())
+        sources.append(FixedGroups(name, groups))
     return FrameDataModule(spec, (), sources)
 
 
@@ -213,6 +258,10 @@ def _check_lists(spec: MultiViewSpec) -> None:
         f"--scans: expected exactly one data set on disk beside it, got {len(on_disk)}",
     )
     require(
+        spec.protocol == NEIGHBORS or PROCEDURAL not in spec.dataset_names,
+        f"--eval_protocol {spec.protocol}: expected data sets on disk, got {PROCEDURAL}",
+    )
+    require(
         spec.render_device == "cpu" or spec.num_workers == 0 or PROCEDURAL not in spec.dataset_names,
         f"--num_workers {spec.num_workers}: expected 0 with {PROCEDURAL} scenes rendered on {spec.render_device}",
     )
@@ -223,16 +272,18 @@ def _held_out_stream(render_device: str) -> ProceduralFrames:
     return ProceduralFrames(seed=derived_seed(_VALIDATION_STREAM), device=render_device)
 
 
-def _read_both(name: str, datadir: str, named: tuple[str, ...]) -> tuple[list[PosedScene], list[PosedScene]]:
+def _read_both(
+    name: str, datadir: str, named: tuple[str, ...], annotation_dir: str
+) -> tuple[list[PosedScene], list[PosedScene]]:
     """Scenes to train on and to validate with; of a scan in both the training views are the former's."""
-    scans, problems = named or None, Problems()
-    val = read_scenes(name, datadir, split="val", scans=scans, evaluated_only=True, problems=problems)
-    test = read_scenes(name, datadir, split="test", scans=scans, evaluated_only=True, problems=problems)
-    train = training_part(
-        read_scenes(name, datadir, split="train", scans=scans, problems=problems),
-        {scene.scan for scene in [*val, *test]},
-    )
+    problems = Problems()
+    read = partial(read_scenes, name, datadir, scans=named or None, annotation_dir=annotation_dir, problems=problems)
+    val, test = (read(split=split, evaluated_only=True) for split in ("val", "test"))
+    train = training_part(read(split="train"), {scene.scan for scene in [*val, *test]})
     problems.announce(f"{name} in {datadir}")
-    if not any(scene.read_depth for scene in train):
-        raise InputError(f"--dataset_name {name}: expected depth maps to train on in {datadir}, got none")
     return train, val
+
+
+def _entry(values: Sequence[Entry], number: int, default: Entry) -> Entry:
+    """What is given for a data set; `default` where nothing is given for any."""
+    return values[number] if values else default

@@ -6,6 +6,9 @@
 procedural stream (data/multi_view/procedural_stream.py) renders its own.
 """
 
+import functools
+import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +20,45 @@ from torch.utils.data import Dataset
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented
 from data.multi_view.windows import ZoomRange, load_frames
+from data.readers.splits import raise_problem
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, seeded_generator
 from geometry import FrameBatch, InputError, require
 
 _PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM = 11, 12, 13
 """Keep the random numbers of the choices apart; another number changes which samples a run sees."""
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Among which frames of a scene the others of a group are drawn, once the first one is."""
+
+    ratio: float | None
+    """Of how many times as many frames as wanted, the nearest ones; None: of all frames of the scene."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FrameSampling":
+        """`uniform` or `nearby:<ratio>`.
+
+        Raises:
+            InputError: naming --frame_sampling, for anything else or a ratio below 1.
+        """
+        kind, _, number = text.partition(":")
+        try:
+            ratio = None if text == "uniform" else float(number)
+        except ValueError:
+            ratio = 0.0
+        is_right = text == "uniform" or (kind == "nearby" and ratio is not None and 1 <= ratio < math.inf)
+        require(
+            is_right, f"--frame_sampling: expected uniform, or nearby:<ratio> with a ratio of 1 or more, got {text!r}"
+        )
+        return cls(ratio)
+
+
+UNIFORM = FrameSampling(None)
 
 
 @dataclass(frozen=True)
@@ -67,48 +103,81 @@ class FrameGroup:
 
 
 class SceneFrames:
-    """Random groups of frames near each other, from scenes on disk; geometry is augmented or not."""
+    """Random groups of frames of one scene each, from scenes on disk; geometry is augmented or not.
+
+    A frame whose image cannot be read is passed over and said once: what it is replaced by depends on the key and on
+    which images are broken, nothing else. A depth map that cannot be read counts as unknown.
+    """
 
     def __init__(
-        self, name: str, scenes: Sequence[PosedScene], *, expand_ratio: float = 2.0, is_augmented: bool = True
+        self,
+        name: str,
+        scenes: Sequence[PosedScene],
+        *,
+        sampling: FrameSampling = FrameSampling(2.0),
+        zoom: ZoomRange | None = None,
     ) -> None:
-        """`expand_ratio`: of how many times as many frames as wanted, the nearest ones, the group is drawn.
+        """`zoom`: random windows; None: those of upstream's training.
 
         Raises:
-            InputError: for no scene at all, a scene without frames, or an impossible ratio.
+            InputError: for no scene at all, or a scene without frames.
         """
         require(len(scenes) > 0, f"{name}: expected at least one scene to draw frames from, got none")
         for scene in scenes:
             require(len(scene.frames) > 0, f"{name}, scene {scene.name}: expected frames, got none")
-        require(expand_ratio >= 1, f"--expand_ratio: expected 1 or more, got {expand_ratio}")
         self.name = name
         self.scenes = tuple(scenes)
-        self.expand_ratio = expand_ratio
-        self.zoom = ZoomRange.training() if is_augmented else ZoomRange.none()
+        self.sampling = sampling
+        self.zoom = zoom or ZoomRange.training()
 
     def __len__(self) -> int:
         """Number of scenes."""
         return len(self.scenes)
 
     def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
-        """See `FrameSource`. The first frame is drawn uniformly, the others among those near it."""
+        """See `FrameSource`. The first frame is drawn uniformly, the others as `sampling` says."""
         return [self._sample(key) for key in keys]
 
     def _sample(self, key: GroupKey) -> FrameBatch:
         scene = self.scenes[key.item]
-        view_ids = choose_frames(
-            scene, key.num_frames, self.expand_ratio, seeded_generator(derived_seed(key.seed, _CHOICE_STREAM))
-        )
+        view_ids = self._readable_frames(scene, key)
         generator = seeded_generator(derived_seed(key.seed, _GEOMETRY_STREAM))
-        views = load_frames(scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator)
+        views = load_frames(
+            scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator, report=_say_once
+        )
         return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed))
+
+    def _readable_frames(self, scene: PosedScene, key: GroupKey) -> tuple[int, ...]:
+        """Chosen again from the same random numbers without the frames that turn out broken.
+
+        Raises:
+            InputError: when no image of the scene can be read.
+        """
+        broken: set[int] = set()
+        while True:
+            part = _restricted(scene, [view for view in scene.frames if view not in broken]) if broken else scene
+            seed = derived_seed(key.seed, _CHOICE_STREAM)
+            view_ids = choose_frames(part, key.num_frames, self.sampling, seeded_generator(seed))
+            errors = {view: error for view in dict.fromkeys(view_ids) if (error := _image_error(scene, view))}
+            if not errors:
+                return view_ids
+            broken |= set(errors)
+            if len(broken) == len(scene.frames):
+                raise next(iter(errors.values()))
+            for error in errors.values():
+                _say_once(error)
 
 
 class FixedGroups:
     """Given groups, each one an item; nothing is random, nothing is cut off but what the aspect demands."""
 
-    def __init__(self, name: str, groups: Sequence[FrameGroup]) -> None:
-        """Groups in the order in which they are numbered."""
+    def __init__(self, name: str, groups: Sequence[FrameGroup], *, survives: bool = False) -> None:
+        """Groups in the order in which they are numbered.
+
+        `survives`: another frame takes the place of one that cannot be read, which is said once, so that a training
+        does not end at its validation. An evaluation stops instead: its figures are those of the frames it names.
+        """
+        self.survives = survives
         self.name = name
         self.groups = tuple(groups)
 
@@ -131,7 +200,13 @@ class FixedGroups:
                     f"got {key.num_frames}"
                 )
             views = load_frames(
-                group.scene, group.view_ids, key.height, key.width, zoom=ZoomRange.none(), generator=None
+                group.scene,
+                _readable_group(group) if self.survives else group.view_ids,
+                key.height,
+                key.width,
+                zoom=ZoomRange.none(),
+                generator=None,
+                report=_say_once if self.survives else raise_problem,
             )
             batches.append(FrameBatch(views, (f"{self.name}/{group.scene.name}",), torch.tensor(key.seed)))
         return batches
@@ -146,10 +221,11 @@ class FixedGroups:
 class ComposedFrames(Dataset[FrameBatch]):
     """Several sources as one dataset; indices are `GroupKey`s."""
 
-    def __init__(self, sources: Sequence[FrameSource], *, is_augmented: bool) -> None:
-        """`is_augmented`: colors are jittered (data/multi_view/augmentation.py)."""
+    def __init__(self, sources: Sequence[FrameSource], *, is_augmented: bool, is_blurred: bool = False) -> None:
+        """`is_augmented`: colors are jittered (data/multi_view/augmentation.py), with `is_blurred` also blurred."""
         self.sources = tuple(sources)
         self.is_augmented = is_augmented
+        self.is_blurred = is_blurred
 
     def __len__(self) -> int:
         """Number of sequences of all sources."""
@@ -170,22 +246,25 @@ class ComposedFrames(Dataset[FrameBatch]):
         if not self.is_augmented:
             return group
         generator = seeded_generator(derived_seed(int(group.seeds), _PHOTOMETRIC_STREAM))
-        return replace(group, views=replace(group.views, images=augmented(group.views.images, generator)))
+        images = augmented(group.views.images, generator, is_blurred=self.is_blurred)
+        return replace(group, views=replace(group.views, images=images))
 
 
 def choose_frames(
-    scene: PosedScene, num_frames: int, expand_ratio: float, generator: torch.Generator
+    scene: PosedScene, num_frames: int, sampling: FrameSampling, generator: torch.Generator
 ) -> tuple[int, ...]:
-    """A frame drawn uniformly (among those with depth, if any has), then others near it in random order.
+    """A frame drawn uniformly (among those with depth, if any has), then others in random order, all or those near it.
 
-    Near: in a video the frames at most int(num_frames * expand_ratio) before or after, else the int(num_frames *
-    expand_ratio) best neighbors (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
+    Near: in a video the frames at most int(num_frames * ratio) before or after, else the int(num_frames * ratio) best
+    neighbors (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
     """
     views = list(scene.frames)
     shuffled = (views[i] for i in torch.randperm(len(views), generator=generator).tolist())
     anchor = next((view for view in shuffled if scene.read_depth is None or scene.has_depth(view)), views[0])
-    reach = int(num_frames * expand_ratio)
-    if scene.is_video:
+    reach = len(views) if sampling.ratio is None else int(num_frames * sampling.ratio)
+    if sampling.ratio is None:
+        near = [view for view in views if view != anchor]
+    elif scene.is_video:
         ordered = sorted(scene.frames)
         at = ordered.index(anchor)
         near = [*ordered[max(0, at - reach) : at], *ordered[at + 1 : at + reach + 1]]
@@ -241,6 +320,40 @@ def _restricted(scene: PosedScene, views: Sequence[int]) -> PosedScene:
 
 def _neighbors_among(neighbors: Mapping[int, tuple[int, ...]], kept: Collection[int], view: int) -> tuple[int, ...]:
     return tuple(other for other in neighbors[view] if other in kept)
+
+
+def _image_error(scene: PosedScene, view: int) -> InputError | None:
+    """Why the image of a view cannot be used; decoded images are kept, so that this costs nothing more."""
+    try:
+        scene.image(view)
+    except InputError as error:
+        return error
+    return None
+
+
+def _readable_group(group: FrameGroup) -> tuple[int, ...]:
+    """The frames of a group; those that cannot be read replaced by the next best neighbors of the first one."""
+    errors = {view: error for view in group.view_ids if (error := _image_error(group.scene, view))}
+    for error in errors.values():
+        _say_once(error)
+    if not errors:
+        return group.view_ids
+    others = (view for view in group.scene.neighbors[group.view_ids[0]] if view not in group.view_ids)
+    spares = (view for view in others if _image_error(group.scene, view) is None)
+    kept = [view for view in group.view_ids if view not in errors]
+    found = [*kept, *(view for view, _ in zip(spares, errors, strict=False))]
+    if not found:
+        raise next(iter(errors.values()))
+    return tuple((found * len(group.view_ids))[: len(group.view_ids)])
+
+
+def _say_once(error: InputError) -> None:
+    _say_line_once(str(error))
+
+
+@functools.cache
+def _say_line_once(line: str) -> None:
+    _log.warning("left out: %s", line)
 
 
 def _below(count: int, generator: torch.Generator) -> int:

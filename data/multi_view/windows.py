@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import torch
 
+from data.readers.splits import Report, raise_problem
 from data.scene import PosedScene
-from geometry import Cameras, Views
+from geometry import Cameras, InputError, Views
 
 _PORTRAIT = 1.25
 """Height / width above which an image may be turned, as upstream (docs/vggt.md, "Image windows")."""
@@ -35,9 +36,9 @@ class ZoomRange:
     """A portrait image is turned by 90 degrees, all of a group alike, with probability 1/2."""
 
     @classmethod
-    def training(cls) -> "ZoomRange":
-        """Upstream's augmentation."""
-        return cls(min_crop=0.8, rescale=0.3, is_centered=True, turns_portraits=True)
+    def training(cls, *, turns_portraits: bool = False) -> "ZoomRange":
+        """Upstream's augmentation, which turns portraits only if it is told to."""
+        return cls(min_crop=0.8, rescale=0.3, is_centered=True, turns_portraits=turns_portraits)
 
     @classmethod
     def none(cls) -> "ZoomRange":
@@ -66,13 +67,16 @@ def load_frames(
     *,
     zoom: ZoomRange,
     generator: torch.Generator | None,
+    report: Report = raise_problem,
 ) -> Views:
     """Frames as height x width images with exact cameras; depth 0 where unknown, no masks.
 
-    Random choices, one set per frame, come from `generator`; without random parts it may be None.
+    Random choices, one set per frame, come from `generator`; without random parts it may be None. `report` is handed
+    what is wrong with a depth map, which then counts as unknown.
 
     Raises:
-        InputError: for an unreadable file, or one whose size is not its frame's.
+        InputError: for an unreadable image, or one whose size is not its frame's; for such a depth map unless `report`
+            takes it.
     """
     frames = [scene.frames[view_id] for view_id in view_ids]
     turns = _portrait_turns(frames[0].height, frames[0].width, zoom, height, width, generator)
@@ -81,7 +85,7 @@ def load_frames(
         camera = Cameras(frame.w2c.float(), frame.intrinsics.float(), frame.height, frame.width)
         target = (height, width) if turns == 0 else (width, height)
         window = choose_window(camera, *target, zoom, generator)
-        depth = scene.depth(view_id) if scene.has_depth(view_id) else np.zeros((frame.height, frame.width), np.float32)
+        depth = _depth(scene, view_id, report)
         images.append(_turn(_resize_image(window.of(scene.image(view_id)), *target), turns))
         depths.append(_turn(_resize_depth(window.of(depth), *target), turns))
         cameras.append(turned(camera.cropped(*window).resized(*target), turns))
@@ -94,6 +98,17 @@ def load_frames(
         ids=torch.tensor(list(view_ids), dtype=torch.int64),
         depth=torch.from_numpy(np.stack(depths)).float(),
     )
+
+
+def _depth(scene: PosedScene, view_id: int, report: Report) -> np.ndarray:
+    """0 where unknown, which is everywhere in a frame without a readable depth map."""
+    frame = scene.frames[view_id]
+    if scene.has_depth(view_id):
+        try:
+            return scene.depth(view_id)
+        except InputError as error:
+            report(error)
+    return np.zeros((frame.height, frame.width), np.float32)
 
 
 def choose_window(

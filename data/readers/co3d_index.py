@@ -69,6 +69,11 @@ def read_annotation(path: Path) -> Annotation:
     return _read(path.resolve(), path, status.st_size, status.st_mtime_ns)
 
 
+def forget() -> None:
+    """Drop what this process remembers, so that the next read is that of a new process."""
+    _read.cache_clear()
+
+
 def cache_name(path: Path, kind: str) -> str:
     """Name in the cache of what belongs to a file or folder."""
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()

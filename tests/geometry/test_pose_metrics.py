@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from geometry import InputError
-from geometry.pose_metrics import best_similarity, pose_auc, relative_pose_errors
+from geometry.pose_metrics import best_similarity, histogram_auc, pose_auc, relative_pose_errors
 from tests.scenes import rigid_motion, ring_cameras
 
 
@@ -44,9 +45,12 @@ def test_direction_of_translation() -> None:
     true = torch.eye(4).repeat(2, 1, 1)
     true[1, 0, 3] = 2.0
     predicted = true.clone()
-    for direction, expected in (([0.0, 5.0, 0.0], 90.0), ([-1.0, 0.0, 0.0], 180.0), ([3.0, 3.0, 0.0], 45.0)):
+    cases = (([0.0, 5.0, 0.0], 90.0, 90.0), ([-1.0, 0.0, 0.0], 180.0, 0.0), ([-3.0, 3.0, 0.0], 135.0, 45.0))
+    for direction, expected, of_line in (*cases, ([3.0, 3.0, 0.0], 45.0, 45.0), ([0.0, 0.0, 0.0], 180.0, 90.0)):
         predicted[1, :3, 3] = torch.tensor(direction)
-        assert relative_pose_errors(predicted, true).translation.item() == pytest.approx(expected)
+        errors = relative_pose_errors(predicted, true)
+        assert errors.translation.item() == pytest.approx(expected)
+        assert errors.line.item() == errors.larger_of_line.item() == pytest.approx(of_line, abs=1e-4)
     assert relative_pose_errors(torch.eye(4).repeat(2, 1, 1), true).translation.item() == 180.0
     assert relative_pose_errors(predicted, torch.eye(4).repeat(2, 1, 1)).translation.item() == 0.0
 
@@ -79,3 +83,14 @@ def test_a_mirrored_cloud_gets_a_rotation() -> None:
     assert torch.det(found.rotation).item() == pytest.approx(1.0)
     with pytest.raises(InputError, match="at least 3 points"):
         best_similarity(source[:2], source[:2])
+
+
+@pytest.mark.parametrize("threshold", [5, 30])
+def test_histogram_auc_is_the_mean_of_the_recalls_at_whole_degrees(threshold: int) -> None:
+    """Closed form, and the computation of the published figures: numpy's histogram, summed up."""
+    assert histogram_auc(torch.tensor([10.5]), 30) == pytest.approx(20 / 30)
+    assert histogram_auc(torch.tensor([0.0, 30.0, 30.1, 180.0]), 30) == pytest.approx((1 + 1 / 30) / 4)
+    errors = 60 * torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts, _ = np.histogram(errors.numpy(), bins=np.arange(threshold + 1))
+    assert histogram_auc(errors, threshold) == pytest.approx(np.cumsum(counts / 1000).mean(), abs=1e-9)
+    assert 0 < histogram_auc(errors, threshold) - pose_auc(errors, threshold) < 1 / threshold

@@ -58,7 +58,7 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
 
 
 def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
-    """Every view of the test scans, or of `--scans`, with its neighbors."""
+    """Groups of the test scans, or of `--scans`, that `--eval_protocol` chooses."""
     groups = options.max_groups or None
     return build_evaluation_data(replace(data_spec(options, patch_size), num_val=groups))
 
@@ -71,13 +71,18 @@ def data_spec(options: VGGTOptions, patch_size: int) -> MultiViewSpec:
         scans=options.scans,
         shape=batch_shape(options, patch_size),
         len_train=options.train_lengths,
-        expand_ratio=options.expand_ratio,
+        annotation_dirs=options.annotation_dir,
+        sampling=options.sampling,
+        protocol=options.eval_protocol,
+        needs_depth=options.needs_depth,
         num_val=options.num_val,
-        val_views=options.eval_views,
+        val_views=options.group_views,
         seed=options.seed,
         num_workers=options.num_workers,
         is_augmented=options.augment,
+        is_blurred=options.blur,
         is_geometry_augmented=options.augment_geometry,
+        turns_portraits=options.turn_portraits,
         procedural_scenes=options.procedural_scenes,
         render_device=render_device(options),
     )

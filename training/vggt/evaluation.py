@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from data.image_io import write_image
 from data.multi_view.datamodule import FrameDataModule
+from data.multi_view.protocols import PROTOCOLS
 from data.seeds import evenly_spread
 from geometry import FrameBatch, InputError, require
 from models.vggt import VGGT, WeightIdentity
@@ -21,7 +23,7 @@ from training.pictures import as_bytes
 from training.precision import autocast_of, resolved_precision, slow_precision_note
 from training.vggt.build import build_vggt_evaluation
 from training.vggt.checkpoint import load_weights
-from training.vggt.metrics import METRICS, MeanScores, group_scores
+from training.vggt.metrics import HISTOGRAM_METRICS, MeanScores, group_scores, histogram_scores
 from training.vggt.options import VGGTOptions
 from training.vggt.pictures import group_picture
 
@@ -41,6 +43,7 @@ _COLUMNS = (
     ("rotation_error", "R deg"),
     ("translation_error", "t deg"),
 )
+_HISTOGRAM_COLUMNS = tuple((name, name.replace("histogram_auc", "hAUC@")) for name in HISTOGRAM_METRICS)
 
 
 def evaluate(options: VGGTOptions) -> dict[str, Any]:
@@ -57,10 +60,14 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
     data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
     out = Path(options.out)
     with staged_file(out) as partial:
-        scores = score_all(options, model, data, device, out.with_name(f"{out.stem}_pictures"))
+        frames: dict[str, list[list[int]]] = {}
+        scores = score_all(options, model, data, device, out.with_name(f"{out.stem}_pictures"), frames)
         metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
+        metrics |= protocol_metrics(options, scores, frames)
         write_json(partial, metrics)
-    lines = [scores_table(scores)]
+    lines = [f"protocol {options.eval_protocol}", scores_table(scores, _columns(options))]
+    if "category_mean" in metrics:
+        lines.append(", ".join(f"{name} {value}" for name, value in _rounded(metrics["category_mean"]).items()))
     if metrics["baselines"]["mean_depth_absrel"] is None:
         lines.append(NO_DEPTH)
     sys.stdout.write("\n".join(lines) + f"\nwritten to {out}, pictures beside it\n")
@@ -69,12 +76,18 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
 
 @torch.no_grad()
 def score_all(
-    options: VGGTOptions, model: VGGT, data: FrameDataModule, device: torch.device, folder: Path
+    options: VGGTOptions,
+    model: VGGT,
+    data: FrameDataModule,
+    device: torch.device,
+    folder: Path,
+    frames: dict[str, list[list[int]]] | None = None,
 ) -> dict[str, MeanScores]:
     """Scores by scene, and over all groups under "mean"; pictures of some go into `folder`.
 
-    `options.precision` is one of a run, not `auto`.
+    The frames of every group go into `frames`, by scene. `options.precision` is one of a run, not `auto`.
     """
+    frames = {} if frames is None else frames
     note = slow_precision_note(options.precision, device)
     if note is not None:
         sys.stderr.write(f"{note}\n")
@@ -88,13 +101,17 @@ def score_all(
     )
     drawn = set(evenly_spread(range(len(data.val_keys)), PICTURES))
     scores: dict[str, MeanScores] = {}
+    has_histogram = PROTOCOLS[options.eval_protocol].has_histogram
     for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="group")):
         views = batch.views.to(device)
         with autocast_of(options.precision, device):
             output = model(views.images)
         values = group_scores(output, views)
+        if has_histogram:
+            values |= histogram_scores(output, views)
+        frames.setdefault(batch.names[0], []).append(views.ids[0].tolist())
         for name in (batch.names[0], "mean"):
-            scores.setdefault(name, MeanScores(METRICS)).add(values)
+            scores.setdefault(name, MeanScores(tuple(values))).add(values)
         if number in drawn:
             name = f"{batch.names[0].replace('/', '_')}_view{int(views.ids[0, 0]):03d}.png"
             write_image(folder / name, as_bytes(group_picture(output, batch.views)))
@@ -130,7 +147,7 @@ def _metrics(
         "point_error_unit": POINT_UNIT,
         "point_source": "point head" if has_points else "depth and cameras",
         "num_groups": num_groups,
-        "views_per_group": options.eval_views,
+        "views_per_group": options.group_views,
         "precision": options.precision,
         "image_size": options.image_size,
         "dataset_name": list(options.dataset_name),
@@ -141,14 +158,47 @@ def _metrics(
     }
 
 
-def scores_table(scores: dict[str, MeanScores]) -> str:
-    """One line per scene, the mean over all groups last."""
+def protocol_metrics(
+    options: VGGTOptions, scores: dict[str, MeanScores], frames: dict[str, list[list[int]]]
+) -> dict[str, Any]:
+    """Which groups were scored, and what the protocol reports besides.
+
+    `category_mean`: scenes are averaged by category (the first part of a scan's name), then the categories, so that a
+    category with many sequences does not count more; published figures are such means.
+    """
+    protocol = PROTOCOLS[options.eval_protocol]
+    found: dict[str, Any] = {"protocol": {"name": options.eval_protocol, "seed": protocol.seed, "frames": frames}}
+    if not protocol.has_histogram:
+        return found
+    wanted = (*HISTOGRAM_METRICS, "auc5", "auc15", "auc30")
+    categories: dict[str, MeanScores] = {}
+    for name in frames:
+        category = "/".join(name.split("/")[:2])
+        categories.setdefault(category, MeanScores(wanted)).add(scores[name].means())
+    overall = MeanScores(wanted)
+    for one in categories.values():
+        overall.add(one.means())
+    found |= {name: value for name, value in _known(scores["mean"].means()).items() if name in HISTOGRAM_METRICS}
+    found["category_mean"] = _known(overall.means())
+    return found | {"categories": {name: _known(one.means()) for name, one in categories.items()}}
+
+
+def _columns(options: VGGTOptions) -> tuple[tuple[str, str], ...]:
+    return (*_COLUMNS, *(_HISTOGRAM_COLUMNS if PROTOCOLS[options.eval_protocol].has_histogram else ()))
+
+
+def _rounded(values: dict[str, float | None]) -> dict[str, str]:
+    return {f"mean over categories of {name}": "-" if one is None else f"{one:.3f}" for name, one in values.items()}
+
+
+def scores_table(scores: dict[str, MeanScores], columns: Sequence[tuple[str, str]] = _COLUMNS) -> str:
+    """One line per scene, the mean over all groups last; columns are (metric, title)."""
     order = [*sorted(name for name in scores if name != "mean"), "mean"]
     width = max(len(name) for name in order) + 2
-    lines = [" " * width + "".join(f"{title:>10}" for _, title in _COLUMNS)]
+    lines = [" " * width + "".join(f"{title:>10}" for _, title in columns)]
     for name in order:
         means = scores[name].means()
-        cells = ("-" if math.isnan(means[key]) else f"{means[key]:.3f}" for key, _ in _COLUMNS)
+        cells = ("-" if math.isnan(means[key]) else f"{means[key]:.3f}" for key, _ in columns)
         lines.append(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
 

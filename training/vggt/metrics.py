@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry import Cameras, InputError, Views, pixel_centers
-from geometry.pose_metrics import best_similarity, pose_auc, relative_pose_errors
+from geometry.pose_metrics import best_similarity, histogram_auc, pose_auc, relative_pose_errors
 from models.vggt import VGGTOutput
 from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.pose_encoding import decode_pose, homogeneous
@@ -21,6 +21,8 @@ CAMERA_METRICS = (
 )
 DEPTH_METRICS = ("depth_absrel", "depth_delta125", "mean_depth_absrel", "point_error")
 METRICS = (*CAMERA_METRICS, *DEPTH_METRICS)
+HISTOGRAM_METRICS = tuple(f"histogram_auc{threshold}" for threshold in AUC_THRESHOLDS)
+"""As VGGT's evaluation on Co3D computes them: bins of one degree, opposite translations are the same."""
 _MIN_PIXELS = 100
 """A group with fewer known pixels has no depth or point score, as it takes no part in the losses."""
 _MIN_FIELD_OF_VIEW = 1e-3
@@ -89,6 +91,21 @@ def group_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
         _require_finite(points[truth.mask], "points")
         scores["point_error"] = point_error(points, truth.points, truth.mask)
     return scores
+
+
+def histogram_scores(output: VGGTOutput, views: Views) -> dict[str, float]:
+    """`HISTOGRAM_METRICS` of one group (batch axis of length 1); nan without a camera head.
+
+    Raises:
+        InputError: for predictions that are not finite.
+    """
+    if output.pose_enc is None:
+        return dict.fromkeys(HISTOGRAM_METRICS, math.nan)
+    predicted = predicted_cameras(output, views).w2c[0]
+    _require_finite(predicted, "cameras")
+    errors = relative_pose_errors(predicted, views.cameras.w2c[0]).larger_of_line
+    values = (histogram_auc(errors, threshold) for threshold in AUC_THRESHOLDS)
+    return dict(zip(HISTOGRAM_METRICS, values, strict=True))
 
 
 def predicted_cameras(output: VGGTOutput, views: Views) -> Cameras:

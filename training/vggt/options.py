@@ -1,5 +1,6 @@
 """Options of train_vggt.py."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,16 @@ from typing import Any
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from data.multi_view.datamodule import PROCEDURAL
+from data.multi_view.protocols import NEIGHBORS, PROTOCOLS
+from data.multi_view.sources import FrameSampling
 from data.readers.registry import READERS
 from geometry import InputError, require
 from training.options import RunOptions, option
 
+DEFAULT_TRACKS = 1024
+"""Per group, as upstream (docs/vggt.md, "Tracks from depth")."""
+DEFAULT_EVAL_VIEWS = 4
+"""Frames of a validation group; chosen by hand."""
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -26,6 +33,11 @@ class VGGTOptions(RunOptions):
     datadir: tuple[str, ...] = option(
         ("./data/dtu",), "root folder of each data set, in the same order; - for procedural", nargs="+"
     )
+    annotation_dir: tuple[str, ...] = option(
+        (),
+        "folder of each data set's annotations (co3d), - for its root; none given: all in the roots",
+        nargs="+",
+    )
     len_train: tuple[int, ...] = option(
         (10_000,), "groups of frames per epoch from each data set (one number: from each); their ratio mixes", nargs="+"
     )
@@ -39,11 +51,19 @@ class VGGTOptions(RunOptions):
     )
     n_views: tuple[int, ...] = option((2, 24), "frames per group, or two numbers: drawn anew for every step", nargs="+")
     max_img_per_gpu: int = option(48, "images per step and process: so many groups as fit, at least one")
-    expand_ratio: float = option(
-        8.0, "frames on disk are drawn among this many times as many neighbors of the first one"
+    frame_sampling: tuple[str, ...] = option(
+        (),
+        "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), or "
+        "nearby:R (from R times as many neighbors of the first one); none given: uniform for co3d, else nearby:8",
+        nargs="+",
+    )
+    expand_ratio: tuple[float, ...] = option(
+        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"
     )
     augment: bool = option(True, "jitter colors of training images")
+    blur: bool = option(False, "blur one training image in twenty as well")
     augment_geometry: bool = option(True, "crop and zoom training images on disk at random")
+    turn_portraits: bool = option(False, "turn upright training images on disk by 90 degrees, half of the groups")
     accumulate: int = option(1, "parts a batch is worked through in: less memory, the same step")
     num_epochs: int = option(20, "epochs; an epoch sees --len_train groups")
     lrate: float = option(5e-5, "peak learning rate of AdamW")
@@ -59,6 +79,7 @@ class VGGTOptions(RunOptions):
     new_heads: tuple[str, ...] = option(
         (), "heads that the given weights lack and that start from fresh ones: camera, depth, point, track", nargs="*"
     )
+    num_tracks: int = option(DEFAULT_TRACKS, "tracks per group, for the track head")
     match_weight: float = option(0.2, "weight of the match loss, of networks that have a match stem (VGGT-nano)")
     freeze: tuple[str, ...] = option((), "patterns of modules that do not learn, such as *aggregator*", nargs="+")
     lora_rank: int = option(0, "learn low-rank changes of this rank to the aggregator instead of its weights; 0: off")
@@ -70,7 +91,10 @@ class VGGTOptions(RunOptions):
     export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
     eval_only: bool = option(False, "no training: print and write metrics of the weights")
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --vggt_ckpt")
-    eval_views: int = option(4, "frames per group in validation and evaluation: a view and its neighbors")
+    eval_protocol: str = option(
+        NEIGHBORS, f"groups of validation and evaluation on disk, one of {', '.join(PROTOCOLS)} (docs/vggt_training.md)"
+    )
+    eval_views: int = option(DEFAULT_EVAL_VIEWS, f"frames per group with --eval_protocol {NEIGHBORS}")
     max_groups: int = option(0, "evaluate at most so many groups, spread evenly; 0: all (64 of procedural)")
     out: str = option("metrics.json", "file for the metrics of --eval_only; pictures go into a folder beside it")
 
@@ -85,7 +109,8 @@ class VGGTOptions(RunOptions):
         self._require_at_least(0, "muon_lrate", "weight_decay", "lora_rank", "max_groups", "procedural_scenes")
         self._require_at_least(0, "camera_weight", "depth_weight", "point_weight", "track_weight", "match_weight")
         self._require_at_least(2, "eval_views")
-        self._require_positive("expand_ratio", "lora_alpha")
+        self._require_at_least(1, "num_tracks")
+        self._require_positive("lora_alpha")
         self._require_range("n_views", 1, "at least 1 frame")
         self._require_range("aspect", 0.05, "height / width of at least 0.05")
         for name in ("warmup_fraction", "ema"):
@@ -95,6 +120,8 @@ class VGGTOptions(RunOptions):
             f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
         )
         self._check_data()
+        self._check_sampling()
+        self._check_without_effect()
         self._check_learning()
         self._check_modes()
 
@@ -109,6 +136,49 @@ class VGGTOptions(RunOptions):
             self.eval_only or (len(self.len_train) in (1, count) and min(self.len_train) >= 1),
             f"--len_train: expected one positive number, or one for each of {count} data sets, "
             f"got {list(self.len_train)}",
+        )
+
+    def _check_sampling(self) -> None:
+        count = len(self.dataset_name)
+        require(
+            len(self.annotation_dir) in (0, count),
+            f"--annotation_dir: expected one folder (or -) for each of {count} data sets, "
+            f"got {list(self.annotation_dir)}",
+        )
+        require(
+            not (self.frame_sampling and self.expand_ratio),
+            "--frame_sampling and --expand_ratio both say how frames are drawn: give only one of them",
+        )
+        for name in ("frame_sampling", "expand_ratio"):
+            values = getattr(self, name)
+            require(
+                self.eval_only or len(values) in (0, 1, count),
+                f"--{name}: expected one value, or one for each of {count} data sets, got {list(values)}",
+            )
+        for ratio in self.expand_ratio:
+            require(1 <= ratio < math.inf, f"--expand_ratio: expected 1 or more, got {ratio}")
+        for text in self.frame_sampling:
+            FrameSampling.parse(text)
+
+    def _check_without_effect(self) -> None:
+        """What is asked for and would do nothing."""
+        require(not self.blur or self.augment, "--blur and --no-augment: expected colors that are augmented")
+        require(
+            not self.turn_portraits or self.augment_geometry,
+            "--turn_portraits and --no-augment_geometry: expected geometry that is augmented",
+        )
+        require(
+            self.num_tracks == DEFAULT_TRACKS or self.track_weight > 0,
+            f"--num_tracks {self.num_tracks}: expected --track_weight above 0 beside it, got 0",
+        )
+        require(
+            self.eval_protocol in PROTOCOLS,
+            f"--eval_protocol: expected one of {', '.join(PROTOCOLS)}, got {self.eval_protocol!r}",
+        )
+        count = PROTOCOLS[self.eval_protocol].num_frames
+        require(
+            count is None or self.eval_views in (DEFAULT_EVAL_VIEWS, count),
+            f"--eval_views {self.eval_views}: --eval_protocol {self.eval_protocol} takes {count} frames",
         )
 
     def _check_learning(self) -> None:
@@ -166,6 +236,24 @@ class VGGTOptions(RunOptions):
     def trained_heads(self) -> tuple[str, ...]:
         """Heads with a weight in the objective."""
         return tuple(head for head in ("camera", "depth", "point", "track") if getattr(self, f"{head}_weight") > 0)
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether something else than cameras is trained."""
+        return any(head != "camera" for head in self.trained_heads)
+
+    @property
+    def sampling(self) -> tuple[FrameSampling, ...]:
+        """How frames of each data set are drawn; empty: as each one's default says."""
+        given = [FrameSampling.parse(text) for text in self.frame_sampling] or [
+            FrameSampling(ratio) for ratio in self.expand_ratio
+        ]
+        return tuple(given * len(self.dataset_name) if len(given) == 1 else given)
+
+    @property
+    def group_views(self) -> int:
+        """Frames of a group in validation and evaluation."""
+        return PROTOCOLS[self.eval_protocol].num_frames or self.eval_views
 
     @property
     def view_range(self) -> tuple[int, int]:

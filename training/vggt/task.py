@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,8 +39,6 @@ from training.vggt.metrics import METRICS, MeanScores, group_scores
 from training.vggt.options import VGGTOptions
 from training.vggt.pictures import group_picture
 
-NUM_TRACKS = 512
-"""Per group; upstream takes 1024 (docs/vggt.md, "Tracks from depth")."""
 _PICTURES_PER_VALIDATION = 4
 """Of the first batches; scores do not depend on it."""
 _VALIDATED = ("objective", *METRICS)
@@ -55,9 +54,10 @@ class VGGTTask(RunTask):
     may_change_on_resume = frozenset(
         {
             *("vggt_config", "accumulate", "checkpointing", "export", "export_dtype"),
-            *("eval_only", "eval_ckpt", "eval_views", "max_groups", "out"),
+            *("eval_only", "eval_ckpt", "eval_views", "eval_protocol", "annotation_dir", "max_groups", "out"),
         }
     )
+    before_options = MappingProxyType({"blur": True, "turn_portraits": True, "num_tracks": 512})
 
     def __init__(self, options: VGGTOptions, model: VGGT, start: WeightIdentity) -> None:
         """`model` has the heads that are trained; `start` says where its weights come from."""
@@ -125,7 +125,7 @@ class VGGTTask(RunTask):
         self, batch: FrameBatch, weights: dict[str, Tensor] | None = None
     ) -> tuple[VGGTOutput, TrackTargets | None]:
         """Predictions (by given instead of the own weights where there are some), and the tracks asked for."""
-        tracks = tracks_of_batch(batch, NUM_TRACKS) if self.model.track_head is not None else None
+        tracks = tracks_of_batch(batch, self.options.num_tracks) if self.model.track_head is not None else None
         arguments = (batch.views.images, None if tracks is None else tracks.queries)
         if weights is None:
             return self.model(*arguments), tracks

@@ -1,7 +1,8 @@
 """Views with known depth -> what VGGT is trained towards, in its frame and unit (VGGT, Wang et al. 2025, section 3.4).
 
 Predictions are never re-normalized: only the ground truth is moved into the first camera's frame and divided by the
-mean distance of its valid points from that camera.
+mean distance of its valid points from that camera. A group without any valid point has no such unit; its cameras are
+divided by their mean distance from the first one, and the camera loss looks at them up to scale.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class GroundTruth(TensorStruct):
     mask: Masks
     """Where the depth is known."""
     scale: Float[Tensor, " batch"]
-    """Scene units per unit of the other fields."""
+    """Scene units per unit of the other fields: mean distance of the valid points, else of the cameras."""
 
 
 def normalize_scene(
@@ -101,7 +102,7 @@ def ground_truth(views: Views, *, is_scaled: bool = True) -> GroundTruth:
     pixels = pixel_centers(height, width, depth).expand(*depth.shape[:2], -1, -1)
     from_first = Cameras(homogeneous(relative), cameras.intrinsics, height, width)
     points = from_first.unproject(pixels, depth.flatten(-2)).unflatten(-2, (height, width))
-    scale = mean_distance(points, mask) if is_scaled else torch.ones_like(depth[:, 0, 0, 0])
+    scale = _unit(relative, points, mask) if is_scaled else torch.ones_like(depth[:, 0, 0, 0])
     return GroundTruth(
         pose_enc=encode_pose(_scaled_poses(relative, scale), cameras.intrinsics, height, width),
         depth=depth / scale[:, None, None, None],
@@ -109,6 +110,22 @@ def ground_truth(views: Views, *, is_scaled: bool = True) -> GroundTruth:
         mask=mask,
         scale=scale,
     )
+
+
+def _unit(relative: Float[Tensor, "batch view 3 4"], points: PointMaps, mask: Masks) -> Float[Tensor, " batch"]:
+    """Scene units per unit of the targets."""
+    has_points = mask.flatten(1).any(-1)
+    return torch.where(has_points, mean_distance(points, mask), mean_center_distance(relative))
+
+
+@full_precision
+def mean_center_distance(relative: Float[Tensor, "batch view 3 4"]) -> Float[Tensor, " batch"]:
+    """Mean distance of the other cameras from the first one, within `SCALE_RANGE`; |t| is a camera's distance.
+
+    Others at distances 1 and 3 give 2.
+    """
+    lengths = relative[:, 1:, :, 3].norm(dim=-1)
+    return (lengths.sum(-1) / max(1, lengths.shape[1])).clamp(*SCALE_RANGE)
 
 
 def relative_to_first(w2c: Float[Tensor, "batch view rows 4"]) -> Float[Tensor, "batch view 3 4"]:

@@ -24,6 +24,9 @@ STAGE_DECAY = 0.6
 """Weight of an iteration over that of the next, as upstream (docs/vggt.md, "Camera loss")."""
 MIN_FIRST_VIEW_PIXELS = 100
 """Cameras of a sample count when its first view has more valid pixels, as upstream: they fix the unit."""
+UNIT_RANGE = (0.05, 5.0)
+"""Of a sample without depth: mean distance of its cameras from the first one in the network's unit, which is the mean
+distance of the scene. Chosen by hand: nearer ones see no parallax; above 0, so that no translation is an error."""
 
 
 class CameraNorm(Enum):
@@ -109,17 +112,24 @@ def camera_loss(
     Each part is sum_i 0.6^(n-1-i) / n mean |difference| over iterations i = 0..n-1 (docs/vggt.md, "Camera loss"). Off
     by 0.1 along every axis in all of 4 iterations: 0.1 (1 + 0.6 + 0.36 + 0.216) / 4 = 0.0544.
 
+    A sample without any valid pixel counts, with its translations up to scale: the true ones are multiplied by
+    <t_predicted, t_true> / <t_true, t_true> of the last iteration, within `UNIT_RANGE` and without a gradient
+    (docs/vggt.md, "Camera loss").
+
     q and -q are the same rotation: the prediction is compared with the nearer of the two at each stage, without a
     gradient through the choice (the reference compares with the one that has w >= 0).
     """
     weights = weights or LossWeights()
-    is_valid = mask[:, 0].flatten(1).sum(-1) > MIN_FIRST_VIEW_PIXELS
+    has_no_depth = ~mask.flatten(1).any(-1)
+    is_valid = (mask[:, 0].flatten(1).sum(-1) > MIN_FIRST_VIEW_PIXELS) | has_no_depth
     if not is_valid.any():
         zero = zero_of(pose_encodings.float())
         return CameraLoss(zero, zero, zero, zero)
     predicted, true = pose_encodings.float()[:, is_valid], true_encoding.float()[is_valid]
     parts = zip(predicted.split([3, 4, 2], dim=-1), true.split([3, 4, 2], dim=-1), strict=True)
     (translation, true_translation), (quaternion, true_quaternion), (fields, true_fields) = parts
+    unit = torch.where(has_no_depth[is_valid], _fitted_unit(translation[-1], true_translation), 1.0)
+    true_translation = unit[:, None, None] * true_translation
     opposite = (quaternion.detach() * true_quaternion).sum(-1, keepdim=True) < 0
     stages = len(pose_encodings)
     exponents = torch.arange(stages - 1, -1, -1, device=predicted.device).to(predicted.dtype)
@@ -130,6 +140,15 @@ def camera_loss(
     loss_f = (decay * _pose_error(fields - true_fields, norm)).sum()
     total = weights.translation * loss_t + weights.rotation * loss_r + weights.focal * loss_f
     return CameraLoss(total, loss_t, loss_r, loss_f)
+
+
+def _fitted_unit(
+    predicted: Float[Tensor, "batch view 3"], true: Float[Tensor, "batch view 3"]
+) -> Float[Tensor, " batch"]:
+    """What the true translations are multiplied by to come nearest to the predicted ones, sample by sample."""
+    predicted, true = predicted.detach().flatten(1), true.flatten(1)
+    square = true.square().sum(-1).clamp(min=torch.finfo(true.dtype).tiny)
+    return ((predicted * true).sum(-1) / square).nan_to_num(1.0).clamp(*UNIT_RANGE)
 
 
 def _pose_error(difference: Float[Tensor, "stage batch view part"], norm: CameraNorm) -> Float[Tensor, " stage"]:

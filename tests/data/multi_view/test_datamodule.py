@@ -6,9 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
+from data.multi_view.datamodule import (
+    FrameDataModule,
+    MultiViewSpec,
+    build_evaluation_data,
+    build_frame_data,
+    default_sampling,
+)
+from data.multi_view.protocols import PROTOCOLS
 from data.multi_view.sampler import BatchShape
-from geometry import InputError
+from data.multi_view.sources import UNIFORM, FrameSampling
+from data.readers.dtu import read_dtu
+from geometry import InputError, Views
 from tests.data import tiny_scenes as tiny
 
 SHAPE = BatchShape(image_size=40, aspect=(0.6, 0.8), patch_size=8, n_views=(2, 3), max_img_per_gpu=6)
@@ -20,7 +29,7 @@ def build(*folders: tuple[str, object], **changes: object) -> FrameDataModule:
         "datadirs": tuple(str(folder) for _, folder in folders),
         "len_train": (12,) * len(folders),
         "shape": SHAPE,
-        "expand_ratio": 2.0,
+        "sampling": (FrameSampling(2.0),) * len(folders),
         "num_val": 6,
         "val_views": 3,
         "seed": 1,
@@ -136,5 +145,49 @@ def test_what_cannot_work_is_refused(small_dtu: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--num_workers 2: expected 0 with procedural scenes rendered on mps$"):
         build(("procedural", "-"), num_workers=2, render_device="mps")
     tiny.write_llff(tmp_path / "fern")
-    with pytest.raises(InputError, match=r"^--dataset_name llff: expected depth maps to train on in .*, got none$"):
+    with pytest.raises(
+        InputError, match=r"^--dataset_name llff: expected depth maps to train on in .*, got none; .*0\)$"
+    ):
         build(("llff", tmp_path))
+    with pytest.raises(InputError, match=r"^--annotation_dir a: expected - for dtu"):
+        build(("dtu", small_dtu), annotation_dirs=("a",))
+    with pytest.raises(InputError, match=r"^--eval_protocol co3d-random10: expected data sets on disk, got procedural"):
+        build(("procedural", "-"), protocol="co3d-random10")
+
+
+def test_data_without_depth_train_cameras_alone_or_beside_others(
+    small_dtu: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.write_llff(tmp_path / "fern")
+    alone = build(("llff", tmp_path), needs_depth=False)
+    batch = next(iter(attach(alone).train_dataloader()))
+    assert (batch.views.depth == 0).all()
+    assert caplog.messages == [f"llff {tmp_path}: no depth maps, its groups train the cameras only"]
+    mixed = attach(build(("llff", tmp_path), ("dtu", small_dtu)))
+    known = {name.split("/")[0]: bool((views.depth > 0).any()) for name, views in groups_of(mixed)}
+    assert known == {"llff": False, "dtu": True}
+
+
+def groups_of(data: FrameDataModule) -> list[tuple[str, Views]]:
+    return [(name, batch.views[index]) for batch in data.train_dataloader() for index, name in enumerate(batch.names)]
+
+
+def test_sampling_of_each_data_set(small_dtu: Path) -> None:
+    both = build(("dtu", small_dtu), ("dtu", small_dtu), sampling=(UNIFORM, FrameSampling(3.0)))
+    assert [source.sampling for source in both.train_sources] == [UNIFORM, FrameSampling(3.0)]
+    assert build(("dtu", small_dtu), sampling=()).train_sources[0].sampling == FrameSampling(8.0)
+    assert [default_sampling(name) for name in ("co3d", "vkitti")] == [UNIFORM, FrameSampling(8.0)]
+
+
+def test_ten_random_frames_of_every_sequence(small_dtu: Path) -> None:
+    """Seeded: the same in every run, and not altered by which other sequences are there."""
+    scenes = read_dtu(small_dtu, split="all")
+    groups = PROTOCOLS["co3d-random10"].groups(scenes, 4, None, ())
+    assert [group.scene.scan for group in groups] == [scene.scan for scene in scenes]
+    assert all(len(set(group.view_ids)) == 10 for group in groups)
+    assert groups[0].view_ids != groups[1].view_ids
+    again = PROTOCOLS["co3d-random10"].groups(scenes[1:], 4, None, ())
+    assert [group.view_ids for group in again] == [group.view_ids for group in groups[1:]]
+    assert len(PROTOCOLS["co3d-random10"].groups(scenes, 4, 2, ())) == 2
+    with pytest.raises(InputError, match=r"expected at least 10 held-out views to draw a group from, got 4$"):
+        PROTOCOLS["co3d-random10"].groups(scenes, 4, None, {scenes[0].scan})

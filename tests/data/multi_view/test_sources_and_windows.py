@@ -12,8 +12,11 @@ from data.image_io import write_image
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented, hue_rotation
 from data.multi_view.sources import (
+    UNIFORM,
     ComposedFrames,
     FixedGroups,
+    FrameGroup,
+    FrameSampling,
     GroupKey,
     SceneFrames,
     choose_frames,
@@ -50,7 +53,7 @@ def test_frames_come_from_the_best_neighbors_and_never_twice() -> None:
     scene = line_scene()
     anchors, groups = set(), set()
     for seed in range(100):
-        anchor, *others = choose_frames(scene, 3, 1.5, generator(seed))
+        anchor, *others = choose_frames(scene, 3, FrameSampling(1.5), generator(seed))
         assert set(others) <= set(scene.neighbors[anchor][:4])
         assert len({anchor, *others}) == 3
         anchors.add(anchor)
@@ -59,11 +62,96 @@ def test_frames_come_from_the_best_neighbors_and_never_twice() -> None:
     assert len(groups) > 60
 
 
+def test_uniform_frames_come_from_the_whole_sequence_and_never_twice() -> None:
+    """As upstream draws Co3D, but for repetition; near frames of the same scene are not wider apart than the ratio."""
+    scene = line_scene()
+    counts = torch.zeros(10)
+    for seed in range(200):
+        chosen = choose_frames(scene, 3, UNIFORM, generator(seed))
+        assert len(set(chosen)) == 3
+        counts[list(chosen)] += 1
+    assert counts.min() > 35  # 60 each, the standard deviation is 6.5
+    assert set(choose_frames(scene, 15, UNIFORM, generator())) == set(range(10))
+    far = video()
+    spread = {abs(a - b) for a, b in (choose_frames(far, 2, UNIFORM, generator(seed)) for seed in range(100))}
+    assert max(spread) > 60
+
+
+def test_sampling_is_parsed_or_refused_by_name() -> None:
+    assert FrameSampling.parse("uniform") == UNIFORM
+    assert FrameSampling.parse("nearby:2.5") == FrameSampling(2.5)
+    for text in ("nearby", "nearby:", "nearby:0.5", "nearby:nan", "nearby:inf", "uniform:2", "far:3", ""):
+        with pytest.raises(InputError, match=r"^--frame_sampling: expected uniform, or nearby:<ratio>"):
+            FrameSampling.parse(text)
+
+
+@pytest.fixture
+def partly_broken(dtu_scene: PosedScene, tmp_path: Path) -> tuple[PosedScene, Path, Path]:
+    """A scene with one image and another depth map that cannot be decoded."""
+    image, depth = tmp_path / "broken.png", tmp_path / "broken.pfm"
+    image.write_bytes(b"half a picture")
+    depth.write_bytes(b"half a map")
+    frames = dict(dtu_scene.frames)
+    first, second = list(frames)[:2]
+    frames[first] = replace(frames[first], image_path=image)
+    frames[second] = replace(frames[second], depth_path=depth)
+    return replace(dtu_scene, frames=frames), image, depth
+
+
+def test_a_broken_image_is_replaced_and_a_broken_map_unknown(
+    partly_broken: tuple[PosedScene, Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pure function of the key; said once; the other groups are those of a sound scene."""
+    scene, image, depth = partly_broken
+    first, second = list(scene.frames)[:2]
+    source = SceneFrames("dtu", [scene], sampling=UNIFORM)
+    seen = set()
+    for seed in range(12):
+        key = replace(KEY, seed=seed)
+        one, again = source.sample_many([key, key])
+        assert torch.equal(one.views.images, again.views.images)
+        ids = one.views.ids.tolist()
+        assert first not in ids
+        assert len(set(ids)) == 4
+        seen |= set(ids)
+        if second in ids:
+            assert (one.views.depth[ids.index(second)] == 0).all()
+    assert second in seen
+    assert sorted(line.split(":")[1].strip() for line in caplog.messages) == sorted([str(image), str(depth)])
+    nothing = replace(scene, frames={first: scene.frames[first]}, neighbors={first: ()})
+    with pytest.raises(InputError, match=r"broken\.png"):
+        SceneFrames("dtu", [nothing]).sample_many([KEY])
+
+
+def test_a_validation_survives_a_broken_image_and_an_evaluation_stops(
+    partly_broken: tuple[PosedScene, Path, Path],
+) -> None:
+    scene, _, _ = partly_broken
+    first, *others = list(scene.frames)
+    group = FrameGroup(scene, (others[3], first, others[4]))
+    key = replace(KEY, num_frames=3)
+    (batch,) = FixedGroups("dtu", [group], survives=True).sample_many([key])
+    spare = next(view for view in scene.neighbors[others[3]] if view not in group.view_ids)
+    assert batch.views.ids.tolist() == [others[3], others[4], spare]
+    with pytest.raises(InputError, match=r"broken\.png"):
+        FixedGroups("dtu", [group]).sample_many([key])
+
+
+def test_blur_is_off_unless_asked_for() -> None:
+    """The other random numbers are the same."""
+    images = torch.rand(1, 3, 24, 24, generator=generator())
+    pairs = [
+        (augmented(images, generator(seed)), augmented(images, generator(seed), is_blurred=True)) for seed in range(100)
+    ]
+    differ = [not torch.equal(plain, blurred) for plain, blurred in pairs]
+    assert 0 < sum(differ) < 15
+
+
 def test_frames_of_a_video_are_near_in_time() -> None:
     scene = video()
     counts = torch.zeros(100)
     for seed in range(400):
-        anchor, *others = choose_frames(scene, 5, 2.0, generator(seed))
+        anchor, *others = choose_frames(scene, 5, FrameSampling(2.0), generator(seed))
         assert all(0 < abs(other - anchor) <= 10 for other in others)
         assert len(set(others)) == 4
         counts[anchor] += 1
@@ -71,7 +159,7 @@ def test_frames_of_a_video_are_near_in_time() -> None:
 
 
 def test_frames_repeat_only_where_there_are_too_few() -> None:
-    chosen = choose_frames(line_scene(), 15, 1.0, generator())
+    chosen = choose_frames(line_scene(), 15, FrameSampling(1.0), generator())
     assert len(chosen) == 15
     assert set(chosen) == set(range(10))
 
@@ -79,7 +167,7 @@ def test_frames_repeat_only_where_there_are_too_few() -> None:
 def test_the_first_frame_has_depth_where_any_has(dtu_scene: PosedScene) -> None:
     frames = {view: replace(f, depth_path=f.depth_path if view == 25 else None) for view, f in dtu_scene.frames.items()}
     scene = replace(dtu_scene, frames=frames)
-    assert {choose_frames(scene, 2, 2.0, generator(seed))[0] for seed in range(5)} == {25}
+    assert {choose_frames(scene, 2, FrameSampling(2.0), generator(seed))[0] for seed in range(5)} == {25}
 
 
 @pytest.mark.parametrize("size", [(40, 80), (64, 80), (24, 80), (100, 200)])
@@ -283,7 +371,9 @@ def test_portrait_images_turn_all_alike(tmp_path: Path) -> None:
         frames[view] = Frame(view, tmp_path / f"{view}.png", torch.eye(4), intrinsics, 80, 40, 1.0, 2.0)
     neighbors = complete_neighbors({view: frame.center for view, frame in frames.items()})
     scene = PosedScene("s", "s", frames, neighbors, (0, 1, 2), ())
-    source = SceneFrames("portraits", [scene])
+    (upright,) = SceneFrames("portraits", [scene]).sample_many([replace(KEY, num_frames=3)])  # upstream's default
+    assert torch.equal(upright.views.cameras.w2c, torch.eye(4).expand(3, 4, 4))
+    source = SceneFrames("portraits", [scene], zoom=ZoomRange.training(turns_portraits=True))
     turns = set()
     for seed in range(12):
         (group,) = source.sample_many([replace(KEY, num_frames=3, seed=seed)])

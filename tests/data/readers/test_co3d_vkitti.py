@@ -138,7 +138,7 @@ def test_lines_of_the_other_camera_are_not_mixed_up(vkitti: Path, tmp_path: Path
 
 def test_frames_for_training_and_evaluation(co3d_root: Path, vkitti: Path) -> None:
     scenes = [*read_co3d(co3d_root, split="all"), *read_vkitti(vkitti, split="train")]
-    source = SceneFrames("mixed", scenes, expand_ratio=2.0)
+    source = SceneFrames("mixed", scenes)
     for item in range(2):
         (group,) = source.sample_many([GroupKey(0, item, 3, 24, 40, seed=4)])
         assert group.views.images.shape == (3, 3, 24, 40)
@@ -352,8 +352,10 @@ def test_an_incomplete_co3d_is_survived_counted_and_said_once(tmp_path: Path, ca
 
 
 def test_the_doctor_lists_everything_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for name in ("gone", "holes", "blind"):
+    for name in ("gone", "holes", "blind", "empty"):
         write_sequence(tmp_path, name, 24)
+    for view in range(24):
+        (tmp_path / f"toy/empty/images/frame{view:06d}.jpg").write_bytes(b"")
     shutil.rmtree(tmp_path / "toy/gone")
     shutil.rmtree(tmp_path / "toy/blind/depths")
     images = [tmp_path / f"toy/holes/images/frame{view:06d}.jpg" for view in (3, 20)]
@@ -367,6 +369,7 @@ def test_the_doctor_lists_everything_that_is_missing(tmp_path: Path, capsys: pyt
         f"problem: {image}: expected an image, got none" for image in images
     ]
     assert sum("toy/blind/depths" in line for line in lines) == 24
+    assert any("toy/empty/images/frame000000.jpg: expected a complete image" in line for line in lines)
 
 
 def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -401,11 +404,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def forget() -> None:
-    """As a new process."""
-    co3d_index._read.cache_clear()
-
-
 def test_what_is_kept_equals_what_is_read(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "root"
     annotation = write_sequence(root, "a", 24)
@@ -415,7 +413,7 @@ def test_what_is_kept_equals_what_is_read(tmp_path: Path, cache: Path, monkeypat
     annotation.write_bytes(gzip.compress(json.dumps(content).encode()))
     first = co3d_index.read_annotation(annotation)
     (scene,) = read_co3d(root, split="all")
-    forget()
+    co3d_index.forget()
     with monkeypatch.context() as patch:
         patch.setattr(co3d_index, "_parse", lambda path: pytest.fail("the file was read again"))
         patch.setattr(co3d, "_read_depth", lambda path: pytest.fail("a depth map was read again"))
@@ -437,7 +435,7 @@ def test_another_or_a_broken_file_is_read_anew(tmp_path: Path, cache: Path) -> N
     root = tmp_path / "root"
     write_sequence(root, "a", 24)
     read_co3d(root, split="all")
-    forget()
+    co3d_index.forget()
     write_sequence(root, "b", 24)  # the annotation is another one now
     assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/a", "toy/b"]
     files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
@@ -445,7 +443,7 @@ def test_another_or_a_broken_file_is_read_anew(tmp_path: Path, cache: Path) -> N
     for damage in (lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * len(whole)):
         for path in files:
             path.write_bytes(damage(path.read_bytes()))
-        forget()
+        co3d_index.forget()
         assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/a", "toy/b"]
     for view in range(24):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -457,7 +455,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, m
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     write_sequence(tmp_path / "root", "a", 24)
-    forget()
+    co3d_index.forget()
     assert len(read_co3d(tmp_path / "root", split="all")) == 1
 
 

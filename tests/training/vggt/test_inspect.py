@@ -10,6 +10,7 @@ import trimesh
 
 from data.image_io import read_image
 from data.multi_view.sources import SceneFrames
+from data.multi_view.windows import ZoomRange
 from data.point_cloud import ColoredPoints, colored_points, depth_agreement_of, write_ply
 from geometry import InputError, Views, pixel_centers
 from tests.data import tiny_scenes as tiny
@@ -106,7 +107,7 @@ def test_agreement_of_a_wall_and_of_a_shifted_camera(tmp_path: Path) -> None:
     from data.readers.dtu import read_dtu
 
     (scene,) = read_dtu(tiny.write_dtu(tmp_path), split="all")
-    (group,) = SceneFrames("dtu", [scene], is_augmented=False).sample_many([_key(64, 80)])
+    (group,) = SceneFrames("dtu", [scene], zoom=ZoomRange.none()).sample_many([_key(64, 80)])
     agreement = depth_agreement_of(group.views, 1, 0)
     assert agreement.overlap > 0.85
     assert agreement.confirmed == 1

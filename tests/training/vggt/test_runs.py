@@ -14,6 +14,7 @@ from models.vggt import VGGT, load_vggt
 from tests.training.commands import run
 from tests.training.inprocess import outcome_of_vggt
 from tests.training.vggt.tiny import assert_same_tensors, command_line, contents_of, tiny_options
+from training.checkpoint import read_checkpoint
 from training.errors import NonFiniteError
 from training.vggt.build import build_vggt_task
 from training.vggt.checkpoint import EMA_KEY, VGGT_TRAINING, load_weights
@@ -91,6 +92,17 @@ def test_resume_after_a_crash_is_exact(
     assert one["epoch"] == two["epoch"] > 0
     for key, state in one["optimizer_states"][0]["state"].items():
         assert torch.equal(state["exp_avg_sq"], two["optimizer_states"][0]["state"][key]["exp_avg_sq"])
+
+
+def test_a_run_older_than_an_option_goes_on_as_it_was(unbroken: VGGTOptions) -> None:
+    """Blur was always on, so that going on without it would be another run."""
+    last = str(unbroken.run_dir / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(Path(last), VGGT_TRAINING)
+    older = {name: value for name, value in checkpoint.record.options.items() if name != "blur"}
+    checkpoint = replace(checkpoint, record=replace(checkpoint.record, options=older))
+    with pytest.raises(InputError, match=r"^--blur: the run to resume was started with True, got False"):
+        build_vggt_task(replace(unbroken, ckpt=last)).resume(checkpoint)
+    build_vggt_task(replace(unbroken, ckpt="", blur=True)).resume(checkpoint)
 
 
 def test_resuming_with_other_options_stops_by_name(unbroken: VGGTOptions) -> None:
@@ -194,10 +206,40 @@ def test_eval_only_writes_the_agreed_keys(unbroken: VGGTOptions, small_dtu: Path
     assert metrics.keys() >= METRIC_KEYS
     assert metrics["baselines"].keys() == {"mean_depth_absrel", "identity_auc30"}
     assert metrics["num_groups"] == 3
+    assert metrics["protocol"]["name"] == "neighbours"
+    assert [len(group) for group in metrics["protocol"]["frames"]["dtu/scan2/light3"]] == [4, 4, 4]
     assert 0 < metrics["depth_absrel"] < 10
     assert 0 < metrics["baselines"]["mean_depth_absrel"] < 1
     assert list(metrics["scenes"]) == ["dtu/scan2/light3"]
     assert len(list((tmp_path / "m" / "metrics_pictures").glob("*.png"))) == 3
+
+
+def test_a_protocol_of_published_figures_is_reported_by_name(
+    unbroken: VGGTOptions, small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Ten random frames of every sequence, histogram AUC beside the exact one, frames and seed on record."""
+    out = tmp_path / "metrics.json"
+    command = ["python", "train_vggt.py", "--eval_only", "--eval_ckpt", str(unbroken.run_dir / "a.safetensors")]
+    command += ["--dataset_name", "dtu", "--datadir", str(small_dtu), "--image_size", "40", "--num_workers", "0"]
+    command += ["--accelerator", "cpu", "--eval_protocol", "co3d-random10", "--out", str(out), "--scans"]
+    status, errors = outcome_of_vggt([*command, "scan2", "scan3"])
+    assert status == 0, errors
+    printed = capsys.readouterr().out
+    assert "protocol co3d-random10\n" in printed
+    assert "hAUC@30" in printed
+    metrics = json.loads(out.read_text())
+    assert (metrics["protocol"]["name"], metrics["protocol"]["seed"]) == ("co3d-random10", 0)
+    frames = metrics["protocol"]["frames"]
+    assert set(frames) == {"dtu/scan2/light3", "dtu/scan3/light3"} == set(metrics["scenes"])
+    assert all(len(set(group)) == 10 for groups in frames.values() for group in groups)
+    assert (metrics["num_groups"], metrics["views_per_group"]) == (2, 10)
+    means = [metrics["scenes"][name]["histogram_auc30"] for name in frames]
+    assert metrics["histogram_auc30"] == pytest.approx(sum(means) / 2)
+    assert metrics["category_mean"]["histogram_auc30"] == pytest.approx(sum(means) / 2)
+    assert 0 <= metrics["auc30"] <= metrics["histogram_auc30"] <= 1
+    assert set(metrics["categories"]) == {"dtu/scan2", "dtu/scan3"}
+    assert outcome_of_vggt([*command, "scan3"])[0] == 0
+    assert json.loads(out.read_text())["protocol"]["frames"] == {"dtu/scan3/light3": frames["dtu/scan3/light3"]}
 
 
 def test_eval_only_without_depth_says_so(

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geometry import InputError
+from data.multi_view.sources import UNIFORM, FrameSampling
+from geometry import FrameBatch, InputError
 from models.lora import LoRALinear, add_lora, merged_state
 from models.vggt import VGGT, VGGTConfig
-from models.vggt.objective.losses import LossWeights
 from tests.training.vggt.tiny import SIZES, frame_batch, tiny_options
 from training.cli import parse_options
 from training.errors import NonFiniteError
@@ -179,12 +179,107 @@ def test_a_loss_that_is_not_finite_stops_with_its_part_of_the_batch_named(
         task.on_before_optimizer_step(task.build_optimizer())
 
 
-def test_unknown_depth_gives_a_finite_objective(tmp_path: Path) -> None:
-    task, batch = task_of(tmp_path), frame_batch(1)
-    batch = replace(batch, views=replace(batch.views, depth=torch.zeros_like(batch.views.depth)))
-    losses = group_losses(task._run(batch)[0], batch, LossWeights(), None)
-    assert losses["objective"].item() == 0
-    losses["objective"].backward()
+def without_depth(batch: FrameBatch, groups: slice) -> FrameBatch:
+    depth = batch.views.depth.clone()
+    depth[groups] = 0
+    return replace(batch, views=replace(batch.views, depth=depth))
+
+
+def gradients_of(task: VGGTTask, batch: FrameBatch, count: int) -> dict[str, Tensor | None]:
+    task.zero_grad()
+    for part in parts_of(batch, count):
+        output, tracks = task._run(part)
+        losses = group_losses(output, part, task.loss_weights, tracks)
+        (losses["objective"] / len(batch.names)).backward()
+    return {name: one.grad for name, one in task.model.named_parameters()}
+
+
+def test_groups_without_depth_train_the_camera_head_alone(tmp_path: Path) -> None:
+    """Every parameter has a gradient, which is what DDP waits for; those of the other heads are 0, none is NaN."""
+    task = task_of(tmp_path, **EVERYTHING)
+    found = gradients_of(task, without_depth(frame_batch(2), slice(None)), 1)
+    assert [name for name, one in found.items() if one is None] == []
+    assert [name for name, one in found.items() if not torch.isfinite(one).all()] == []
+    reached = {name.partition(".")[0] for name, one in found.items() if (one != 0).any()}
+    assert reached == {"aggregator", "camera_head"}
+
+
+def test_a_mixed_batch_equals_its_groups(tmp_path: Path) -> None:
+    """Also in parts of which one has no depth at all; the heads of depth hear of the other groups alone."""
+    task = task_of(tmp_path, **EVERYTHING)
+    batch = without_depth(frame_batch(4), slice(0, 2))
+    whole, parts = gradients_of(task, batch, 1), gradients_of(task, batch, 2)
+    known = gradients_of(task, batch[2:], 1)
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, atol=2e-6, rtol=1e-4, msg=name)
+        if name.startswith(("depth_head", "point_head", "track_head")):
+            torch.testing.assert_close(expected, known[name] / 2, atol=2e-6, rtol=1e-4, msg=name)
+
+
+def test_a_network_with_a_match_stem_survives_groups_without_depth(tmp_path: Path) -> None:
+    task = task_of(tmp_path, vggt_config="models/vggt/configs/nano.json", checkpointing=False)
+    found = gradients_of(task, without_depth(frame_batch(1), slice(None)), 1)
+    assert all(one is not None and torch.isfinite(one).all() for one in found.values())
+
+
+def test_cameras_alone_need_no_other_head(tmp_path: Path) -> None:
+    options = tiny_options(tmp_path, tmp_path, depth_weight=0.0)
+    assert not options.needs_depth
+    assert tiny_options(tmp_path, tmp_path).needs_depth
+    task = build_vggt_task(options).train()
+    found = gradients_of(task, without_depth(frame_batch(2), slice(None)), 1)
+    assert {name.partition(".")[0] for name in found} == {"aggregator", "camera_head"}
+    assert task.monitor == ("val/auc30", "max")
+
+
+def test_the_number_of_tracks_is_an_option(tmp_path: Path) -> None:
+    _, tracks = task_of(tmp_path, num_tracks=7, **EVERYTHING)._run(frame_batch(1))
+    assert tracks.queries.shape == (1, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"expand_ratio": (2.0,), "frame_sampling": ("uniform",)}, "--frame_sampling and --expand_ratio"),
+        ({"expand_ratio": (0.5,)}, "--expand_ratio: expected 1 or more"),
+        ({"expand_ratio": (2.0, 3.0)}, "--expand_ratio: expected one value, or one for each of 1"),
+        ({"expand_ratio": (), "frame_sampling": ("far",)}, "--frame_sampling: expected uniform"),
+        ({"annotation_dir": ("a", "b")}, "--annotation_dir: expected one folder"),
+        ({"blur": True, "augment": False}, "--blur and --no-augment"),
+        ({"turn_portraits": True, "augment_geometry": False}, "--turn_portraits and --no-augment_geometry"),
+        ({"num_tracks": 5}, "--num_tracks 5: expected --track_weight above 0"),
+        ({"eval_protocol": "random"}, "--eval_protocol: expected one of neighbours, co3d-random10"),
+        ({"eval_protocol": "co3d-random10", "eval_views": 3}, "--eval_views 3: --eval_protocol co3d-random10 takes 10"),
+    ],
+)
+def test_options_that_contradict_or_do_nothing_are_refused(changes: dict, named: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^{named}"):
+        tiny_options(tmp_path, tmp_path, **changes)
+
+
+def test_sampling_per_data_set_or_for_all(tmp_path: Path) -> None:
+    two = {"dataset_name": ("dtu", "co3d"), "datadir": ("a", "b")}
+    given = tiny_options(tmp_path, tmp_path, **two, expand_ratio=(), frame_sampling=("nearby:2", "uniform"))
+    assert given.sampling == (FrameSampling(2.0), UNIFORM)
+    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0,)).sampling == (FrameSampling(3.0),) * 2
+    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0, 4.0)).sampling[1] == FrameSampling(4.0)
+    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=()).sampling == ()
+
+
+@pytest.mark.parametrize("name", ["co3d", "co3d_vkitti"])
+def test_the_guides_default_experiment(name: str) -> None:
+    options = parse_options(VGGTOptions, "", ["--config", f"configs/vggt/{name}.txt"])
+    assert options.dataset_name == (("co3d",) if name == "co3d" else ("co3d", "vkitti"))
+    assert (options.max_steps, options.val_every, options.num_val) == (20 * 800, 5 * 800, 400)
+    assert (options.view_range, options.max_img_per_gpu, options.aspect_range) == ((2, 24), 48, (0.33, 1.0))
+    assert (options.lrate, options.weight_decay, options.accumulate, options.seed) == (5e-5, 0.05, 2, 42)
+    assert options.trained_heads == ("camera", "depth")
+    assert (options.sampling, options.blur, options.turn_portraits, options.num_tracks) == ((), False, False, 1024)
+
+
+@pytest.mark.parametrize("name", ["vggt_nano", "vggt_nano_start"])
+def test_the_shipped_models_were_trained_with_blur(name: str) -> None:
+    assert parse_options(VGGTOptions, "", ["--config", f"configs/{name}.txt"]).blur
 
 
 def test_patterns_match_whole_names() -> None:

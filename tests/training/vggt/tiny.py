@@ -57,7 +57,7 @@ def tiny_options(datadir: Path, base: Path, **changes: Any) -> VGGTOptions:
         "max_img_per_gpu": 6,
         "eval_views": 3,
         "len_train": (1000,),
-        "expand_ratio": 3.0,
+        "expand_ratio": (3.0,),
         "lrate": 1e-3,
         "max_steps": 2,
         "val_every": 100,

@@ -114,3 +114,23 @@ def test_mean_distance_by_hand() -> None:
 def test_views_without_depth_are_refused() -> None:
     with pytest.raises(InputError, match="depth"):
         ground_truth(dataclasses.replace(grouped_views(), depth=None))
+
+
+def test_without_depth_the_unit_is_the_mean_distance_of_the_cameras() -> None:
+    """Of that group only; whatever the world's frame and unit."""
+    views = grouped_views()
+    depth = views.depth.clone()
+    depth[1] = 0
+    views = dataclasses.replace(views, depth=depth)
+    truth = ground_truth(views)
+    centers = views.cameras.c2w[1, :, :3, 3]
+    expected = (centers[1:] - centers[0]).norm(dim=-1).mean()
+    assert truth.scale[1].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert truth.pose_enc[1, 1:, :3].norm(dim=-1).mean().item() == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(truth.pose_enc[0], ground_truth(grouped_views()).pose_enc[0])
+    assert not truth.mask[1].any()
+    moved = ground_truth(transformed(views, 7.0, rigid_motion(3)))
+    torch.testing.assert_close(moved.pose_enc, truth.pose_enc, atol=1e-4, rtol=1e-4)
+    assert all(torch.isfinite(getattr(truth, name)).all() for name in ("pose_enc", "depth", "points"))
+    alone = views[:, :1]
+    assert torch.isfinite(ground_truth(alone).pose_enc).all()

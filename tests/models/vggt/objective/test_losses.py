@@ -12,7 +12,7 @@ from torch import Tensor
 from geometry.errors import InputError
 from models.vggt.objective.dense_losses import DenseOptions, depth_loss, point_loss, quantile_filter
 from models.vggt.objective.ground_truth import GroundTruth
-from models.vggt.objective.losses import CameraNorm, LossWeights, camera_loss, vggt_objective
+from models.vggt.objective.losses import UNIT_RANGE, CameraNorm, LossWeights, camera_loss, vggt_objective
 from models.vggt.objective.surface_terms import SurfaceTerm
 from models.vggt.objective.track_loss import track_loss
 from models.vggt.objective.track_targets import TrackTargets
@@ -108,6 +108,42 @@ def test_cameras_whose_first_view_is_nearly_empty_do_not_count(arrays: dict[str,
     loss.camera.backward()
     assert loss.camera.item() == 0.0
     assert (encodings.grad == 0).all()
+
+
+def test_cameras_of_a_sample_without_depth_count_up_to_scale() -> None:
+    """True translations twice as long as predicted cost nothing; another direction and the other parts do."""
+    true = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 2, 0]]])
+    rest = torch.tensor([0, 0, 0, 1.0, 0.8, 0.9]).expand(1, 3, 6)
+    truth = torch.cat([true, rest], dim=-1)
+    nothing = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
+    for factor in (0.1, 1.0, 4.0):
+        predicted = torch.cat([factor * true, rest], dim=-1)[None].repeat(4, 1, 1, 1).requires_grad_()
+        loss = camera_loss(predicted, truth, nothing)
+        assert loss.camera.item() == pytest.approx(0, abs=1e-6)
+    other = torch.cat([true.roll(1, dims=-1), rest + 0.1], dim=-1)[None].repeat(4, 1, 1, 1).requires_grad_()
+    loss = camera_loss(other, truth, nothing)
+    # <t_predicted, t_true> is 0, so the true ones count at the least unit: 3 (1 + 0.05) / 9 per iteration
+    stages = (1 + 0.6 + 0.36 + 0.216) / 4
+    assert loss.T.item() == pytest.approx(stages * 3 * (1 + UNIT_RANGE[0]) / 9, rel=1e-5)
+    assert loss.R.item() == pytest.approx(stages * 0.1, rel=1e-5)
+    loss.camera.backward()
+    assert (other.grad[..., 1:, :] != 0).any(-1).all()
+    still = torch.cat([torch.zeros_like(true), rest], dim=-1)[None].repeat(4, 1, 1, 1).requires_grad_()
+    loss = camera_loss(still, truth, nothing)
+    loss.camera.backward()
+    assert loss.T.item() > 0  # predicting no translation is not a way out
+    assert still.grad[-1, 0, 1, 0] < 0 > still.grad[-1, 0, 2, 1]
+
+
+def test_samples_with_depth_are_not_altered_by_one_without(arrays: dict[str, Tensor]) -> None:
+    encodings = arrays["pred_pose_enc_0"][None]
+    truth, mask = arrays["gt_pose_encoding"], arrays["point_masks"]
+    alone = camera_loss(encodings, truth, mask)
+    both = camera_loss(
+        torch.cat([encodings, encodings], dim=1), torch.cat([truth, truth]), torch.cat([mask, mask & False])
+    )
+    without = camera_loss(encodings, truth, mask & False)
+    torch.testing.assert_close(2 * both.camera, alone.camera + without.camera)
 
 
 def test_next_to_no_valid_pixel_gives_zeros_on_the_graph(arrays: dict[str, Tensor]) -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.co3d_index --frames 100000
 
-Writes a made-up category of sequences of 200 frames into a temporary folder (every image, depth map and mask is a link
-to one small file) and reads it as `train_vggt.py` does, with a cache folder of its own.
+Writes a made-up category of sequences of 200 frames into a temporary folder (the images, depth maps and masks of a
+sequence are links to one small file each) and reads it as `train_vggt.py` does, with a cache folder of its own.
 """
 
 import argparse
@@ -60,18 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_category(root: Path, num_frames: int) -> int:
     """A category `made_up` of whole sequences; how many frames it has."""
-    image, depth, mask = root / "image.jpg", root / "depth.png", root / "mask.png"
-    write_image(image, np.zeros((_SIDE, _SIDE, 3), np.uint8))
-    write_uint16(depth, np.full((_SIDE, _SIDE), 3.0, np.float16).view(np.uint16))
-    write_image(mask, np.full((_SIDE, _SIDE), 255, np.uint8))
     num_sequences = max(1, num_frames // FRAMES_PER_SEQUENCE)
     cameras = [_camera(view) for view in range(FRAMES_PER_SEQUENCE)]
     intrinsics = [[40.0, 0.0, 15.5], [0.0, 40.0, 15.5], [0.0, 0.0, 1.0]]
     content = {}
     for number in range(num_sequences):
         sequence = f"made_up/{number:05d}"
+        image, depth, mask = (root / sequence / name for name in ("image.jpg", "depth.png", "mask.png"))
+        write_image(image, np.zeros((_SIDE, _SIDE, 3), np.uint8))
+        write_uint16(depth, np.full((_SIDE, _SIDE), 3.0, np.float16).view(np.uint16))
+        write_image(mask, np.full((_SIDE, _SIDE), 255, np.uint8))
         for kind in ("images", "depths", "depth_masks"):
-            (root / sequence / kind).mkdir(parents=True)
+            (root / sequence / kind).mkdir()
         content[f"{number:05d}"] = []
         for view, extrinsics in enumerate(cameras):
             name = f"frame{view:06d}"

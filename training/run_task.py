@@ -6,7 +6,6 @@ Checkpoints that say what they are, exact resume, clipping, steps that numbers t
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -53,8 +52,6 @@ class RunTask(pl.LightningModule, ABC):
     """Name on the progress bar and, of a run that several tasks make, in its log and of its pictures."""
     may_change_on_resume: frozenset[str] = frozenset()
     """Options of the task that do not alter what it learns; those of every run come on top."""
-    before_options: Mapping[str, Any] = MappingProxyType({})
-    """What runs did that are older than an option, where that is not the option's default."""
     model: nn.Module
 
     def __init__(self, options: RunOptions) -> None:
@@ -66,6 +63,11 @@ class RunTask(pl.LightningModule, ABC):
         """Steps of the run that were none: `--skip_non_finite`, and overflows that a loss scaler looks for."""
         self.is_step_skipped = False
         self._losses: list[tuple[Tensor, Callable[[], str]]] = []
+
+    @property
+    def before_options(self) -> Mapping[str, Any]:
+        """What runs did that are older than an option, where that is not the option's default."""
+        return {}
 
     @abstractmethod
     def record(self) -> CheckpointRecord:

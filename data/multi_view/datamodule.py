@@ -59,7 +59,7 @@ class MultiViewSpec:
     annotation_dirs: tuple[str, ...] = ()
     """Of each data set: the folder of its annotations, `-` or "": in the root. None: all in their roots."""
     sampling: tuple[FrameSampling, ...] = ()
-    """Of each data set; none: `default_sampling`."""
+    """Of each data set; none given: `sampling_of` nothing."""
     protocol: str = NEIGHBORS
     """How the groups to validate or evaluate with are chosen (data/multi_view/protocols.py)."""
     needs_depth: bool = True
@@ -189,6 +189,7 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
     zoom = ZoomRange.training(turns_portraits=spec.turns_portraits)
     zoom = zoom if spec.is_geometry_augmented else ZoomRange.none()
     protocol, has_depth = PROTOCOLS[spec.protocol], []
+    sampling = spec.sampling or sampling_of(spec.dataset_names)
     for number, (name, datadir) in enumerate(zip(spec.dataset_names, spec.datadirs, strict=True)):
         if name == PROCEDURAL:
             train_sources.append(
@@ -201,8 +202,7 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
         has_depth.append(any(scene.read_depth for scene in train))
         if not has_depth[-1]:
             _log.warning("%s %s: no depth maps, its groups train the cameras only", name, datadir)
-        sampling = _entry(spec.sampling, number, default_sampling(name))
-        train_sources.append(SceneFrames(name, train, sampling=sampling, zoom=zoom))
+        train_sources.append(SceneFrames(name, train, sampling=sampling[number], zoom=zoom))
         groups = protocol.groups(val, spec.val_views, spec.num_val, {scene.scan for scene in train})
         val_sources.append(FixedGroups(name, groups, survives=True))
     require(
@@ -213,9 +213,20 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
     return FrameDataModule(spec, train_sources, val_sources)
 
 
-def default_sampling(dataset_name: str) -> FrameSampling:
-    """How frames are drawn where nothing is said: as upstream in Co3D and Virtual KITTI, elsewhere near the first."""
-    return UNIFORM if dataset_name == "co3d" else FrameSampling(DEFAULT_RATIO)
+def sampling_of(
+    dataset_names: Sequence[str], texts: Sequence[str] = (), ratios: Sequence[float] = ()
+) -> tuple[FrameSampling, ...]:
+    """How frames of each data set are drawn, from `--frame_sampling`, else from `--expand_ratio` (one value: for all).
+
+    Where nothing is said: as upstream in Co3D (`uniform`) and Virtual KITTI (`nearby:8`), elsewhere like the latter.
+
+    Raises:
+        InputError: naming --frame_sampling.
+    """
+    given = [FrameSampling.parse(text) for text in texts] or [FrameSampling(ratio) for ratio in ratios]
+    if not given:
+        return tuple(UNIFORM if name == "co3d" else FrameSampling(DEFAULT_RATIO) for name in dataset_names)
+    return tuple(given * len(dataset_names) if len(given) == 1 else given)
 
 
 def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:

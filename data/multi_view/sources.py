@@ -57,6 +57,9 @@ class FrameSampling:
         )
         return cls(ratio)
 
+    def __str__(self) -> str:
+        return "uniform" if self.ratio is None else f"nearby:{self.ratio:g}"
+
 
 UNIFORM = FrameSampling(None)
 

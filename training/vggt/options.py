@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from data.multi_view.datamodule import PROCEDURAL
+from data.multi_view.datamodule import PROCEDURAL, sampling_of
 from data.multi_view.protocols import NEIGHBORS, PROTOCOLS
 from data.multi_view.sources import FrameSampling
 from data.readers.registry import READERS
@@ -244,11 +244,13 @@ class VGGTOptions(RunOptions):
 
     @property
     def sampling(self) -> tuple[FrameSampling, ...]:
-        """How frames of each data set are drawn; empty: as each one's default says."""
-        given = [FrameSampling.parse(text) for text in self.frame_sampling] or [
-            FrameSampling(ratio) for ratio in self.expand_ratio
-        ]
-        return tuple(given * len(self.dataset_name) if len(given) == 1 else given)
+        """How frames of each data set are drawn."""
+        return sampling_of(self.dataset_name, self.frame_sampling, self.expand_ratio)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether some images are on disk."""
+        return any(name != PROCEDURAL for name in self.dataset_name)
 
     @property
     def group_views(self) -> int:

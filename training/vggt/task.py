@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from geometry import FrameBatch
+from data.multi_view.datamodule import PROCEDURAL, sampling_of
+from geometry import FrameBatch, require
 from models.vggt import VGGT, VGGTOutput, WeightIdentity
 from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.objective.losses import LossWeights, vggt_objective
@@ -54,10 +54,10 @@ class VGGTTask(RunTask):
     may_change_on_resume = frozenset(
         {
             *("vggt_config", "accumulate", "checkpointing", "export", "export_dtype"),
+            *("frame_sampling", "expand_ratio"),  # compared by what they say together
             *("eval_only", "eval_ckpt", "eval_views", "eval_protocol", "annotation_dir", "max_groups", "out"),
         }
     )
-    before_options = MappingProxyType({"blur": True, "turn_portraits": True, "num_tracks": 512})
 
     def __init__(self, options: VGGTOptions, model: VGGT, start: WeightIdentity) -> None:
         """`model` has the heads that are trained; `start` says where its weights come from."""
@@ -82,6 +82,34 @@ class VGGTTask(RunTask):
             match=options.match_weight,
         )
         self.scores = MeanScores(_VALIDATED)
+
+    @property
+    def before_options(self) -> dict[str, Any]:
+        """Runs were blurred, turned portraits and took 512 tracks, as far as they had colors, images or tracks to."""
+        options = self.options
+        return {
+            "blur": options.augment,
+            "turn_portraits": options.augment_geometry and options.reads_images,
+            "num_tracks": 512 if options.track_weight else options.num_tracks,
+        }
+
+    def require_same_run(self, theirs: VGGTTrainingRecord) -> None:
+        """See `RunTask`; besides, frames have to be drawn as before.
+
+        Raises:
+            InputError: naming the option that differs.
+        """
+        super().require_same_run(theirs)
+        options, ratio = theirs.options, theirs.options.get("expand_ratio", ())
+        ratios = tuple(ratio) if isinstance(ratio, list | tuple) else (ratio,)  # it took a single value
+        before = sampling_of(self.options.dataset_name, tuple(options.get("frame_sampling", ())), ratios)
+        mine = sampling_of(self.options.dataset_name, self.options.frame_sampling, self.options.expand_ratio)
+        for name, one, other in zip(self.options.dataset_name, before, mine, strict=True):
+            require(
+                one == other or name == PROCEDURAL,
+                f"--frame_sampling: the run to resume drew frames of {name} {one}, got {other}; "
+                f"--init_from starts a new run from its weights",
+            )
 
     @property
     def monitor(self) -> tuple[str, str]:

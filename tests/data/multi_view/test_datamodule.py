@@ -11,7 +11,7 @@ from data.multi_view.datamodule import (
     MultiViewSpec,
     build_evaluation_data,
     build_frame_data,
-    default_sampling,
+    sampling_of,
 )
 from data.multi_view.protocols import PROTOCOLS
 from data.multi_view.sampler import BatchShape
@@ -176,7 +176,7 @@ def test_sampling_of_each_data_set(small_dtu: Path) -> None:
     both = build(("dtu", small_dtu), ("dtu", small_dtu), sampling=(UNIFORM, FrameSampling(3.0)))
     assert [source.sampling for source in both.train_sources] == [UNIFORM, FrameSampling(3.0)]
     assert build(("dtu", small_dtu), sampling=()).train_sources[0].sampling == FrameSampling(8.0)
-    assert [default_sampling(name) for name in ("co3d", "vkitti")] == [UNIFORM, FrameSampling(8.0)]
+    assert sampling_of(("co3d", "vkitti")) == (UNIFORM, FrameSampling(8.0))
 
 
 def test_ten_random_frames_of_every_sequence(small_dtu: Path) -> None:

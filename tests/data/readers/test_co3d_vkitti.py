@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import CACHE_VARIABLE, cache_folder
+from data.cache import CACHE_VARIABLE
 from data.check.__main__ import main as check
 from data.image_io import read_uint16, write_image, write_uint16
 from data.multi_view.sources import GroupKey, SceneFrames, evaluation_groups
@@ -449,20 +449,3 @@ def test_another_or_a_broken_file_is_read_anew(tmp_path: Path, cache: Path) -> N
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         write_image(root / f"toy/a/depth_masks/frame{view:06d}.png", mask)
     assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/b"]
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    write_sequence(tmp_path / "root", "a", 24)
-    co3d_index.forget()
-    assert len(read_co3d(tmp_path / "root", split="all")) == 1
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(CACHE_VARIABLE)
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "vggt_nerf"
-    monkeypatch.setenv(CACHE_VARIABLE, "off")
-    assert cache_folder() is None

@@ -95,14 +95,18 @@ def test_resume_after_a_crash_is_exact(
 
 
 def test_a_run_older_than_an_option_goes_on_as_it_was(unbroken: VGGTOptions) -> None:
-    """Blur was always on, so that going on without it would be another run."""
-    last = str(unbroken.run_dir / "checkpoints" / "last.ckpt")
-    checkpoint = read_checkpoint(Path(last), VGGT_TRAINING)
-    older = {name: value for name, value in checkpoint.record.options.items() if name != "blur"}
-    checkpoint = replace(checkpoint, record=replace(checkpoint.record, options=older))
+    """Blur was always on and portraits were turned, so that going on without would be another run."""
+    checkpoint = read_checkpoint(unbroken.run_dir / "checkpoints" / "last.ckpt", VGGT_TRAINING)
+    newer = ("blur", "turn_portraits", "num_tracks", "frame_sampling")
+    older = {name: value for name, value in checkpoint.record.options.items() if name not in newer}
+    checkpoint = replace(checkpoint, record=replace(checkpoint.record, options=older | {"expand_ratio": 3.0}))
+    resume = lambda **changes: build_vggt_task(replace(unbroken, ckpt="", **changes)).resume(checkpoint)  # noqa: E731
     with pytest.raises(InputError, match=r"^--blur: the run to resume was started with True, got False"):
-        build_vggt_task(replace(unbroken, ckpt=last)).resume(checkpoint)
-    build_vggt_task(replace(unbroken, ckpt="", blur=True)).resume(checkpoint)
+        resume()
+    with pytest.raises(InputError, match=r"^--frame_sampling: the run to resume drew frames of dtu nearby:3, got unif"):
+        resume(blur=True, turn_portraits=True, expand_ratio=(), frame_sampling=("uniform",))
+    resume(blur=True, turn_portraits=True)
+    resume(blur=True, turn_portraits=True, expand_ratio=(), frame_sampling=("nearby:3",))
 
 
 def test_resuming_with_other_options_stops_by_name(unbroken: VGGTOptions) -> None:

@@ -263,7 +263,7 @@ def test_sampling_per_data_set_or_for_all(tmp_path: Path) -> None:
     assert given.sampling == (FrameSampling(2.0), UNIFORM)
     assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0,)).sampling == (FrameSampling(3.0),) * 2
     assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0, 4.0)).sampling[1] == FrameSampling(4.0)
-    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=()).sampling == ()
+    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=()).sampling == (FrameSampling(8.0), UNIFORM)
 
 
 @pytest.mark.parametrize("name", ["co3d", "co3d_vkitti"])
@@ -274,7 +274,8 @@ def test_the_guides_default_experiment(name: str) -> None:
     assert (options.view_range, options.max_img_per_gpu, options.aspect_range) == ((2, 24), 48, (0.33, 1.0))
     assert (options.lrate, options.weight_decay, options.accumulate, options.seed) == (5e-5, 0.05, 2, 42)
     assert options.trained_heads == ("camera", "depth")
-    assert (options.sampling, options.blur, options.turn_portraits, options.num_tracks) == ((), False, False, 1024)
+    assert options.sampling == (UNIFORM, FrameSampling(8.0))[: len(options.dataset_name)]
+    assert (options.blur, options.turn_portraits, options.num_tracks) == (False, False, 1024)
 
 
 @pytest.mark.parametrize("name", ["vggt_nano", "vggt_nano_start"])

@@ -258,12 +258,12 @@ def test_options_that_contradict_or_do_nothing_are_refused(changes: dict, named:
 
 
 def test_sampling_per_data_set_or_for_all(tmp_path: Path) -> None:
-    two = {"dataset_name": ("dtu", "co3d"), "datadir": ("a", "b")}
-    given = tiny_options(tmp_path, tmp_path, **two, expand_ratio=(), frame_sampling=("nearby:2", "uniform"))
-    assert given.sampling == (FrameSampling(2.0), UNIFORM)
-    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0,)).sampling == (FrameSampling(3.0),) * 2
-    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=(3.0, 4.0)).sampling[1] == FrameSampling(4.0)
-    assert tiny_options(tmp_path, tmp_path, **two, expand_ratio=()).sampling == (FrameSampling(8.0), UNIFORM)
+    one = tiny_options(tmp_path, tmp_path, expand_ratio=())
+    two = replace(one, dataset_name=("dtu", "co3d"), datadir=("a", "b"))
+    assert two.sampling == (FrameSampling(8.0), UNIFORM)
+    assert replace(two, frame_sampling=("nearby:2", "uniform")).sampling == (FrameSampling(2.0), UNIFORM)
+    assert replace(two, expand_ratio=(3.0,)).sampling == (FrameSampling(3.0),) * 2
+    assert replace(two, expand_ratio=(3.0, 4.0)).sampling == (FrameSampling(3.0), FrameSampling(4.0))
 
 
 @pytest.mark.parametrize("name", ["co3d", "co3d_vkitti"])

@@ -93,4 +93,4 @@ def test_histogram_auc_is_the_mean_of_the_recalls_at_whole_degrees(threshold: in
     errors = 60 * torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     counts, _ = np.histogram(errors.numpy(), bins=np.arange(threshold + 1))
     assert histogram_auc(errors, threshold) == pytest.approx(np.cumsum(counts / 1000).mean(), abs=1e-9)
-    assert 0 < histogram_auc(errors, threshold) - pose_auc(errors, threshold) < 1 / threshold
+    assert 0 < histogram_auc(errors, threshold) - pose_auc(errors, float(threshold)) < 1 / threshold

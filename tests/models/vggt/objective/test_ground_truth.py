@@ -101,7 +101,11 @@ def test_a_group_without_depth_is_finite() -> None:
     views = grouped_views()
     truth = ground_truth(dataclasses.replace(views, depth=torch.zeros_like(views.depth)))
     assert truth.pose_enc.isfinite().all()
-    assert truth.scale.tolist() == pytest.approx([1e-6] * 2)
+    assert (truth.scale > 0.1).all()  # of the cameras; the points have none
+    still = dataclasses.replace(views.cameras, w2c=views.cameras.w2c[:, :1].expand(-1, 3, -1, -1))
+    still = ground_truth(dataclasses.replace(views, cameras=still, depth=torch.zeros_like(views.depth)))
+    assert still.scale.tolist() == pytest.approx([1e-6] * 2)
+    assert still.pose_enc.isfinite().all()
     assert not truth.mask.any()
 
 

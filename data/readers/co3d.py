@@ -148,7 +148,7 @@ def read_co3d(
     wanted = _SUFFIXES["all" if scans is not None else split]
     kinds = [suffix for suffix in wanted if files[suffix]] or [suffix for suffix in files if files[suffix]]
     categories = None if scans is None else {scan.partition("/")[0] for scan in scans}
-    problems = Problems("co3d", datadir, report)
+    problems = Problems("co3d", datadir, report, annotation_dir=annotation_dir)
     sequences: dict[str, tuple[Path, AnnotatedSequence]] = {}
     for suffix in kinds:
         for category, path in files[suffix].items():

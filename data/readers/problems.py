@@ -14,8 +14,12 @@ _log = logging.getLogger(__name__)
 class Problems:
     """What a reader meets in one data set."""
 
-    def __init__(self, dataset: str, datadir: Path, report: Report | None) -> None:
+    def __init__(
+        self, dataset: str, datadir: Path, report: Report | None, *, annotation_dir: Path | None = None
+    ) -> None:
         """`report`: gets every problem, and then nothing is logged here."""
+        self.arguments = f"--dataset_name {dataset} --datadir {datadir}"
+        self.arguments += "" if annotation_dir is None else f" --annotation_dir {annotation_dir}"
         self.dataset = dataset
         self.datadir = datadir
         self.report = report
@@ -51,7 +55,7 @@ class Problems:
         line = f"{self.dataset} {self.datadir}: {used} used; left out: {left_out}"
         if self.examples:
             line += f"; for example {'; '.join(str(error) for error in self.examples.values())}"
-            line += f" (python -m data.check --dataset_name {self.dataset} --datadir {self.datadir} lists all)"
+            line += f" (python -m data.check {self.arguments} lists all)"
         _say_once(line)
 
 

@@ -67,7 +67,8 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
         write_json(partial, metrics)
     lines = [f"protocol {options.eval_protocol}", scores_table(scores, _columns(options))]
     if "category_mean" in metrics:
-        lines.append(", ".join(f"{name} {value}" for name, value in _rounded(metrics["category_mean"]).items()))
+        means = (f"{name} {'-' if one is None else f'{one:.3f}'}" for name, one in metrics["category_mean"].items())
+        lines.append(f"mean over categories: {', '.join(means)}")
     if metrics["baselines"]["mean_depth_absrel"] is None:
         lines.append(NO_DEPTH)
     sys.stdout.write("\n".join(lines) + f"\nwritten to {out}, pictures beside it\n")
@@ -185,10 +186,6 @@ def protocol_metrics(
 
 def _columns(options: VGGTOptions) -> tuple[tuple[str, str], ...]:
     return (*_COLUMNS, *(_HISTOGRAM_COLUMNS if PROTOCOLS[options.eval_protocol].has_histogram else ()))
-
-
-def _rounded(values: dict[str, float | None]) -> dict[str, str]:
-    return {f"mean over categories of {name}": "-" if one is None else f"{one:.3f}" for name, one in values.items()}
 
 
 def scores_table(scores: dict[str, MeanScores], columns: Sequence[tuple[str, str]] = _COLUMNS) -> str:

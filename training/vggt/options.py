@@ -55,10 +55,10 @@ class VGGTOptions(RunOptions):
         (),
         "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), or "
         "nearby:R (from R times as many neighbors of the first one); none given: uniform for co3d, else nearby:8",
-        nargs="+",
+        nargs="*",
     )
     expand_ratio: tuple[float, ...] = option(
-        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"
+        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="*"
     )
     augment: bool = option(True, "jitter colors of training images")
     blur: bool = option(False, "blur one training image in twenty as well")

@@ -3,6 +3,7 @@
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,15 +36,25 @@ def shortened(entries: Sequence[str]) -> str:
     return "; ".join(entries[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
+class LeftOut(InputError):
+    """A problem of which a large data set may have thousands, so that they are counted by kind."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        """`kind`: what is left out, in the plural ("frames without image")."""
+        super().__init__(message)
+        self.kind = kind
+
+
 class Problems:
     """Problems of a data set, each once: scans share camera files, and splits are read one after the other."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, None] = {}
+        self._lines: dict[str, str | None] = {}
+        """With the kind of those that have one."""
 
     def add(self, problem: InputError) -> None:
         """Record a problem."""
-        self._lines[str(problem)] = None
+        self._lines[str(problem)] = problem.kind if isinstance(problem, LeftOut) else None
 
     def extend(self, other: "Problems") -> None:
         """Record all problems of another collection."""
@@ -55,11 +66,17 @@ class Problems:
         return tuple(self._lines)
 
     def announce(self, where: str) -> None:
-        """Count and list them; nothing is written where there are none."""
-        if self._lines:
-            count = f"{len(self._lines)} problem{'s' if len(self._lines) > 1 else ''}"
-            why = "the files, views or scans concerned are left out; python -m data.check lists all"
-            announce(f"{where}: {count} ({why}): {shortened(self.lines)}")
+        """Count and list them, one of each kind; nothing is written where there are none."""
+        if not self._lines:
+            return
+        count = f"{len(self._lines)} problem{'s' if len(self._lines) > 1 else ''}"
+        why = "the files, views or scans concerned are left out; python -m data.check lists all"
+        kinds = Counter(kind for kind in self._lines.values() if kind is not None)
+        counted = [", ".join(f"{number} {kind}" for kind, number in kinds.items())] if kinds else []
+        first_of_kind = {kind: line for line, kind in reversed(self._lines.items()) if kind is not None}
+        named = [first_of_kind[kind] for kind in kinds]
+        named += [shortened([line for line, kind in self._lines.items() if kind is None])]
+        announce(f"{where}: {count} ({why}): {'; '.join(filter(None, [*counted, *named]))}")
 
 
 class UnreadableFiles:

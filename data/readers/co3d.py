@@ -16,12 +16,11 @@ A frame without a depth map stays, its depth is unknown. Where no sequence has a
 """
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,9 @@ from torch import Tensor
 from data.cache import cached
 from data.image_io import first_image_size, read_image, read_uint16
 from data.lazy import LazyMapping
+from data.problems import LeftOut, Report, announce, raise_problem
 from data.readers.co3d_index import MIN_FRAMES, AnnotatedSequence, cache_name, read_annotation
-from data.readers.problems import Problems
-from data.readers.splits import Report, Split, choose_scans, scans_below, split_views
+from data.readers.splits import Split, choose_scans, scans_below, split_views
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import most_similar
 from geometry import InputError, look_at_point
@@ -51,8 +50,6 @@ _NEAR_FACTOR, _FAR_FACTOR = 0.5, 2.0
 _LISTING_THREADS = 16
 """Folders are listed and first depth maps read by so many threads: a network file system answers slowly."""
 _SUFFIXES = {"train": ("train",), "val": ("test",), "test": ("test",), "all": ("train", "test")}
-
-_log = logging.getLogger(__name__)
 
 Bounds = tuple[float, float]
 
@@ -132,44 +129,39 @@ def read_co3d(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    report: Report | None = None,
+    report: Report = raise_problem,
     annotation_dir: Path | None = None,
 ) -> list[PosedScene]:
     """One scene per sequence of at least 24 frames of which at least 12 are on disk.
 
-    Val and test are the `_test` annotations. What cannot be used is left out and logged in one line, or handed to
-    `report`, problem by problem. Files are opened when they are used, but for one depth map per sequence, which tells
-    the depth range and is remembered (data/cache.py).
+    Val and test are the `_test` annotations. What cannot be used is left out and handed to `report`. Files are opened
+    when they are used, but for one depth map per sequence, which tells the depth range and is remembered
+    (data/cache.py).
 
     Raises:
-        InputError: for no or broken annotations, an unknown scan, or when nothing is left.
+        InputError: for no or broken annotations, an unknown scan, and (unless `report` collects) for what is missing.
     """
     files = _annotation_files(datadir, annotation_dir)
     wanted = _SUFFIXES["all" if scans is not None else split]
     kinds = [suffix for suffix in wanted if files[suffix]] or [suffix for suffix in files if files[suffix]]
     categories = None if scans is None else {scan.partition("/")[0] for scan in scans}
-    problems = Problems("co3d", datadir, report, annotation_dir=annotation_dir)
     sequences: dict[str, tuple[Path, AnnotatedSequence]] = {}
     for suffix in kinds:
         for category, path in files[suffix].items():
             if categories is None or category in categories:
-                sequences |= _annotated(category, path, scans, problems)
+                sequences |= _annotated(category, path, scans, report)
     present = list(sequences)
     if scans is not None:
         named = scans_below(present, scans)
         if not set(named) <= set(present):
             present = list(find_co3d_scans(datadir, annotation_dir))
         chosen = choose_scans(datadir, present, split, named, {})
-    elif all(files.values()) and present:
+    elif all(files.values()) or not present:
         chosen = tuple(present)
     else:  # only one kind of annotation: divided by the rule
-        problems.require_some(len(present))
         chosen = choose_scans(datadir, present, split, None, {"train": (), "val": (), "test": ()})
     listed = {scan: sequences[scan] for scan in chosen if scan in sequences}
-    found = _with_bounds(_on_disk(datadir, listed, problems), listed, problems)
-    problems.require_some(len(found))
-    frames = (sum(len(one.rows) for one in found), sum(len(one.view_ids) for _, one in listed.values()))
-    problems.say(f"{len(found)} of {len(listed)} sequences and {frames[0]} of {frames[1]} frames")
+    found = _with_bounds(_on_disk(datadir, listed, report), listed, report)
     return [sequence.scene() for sequence in found]
 
 
@@ -247,7 +239,7 @@ def _annotation_files(datadir: Path, annotation_dir: Path | None) -> dict[str, d
 
 
 def _annotated(
-    category: str, path: Path, scans: tuple[str, ...] | None, problems: Problems
+    category: str, path: Path, scans: tuple[str, ...] | None, report: Report
 ) -> dict[str, tuple[Path, AnnotatedSequence]]:
     """Scan -> its annotation file and frames, of the scans that are asked for."""
     annotation = read_annotation(path)
@@ -255,22 +247,28 @@ def _annotated(
     reported = [(f"{category}/{name}", line) for name, line in annotation.problems]
     if scans is None:
         wanted = set(named) | {scan for scan, _ in reported}
-        problems.count(f"sequences of fewer than {MIN_FRAMES} frames", annotation.num_short)
+        _say_short(path, annotation.num_short, len(named) + annotation.num_short)
     else:
         wanted = set(scans_below([*named, *(scan for scan, _ in reported)], scans))
     for scan, line in reported:
         if scan in wanted:
             what = "frames with an impossible camera" if scan in named else "sequences whose frames cannot be read"
-            problems.add(what, InputError(line))
+            report(LeftOut(what, line))
     return {scan: one for scan, one in named.items() if scan in wanted and len(one[1].view_ids)}
 
 
-def _on_disk(root: Path, sequences: dict[str, tuple[Path, AnnotatedSequence]], problems: Problems) -> list[_Sequence]:
+@cache  # splits are read one after the other
+def _say_short(path: Path, number: int, total: int) -> None:
+    if number:
+        announce(f"{path}: left out {number} of {total} sequences, which have fewer than {MIN_FRAMES} frames")
+
+
+def _on_disk(root: Path, sequences: dict[str, tuple[Path, AnnotatedSequence]], report: Report) -> list[_Sequence]:
     """What of the sequences is there: every folder is listed once, no frame is asked for one by one."""
     with ThreadPoolExecutor(_LISTING_THREADS) as threads:
         listings = list(threads.map(lambda one: _listing(root, one[1]), sequences.values()))
     has_depth = any(depths for _, depths, _ in listings)
-    if not has_depth and problems.report is not None:  # the data doctor reads one sequence at a time
+    if not has_depth:  # perhaps only of these sequences: the data doctor reads one at a time
         has_depth = next(root.glob("*/*/depths/*"), None) is not None
     found = []
     for (scan, (_, annotated)), (images, depths, masks) in zip(sequences.items(), listings, strict=True):
@@ -279,18 +277,18 @@ def _on_disk(root: Path, sequences: dict[str, tuple[Path, AnnotatedSequence]], p
         known = [row for row in rows if _depth_file(files[row]) in depths and _mask_file(files[row]) in masks]
         if not images:
             folder = root / files[0].rpartition("/")[0]
-            problems.add("sequences without images", InputError(f"{folder}: expected a folder of images, got none"))
+            report(LeftOut("sequences without images", f"{folder}: expected a folder of images, got none"))
             continue
         for row in sorted({*range(len(files))} - {*rows}):
-            problems.add("frames without image", InputError(f"{root / files[row]}: expected an image, got none"))
+            report(LeftOut("frames without image", f"{root / files[row]}: expected an image, got none"))
         if len(rows) < MIN_IMAGES:
             line = f"{root / scan}: expected at least {MIN_IMAGES} images, got {len(rows)}"
-            problems.add(f"sequences of fewer than {MIN_IMAGES} images", InputError(line))
+            report(LeftOut(f"sequences of fewer than {MIN_IMAGES} images", line))
             continue
         for row in sorted({*rows} - {*known}) if has_depth else ():
             file = _depth_file(files[row])
             missing = _mask_file(files[row]) if file in depths else file
-            problems.add("depth maps", InputError(f"{root / missing}: expected an image file, got none"))
+            report(LeftOut("depth maps", f"{root / missing}: expected an image file, got none"))
         found.append(_Sequence(root, scan, annotated, tuple(rows), frozenset(known)))
     return found
 
@@ -314,7 +312,7 @@ def _files_in(root: Path, folders: Iterable[str]) -> set[str]:
 
 
 def _with_bounds(
-    sequences: Sequence[_Sequence], listed: dict[str, tuple[Path, AnnotatedSequence]], problems: Problems
+    sequences: Sequence[_Sequence], listed: dict[str, tuple[Path, AnnotatedSequence]], report: Report
 ) -> list[_Sequence]:
     """With the depth range of each, and without those that have no known depth while others have."""
     if not any(sequence.with_depth for sequence in sequences):
@@ -332,8 +330,8 @@ def _with_bounds(
                 f"{sequence.root / sequence.scan}: expected some known depth, got none in {len(sequence.rows)} frames "
                 f"(at least {100 - DEPTH_PERCENTILE} % of a map must be known)"
             )
-            problems.add("sequences without known depth", InputError(line))
-        if bounds[sequence.scan] is not None or problems.report is not None:  # the data doctor looks at all files
+            report(LeftOut("sequences without known depth", line))
+        else:
             found.append(replace(sequence, bounds=bounds[sequence.scan]))
     return found
 

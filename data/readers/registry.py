@@ -87,8 +87,10 @@ def read_scenes(
 def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) -> None:
     """Report folders below `datadir` that hold a part of a scan, but not what it is recognized by."""
     reader = READERS[dataset_name]
+    if not reader.parts:
+        return
     complete = set(reader.find(datadir).values())
-    if not reader.parts or datadir in complete:
+    if datadir in complete:
         return
     for folder in sorted(path for path in datadir.iterdir() if path.is_dir() and path not in complete):
         some = [name for part in reader.parts for name in sorted(path.name for path in folder.glob(part))]

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from data.image_io import first_image_size, read_uint16
 from data.lazy import LazyMapping
-from data.readers.problems import Problems
-from data.readers.splits import Report, Split, choose_scans, own_or_shipped_lists, scans_below, split_views
+from data.problems import LeftOut, Report, raise_problem
+from data.readers.splits import Split, choose_scans, own_or_shipped_lists, scans_below, split_views
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import most_similar
 from geometry import InputError, check_camera
@@ -99,14 +99,14 @@ def read_vkitti(
     *,
     split: Split,
     scans: tuple[str, ...] | None = None,
-    report: Report | None = None,
+    report: Report = raise_problem,
 ) -> list[PosedScene]:
     """One scene per camera folder.
 
-    What cannot be used is left out and logged in one line, or handed to `report`, problem by problem.
+    What cannot be used is left out and handed to `report`.
 
     Raises:
-        InputError: for an unknown scan, or when nothing is left.
+        InputError: for an unknown scan, and (unless `report` collects) for what is missing.
     """
     folders = find_vkitti_scans(datadir)
     if not folders:
@@ -118,10 +118,7 @@ def read_vkitti(
         chosen = scans_below(present, chosen_drives)
     else:
         chosen = choose_scans(datadir, present, split, scans_below(present, scans), {})
-    problems = Problems("vkitti", datadir, report)
-    drives = [drive for scan in chosen if (drive := _read_drive(scan, folders[scan], problems)) and drive.view_ids]
-    problems.require_some(len(drives))
-    problems.say(f"{len(drives)} of {len(chosen)} drives and {sum(len(drive.view_ids) for drive in drives)} frames")
+    drives = [drive for scan in chosen if (drive := _read_drive(scan, folders[scan], report)) and drive.view_ids]
     return [drive.scene() for drive in drives]
 
 
@@ -143,42 +140,42 @@ def read_vkitti_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
     return depth
 
 
-def _read_drive(scan: str, folder: Path, problems: Problems) -> _Drive | None:
+def _read_drive(scan: str, folder: Path, report: Report) -> _Drive | None:
     variant, camera = folder.parents[2], int(folder.name.removeprefix("Camera_"))
     images = {int(match[1]): path for path in folder.iterdir() if (match := _IMAGE_NAME.fullmatch(path.name))}
     if not images:
-        problems.add("drives without images", InputError(f"{folder}: expected images rgb_00000.jpg, got none"))
+        report(LeftOut("drives without images", f"{folder}: expected images rgb_00000.jpg, got none"))
         return None
     try:
         extrinsics = _read_table(variant / "extrinsic.txt", camera, 16)
         lenses = _read_table(variant / "intrinsic.txt", camera, 4)
     except InputError as error:
-        problems.add("drives without readable camera files", error)
+        report(LeftOut("drives without readable camera files", str(error)))
         return None
     rows = []
     for view in sorted({*images, *extrinsics}):
         try:
             rows.append((view, *_camera(view, images, extrinsics, lenses, folder, variant)))
         except InputError as error:
-            problems.add("frames without image or possible camera", error)
+            report(LeftOut("frames without image or possible camera", str(error)))
     views = tuple(view for view, _, _ in rows)
     return _Drive(
         scan=scan,
         view_ids=views,
         images=tuple(images[view] for view in views),
-        depths=_depth_files(folder.parents[1] / "depth" / folder.name, views, problems),
+        depths=_depth_files(folder.parents[1] / "depth" / folder.name, views, report),
         w2c=torch.stack([w2c for _, w2c, _ in rows]).float() if rows else torch.zeros(0, 4, 4),
         intrinsics=torch.stack([intrinsics for _, _, intrinsics in rows]).float() if rows else torch.zeros(0, 3, 3),
     )
 
 
-def _depth_files(folder: Path, views: Sequence[int], problems: Problems) -> tuple[Path | None, ...]:
+def _depth_files(folder: Path, views: Sequence[int], report: Report) -> tuple[Path | None, ...]:
     """Depth map of each view; None where there is none. Without the folder the drive has no depth at all."""
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     files = [folder / f"depth_{view:05d}.png" for view in views]
     for file in files if present else ():
         if file.name not in present:
-            problems.add("depth maps", InputError(f"{file}: expected an image file, got none"))
+            report(LeftOut("depth maps", f"{file}: expected an image file, got none"))
     return tuple(file if file.name in present else None for file in files)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.problems import Problems, UnreadableFiles, announce, shortened
+from data.problems import LeftOut, Problems, UnreadableFiles, announce, shortened
 from geometry import InputError
 
 
@@ -20,6 +20,14 @@ def test_problems_are_listed_once(capsys: pytest.CaptureFixture) -> None:
     line = capsys.readouterr().err
     assert line.startswith("dtu in d: 3 problems (")
     assert line.endswith("left out; python -m data.check lists all): a; b; c\n")
+
+
+def test_problems_of_a_kind_are_counted_with_one_example(capsys: pytest.CaptureFixture) -> None:
+    problems = Problems()
+    for problem in (LeftOut("frames", "a"), InputError("alone"), LeftOut("maps", "m"), LeftOut("frames", "b")):
+        problems.add(problem)
+    problems.announce("co3d in c")
+    assert capsys.readouterr().err.endswith("lists all): 2 frames, 1 maps; a; m; alone\n")
 
 
 def test_long_lists_are_shortened_to_a_count() -> None:

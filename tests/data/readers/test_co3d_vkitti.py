@@ -165,16 +165,16 @@ def test_co3d_depth_counts_where_the_mask_is_above_128(tmp_path: Path) -> None:
     assert scene.frames[3].depth_path.name == "frame000003.jpg.geometric.png"
 
 
-def test_co3d_leaves_out_short_sequences_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_co3d_leaves_out_short_sequences_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_sequence(tmp_path, "short", 23)
     write_sequence(tmp_path, "long", 24)
     write_sequence(tmp_path, "held_out", 24, "test")
     assert [scene.scan for scene in read_co3d(tmp_path, split="train")] == ["toy/long"]
-    counts = "1 of 1 sequences and 24 of 24 frames used; left out: 1 sequences of fewer than 24 frames"
-    assert caplog.messages == [f"co3d {tmp_path}: {counts}"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="val")] == ["toy/held_out"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="all")] == ["toy/long", "toy/held_out"]
     assert [scene.scan for scene in read_co3d(tmp_path, split="val", scans=("toy",))] == ["toy/long", "toy/held_out"]
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path}/toy_train.jgz: left out 1 of 2 sequences, which have fewer than 24 frames\n"
     assert set(find_co3d_scans(tmp_path)) == {"toy/long", "toy/held_out"}
     assert message_of(read_co3d, tmp_path, split="all", scans=("toy/short",)) == (
         f"{tmp_path}: expected scans that are there (toy/held_out, toy/long), got toy/short"
@@ -263,7 +263,7 @@ def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
 
 
 def test_an_incomplete_vkitti_is_survived_and_counted(
-    vkitti: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    vkitti: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(vkitti / "Scene01", tmp_path / "Scene01")
     variant = tmp_path / "Scene01" / "clone"
@@ -281,10 +281,10 @@ def test_an_incomplete_vkitti_is_survived_and_counted(
         f"{empty}: expected images rgb_00000.jpg, got none",
     ]
     assert [view for view in scene.frames if not scene.has_depth(view)] == [3]
-    assert caplog.messages == []
-    (scene,) = read_vkitti(tmp_path, split="all")
-    (line,) = caplog.messages
-    assert line.startswith(f"vkitti {tmp_path}: 1 of 2 drives and 4 frames used; left out: 1 depth maps, 1 drives with")
+    read_scenes("vkitti", str(tmp_path), split="all", scans=None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vkitti in {tmp_path}: 2 problems")
+    assert f": 1 depth maps, 1 drives without images; {depth}: expected an image file, got none; {empty}: " in line
     empty.rmdir()
     shutil.rmtree(variant / "frames/depth")
     (scene,) = read_vkitti(tmp_path, split="all")
@@ -319,7 +319,7 @@ def test_sixteen_bits_survive(tmp_path: Path) -> None:
         read_uint16(tmp_path / "none.png")
 
 
-def test_an_incomplete_co3d_is_survived_counted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_co3d_is_survived_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A missing folder, missing images, too few of them, and a sequence with less than 2 percent known depth."""
     root = tmp_path / "root"
     for name in ("gone", "few", "holes", "dark", "whole"):
@@ -333,19 +333,17 @@ def test_an_incomplete_co3d_is_survived_counted_and_said_once(tmp_path: Path, ca
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         mask[:1, :60] = 255  # 60 of 5120 pixels are 1.2 percent
         write_image(root / f"toy/dark/depth_masks/frame{view:06d}.png", mask)
-    for _ in range(2):
-        scenes = read_co3d(root, split="all")
+    scenes = read_scenes("co3d", str(root), split="all", scans=None)
     assert [scene.scan for scene in scenes] == ["toy/holes", "toy/whole"]
     assert set(scenes[0].frames) == set(range(24)) - {3}
     assert not scenes[0].has_depth(4)
     assert scenes[0].depth(5).max() == 7
-    (line,) = caplog.messages
-    start = f"co3d {root}: 2 of 5 sequences and 47 of 120 frames used; left out: "
-    assert line.startswith(start)
-    assert line.removeprefix(start).partition(";")[0] == (
-        "14 frames without image, 1 sequences of fewer than 12 images, 1 sequences without images, 1 depth maps, "
-        "1 sequences without known depth"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"co3d in {root}: 18 problems")
+    assert (
+        ": 14 frames without image, 1 sequences of fewer than 12 images, 1 sequences without images, 1 depth maps, "
+        f"1 sequences without known depth; {root}/toy/few/images/frame000000.jpg: expected an image, got none; "
+    ) in line
     with pytest.raises(SystemExit):
         check(["--dataset_name", "co3d", "--datadir", str(root), "--max_pairs", "0"])
     assert "expected a folder of images, got none" in message_of(read_co3d, root, split="all", scans=("toy/gone",))
@@ -369,7 +367,7 @@ def test_the_doctor_lists_everything_that_is_missing(tmp_path: Path, capsys: pyt
     assert sum("toy/blind/depths" in line for line in lines) == 24
 
 
-def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path) -> None:
     write_sequence(tmp_path, "a", 24)
     shutil.rmtree(tmp_path / "toy/a/depths")
     (scene,) = read_co3d(tmp_path, split="all")
@@ -377,7 +375,6 @@ def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path, caplog: pytest
     frame = scene.frames[2]
     assert 0 < frame.near < frame.far
     assert scene.views([2]).depth is None
-    assert caplog.messages == []
 
 
 def test_annotations_in_another_folder(tmp_path: Path) -> None:
@@ -409,13 +406,13 @@ def test_what_is_kept_equals_what_is_read(tmp_path: Path, cache: Path, monkeypat
     content["a"][2]["intri"][0][0] = -1.0
     annotation.write_bytes(gzip.compress(json.dumps(content).encode()))
     first = co3d_index.read_annotation(annotation)
-    (scene,) = read_co3d(root, split="all")
+    (scene,) = read_co3d(root, split="all", report=[].append)
     co3d_index.forget()
     with monkeypatch.context() as patch:
         patch.setattr(co3d_index, "_parse", lambda path: pytest.fail("the file was read again"))
         patch.setattr(co3d, "_read_depth", lambda path: pytest.fail("a depth map was read again"))
         again = co3d_index.read_annotation(annotation)
-        (kept,) = read_co3d(root, split="all")
+        (kept,) = read_co3d(root, split="all", report=[].append)
     assert (again.num_short, again.problems) == (first.num_short, first.problems) == (1, first.problems)
     assert len(first.problems) == 1
     assert again.sequences["a"].files == first.sequences["a"].files
@@ -445,4 +442,4 @@ def test_another_or_a_broken_file_is_read_anew(tmp_path: Path, cache: Path) -> N
     for view in range(24):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         write_image(root / f"toy/a/depth_masks/frame{view:06d}.png", mask)
-    assert [scene.scan for scene in read_co3d(root, split="all")] == ["toy/b"]
+    assert [scene.scan for scene in read_co3d(root, split="all", report=[].append)] == ["toy/b"]

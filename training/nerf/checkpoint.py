@@ -35,7 +35,7 @@ class NerfRecord(CheckpointRecord):
         return cls(**{**plain, "renderer": RendererSpec.from_plain(plain["renderer"]), **vggt})
 
 
-def _vggt_record(plain: Mapping[str, Any]) -> VGGTRecord:
+def _vggt_record(plain: dict[str, Any]) -> VGGTRecord:
     return VGGTRecord(**plain | {name: tuple(plain[name]) for name in ("layers", "heads") if name in plain})
 
 

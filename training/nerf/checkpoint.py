@@ -36,7 +36,8 @@ class NerfRecord(CheckpointRecord):
 
 
 def _vggt_record(plain: dict[str, Any]) -> VGGTRecord:
-    return VGGTRecord(**plain | {name: tuple(plain[name]) for name in ("layers", "heads") if name in plain})
+    lists: dict[str, Any] = {name: tuple(plain[name]) for name in ("layers", "heads") if name in plain}
+    return VGGTRecord(**plain | lists)
 
 
 def _build(

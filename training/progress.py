@@ -39,7 +39,11 @@ class StepProgress(pl.Callback):
         self.bar.set_description(self.name)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Close the bar, also after an error."""
+        """Close the bar."""
+        self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message stands on a line of its own (`teardown` is not called then)."""
         self.bar.close()
 
     def _shown(self, trainer: pl.Trainer) -> dict[str, str]:

@@ -16,6 +16,7 @@ from geometry import InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import AtomicCheckpointIO, current_commit
 from training.cli import write_config
+from training.gradient_check import GradientCheck
 from training.launch import World, launcher, resolved
 from training.options import RunOptions
 from training.precision import device_of, slow_precision_note
@@ -48,7 +49,8 @@ def fit(
     below the run's folder.
 
     Raises:
-        InputError: when the folder holds another run already, or training meets a number that is not finite.
+        InputError: when the folder holds another run already, training meets a number that is not finite, or a
+            parameter has no part in the loss.
     """
     _quieten()
     keep_freed_memory()
@@ -79,6 +81,7 @@ def build_trainer(
     every_run = [
         ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),
+        GradientCheck(),
         StepProgress(options.log_every, task.shown, f"{options.expname}: {task.part}"),
     ]
     if task.monitor is not None:

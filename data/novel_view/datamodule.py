@@ -110,6 +110,11 @@ class SceneDataModule(pl.LightningDataModule):
         return {target.scene.name: target.scene for target in self.train_targets}
 
     @property
+    def has_depth(self) -> bool:
+        """Whether any training target has a depth map."""
+        return self.with_depth > 0
+
+    @property
     def trained_on(self) -> dict[str, list[int]]:
         """View numbers that serve as training targets, by scan."""
         views: dict[str, set[int]] = {}

@@ -100,6 +100,8 @@ class Renderer(nn.Module, ABC):
     """Frozen dataclass of how many samples a ray gets; its fields are named as the options are."""
     loss_names: ClassVar[tuple[str, ...]] = ("depth",)
     """What `TargetView.losses` knows besides the photometric term; weighted by the options `<name>_loss`."""
+    needs_one_of: ClassVar[tuple[str, ...]] = ()
+    """Those of `loss_names` of which one at least must have a weight: parts of the network learn from nothing else."""
 
     def __init__(self, config: Any, samples: Any, *, background: float = 0.0, near_far: NearFar = "data") -> None:
         """`background`: gray level of what a ray does not hit; `near_far`: see `view`."""

@@ -20,6 +20,8 @@ def _options_of(sampler: type[Renderer]) -> set[str]:
 
 SAMPLE_COUNTS = tuple(dict.fromkeys(field.name for one in SAMPLERS.values() for field in fields(one.Samples)))
 """Options that say how many samples a ray gets, of all samplers."""
+LOSS_NAMES = tuple(dict.fromkeys(name for one in SAMPLERS.values() for name in one.loss_names))
+"""Terms besides the photometric one, of all samplers; the options `<name>_loss` are their weights."""
 
 SIZES_OF_MAPS = ("feature_pixels",)
 """Options in a sampler's config that its weights do not depend on."""
@@ -69,7 +71,7 @@ class RendererSpec:
 
 
 def require_own_options(sampler: str, options: Any, what: str) -> None:
-    """Refuse options that only other samplers understand; those left at their defaults count as not given.
+    """Refuse options that only other samplers understand; defaults and losses of weight 0 count as not given.
 
     `options` is a dataclass of options, `what` says where the sampler comes from.
 
@@ -80,8 +82,9 @@ def require_own_options(sampler: str, options: Any, what: str) -> None:
     for other, kind in SAMPLERS.items():
         for name in sorted(_options_of(kind) - own):
             field = type(options).__dataclass_fields__.get(name)
-            if field is not None and getattr(options, name) != field.default:
-                value = getattr(options, name)
+            value = getattr(options, name, None)
+            is_off = name.endswith("_loss") and not value
+            if field is not None and value != field.default and not is_off:
                 raise InputError(
                     f"--{name} {value}: belongs to --sampler {other}; {what} has --sampler {sampler}, "
                     "which has no such thing"

@@ -48,16 +48,21 @@ class TrainOptions(RunOptions):
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
-    depth_loss: float = option(0.0, "weight of the depth loss; needs depth maps")
-    color_loss: float = option(
-        0.0, "guided: weight of the error of the colors on the sweep's planes, which teaches depth without depth maps"
+    depth_loss: float | None = option(
+        None, "weight of the depth loss; needs depth maps. Not given: 0.1 for guided where there are some, else 0"
+    )
+    color_loss: float | None = option(
+        None,
+        "guided: weight of the error of the colors on the sweep's planes, which teaches depth without depth maps. "
+        "Not given: 0.1 without depth maps and in fine-tuning, unless --depth_loss is given, else 0",
     )
 
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
         super().__post_init__()
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "chunk")
-        self._require_at_least(0, "warmup_steps", "depth_loss", "color_loss")
+        self._require_at_least(0, "warmup_steps")
+        self._require_at_least(0, *(name for name in ("depth_loss", "color_loss") if getattr(self, name) is not None))
         self._require_positive("imgScale_test")
         require(
             bool(self.imgScale_train) and all(0 < one < math.inf for one in self.imgScale_train),

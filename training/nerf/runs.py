@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
+from models.nerf.samplers import SAMPLERS
 from training.launch import resolved
 from training.nerf.build import (
     build_data,
@@ -12,6 +13,7 @@ from training.nerf.build import (
     build_scene_field_task,
     read_finetune_start,
 )
+from training.nerf.loss_weights import with_loss_weights
 from training.nerf.options import FinetuneOptions, GeneralOptions
 from training.trainer import fit
 
@@ -20,6 +22,7 @@ def general_run(options: GeneralOptions) -> pl.Trainer:
     """Train across scenes."""
     options = resolved(options)
     data = build_data(options, is_per_scene=False)
+    options = with_loss_weights(options, SAMPLERS[options.sampler], has_depth=data.has_depth, is_per_scene=False)
     return fit(options, build_general_task(options, data.trained_on), data)
 
 
@@ -32,6 +35,8 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
     data = build_data(options, is_per_scene=True)
     (scene,) = data.train_scenes.values()
     start = read_finetune_start(options)
+    renderer = SAMPLERS[start.checkpoint.record.renderer.sampler]
+    options = with_loss_weights(options, renderer, has_depth=data.has_depth, is_per_scene=True)
     field = None
     if options.scene_field and start.is_before_the_field:
         task = build_scene_field_task(options, scene, start)

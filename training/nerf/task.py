@@ -1,13 +1,14 @@
 """The Lightning module of radiance fields: one training step, one validation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geometry import InputError, SceneBatch
-from models.nerf.samplers import RendererSpec
+from models.nerf.samplers import LOSS_NAMES, RendererSpec
 from models.nerf.vggt_nerf import VGGTNeRF, render_image
 from training.backbone import VGGTRecord, require_same_backbone
 from training.metrics import depth_errors, psnr, ssim
@@ -71,7 +72,8 @@ class SceneTask(RunTask):
         if theirs.task != self.task:
             raise InputError(f"--ckpt: expected a {self.task} checkpoint, got a {theirs.task} one")
         require_same_backbone(theirs.vggt, self.vggt_record, "--ckpt")
-        super().require_same_run(theirs)
+        off = {f"{name}_loss": 0.0 for name in LOSS_NAMES}  # as runs had it that did not know the loss
+        super().require_same_run(replace(theirs, options=off | theirs.options))
 
     def record(self) -> NerfRecord:
         """What every checkpoint of this run says about itself."""

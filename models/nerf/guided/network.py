@@ -206,6 +206,7 @@ class GuidedNeRF(Renderer):
     Samples = GuidedSamples
     reads_tokens = False
     loss_names = ("depth", "color")
+    needs_one_of = ("depth", "color")
 
     def __init__(
         self,

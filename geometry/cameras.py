@@ -5,7 +5,7 @@ those of a camera at the origin with f_x = 50, f_y = 40, c_x = 16, c_y = 12, for
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,6 +68,23 @@ class Cameras(TensorStruct):
     """Pixels; the center of the top-left pixel is (0.5, 0.5)."""
     height: int
     width: int
+    host_intrinsics: Float[Tensor, "*batch 3 3"] | None = None
+    """The same matrices on the CPU, where `to` has moved them to another device: sizes of maps depend on them."""
+
+    HOST_FIELDS = frozenset({"host_intrinsics"})
+
+    def to(self, *args: Any, **kwargs: Any) -> "Cameras":
+        """See `TensorStruct`; intrinsics that leave the CPU are kept there as well."""
+        moved = super().to(*args, **kwargs)
+        if self.intrinsics.device.type == "cpu" and moved.intrinsics.device.type != "cpu":
+            return replace(moved, host_intrinsics=self.intrinsics)
+        return moved if moved.intrinsics.device.type != "cpu" else replace(moved, host_intrinsics=None)
+
+    @property
+    def median_focal(self) -> float:
+        """Of all cameras, f_x in pixels; where it is known on the CPU, no GPU is waited for."""
+        known = self.intrinsics if self.host_intrinsics is None else self.host_intrinsics
+        return known[..., 0, 0].median().item()
 
     @property
     def c2w(self) -> Float[Tensor, "*batch 4 4"]:
@@ -136,14 +153,17 @@ class Cameras(TensorStruct):
 
         No half pixel is added, since pixel centers are at +0.5: a width of 8 for 32 turns c_x = 16 into 4.
         """
-        scale = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.intrinsics)
-        return replace(self, intrinsics=self.intrinsics * scale[:, None], height=height, width=width)
+        scale_host = torch.tensor([width / self.width, height / self.height, 1.0])
+        host = None if self.host_intrinsics is None else self.host_intrinsics * scale_host[:, None]
+        intrinsics = self.intrinsics * scale_host.to(self.intrinsics, non_blocking=True)[:, None]
+        return replace(self, intrinsics=intrinsics, host_intrinsics=host, height=height, width=width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> "Cameras":
         """The same cameras for the window whose top-left pixel is (left, top): c_x - left, c_y - top."""
-        offset = torch.zeros(3, 3).to(self.intrinsics)
-        offset[0, 2], offset[1, 2] = left, top
-        return replace(self, intrinsics=self.intrinsics - offset, height=height, width=width)
+        offset = torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top], [0.0, 0.0, 0.0]])
+        host = None if self.host_intrinsics is None else self.host_intrinsics - offset
+        intrinsics = self.intrinsics - offset.to(self.intrinsics, non_blocking=True)
+        return replace(self, intrinsics=intrinsics, host_intrinsics=host, height=height, width=width)
 
     def scaled(self, factor: float) -> "Cameras":
         """The same cameras in a unit in which lengths are `factor` times as large: t times `factor`."""
@@ -155,7 +175,7 @@ class Cameras(TensorStruct):
         """Camera-frame directions with z = 1."""
         homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
         # 3x3 inverse in double: float32 loses a tenth of a pixel at focal lengths of thousands of pixels
-        inverse = torch.linalg.inv(self.intrinsics.double()).to(self.intrinsics)
+        inverse = torch.linalg.inv_ex(self.intrinsics.double()).inverse.to(self.intrinsics)
         directions = homogeneous @ inverse.transpose(-1, -2)
         return directions / directions[..., 2:]
 

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from geometry.constants import constant
+
 
 def sample_at_pixels(
     maps: Float[Tensor, "*batch channel rows cols"],
@@ -17,7 +19,7 @@ def sample_at_pixels(
     Pixel centers lie at +0.5 in the image and in the map, whatever the map's resolution. Outside, the border value.
     """
     batch = maps.shape[:-3]
-    size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
+    size = constant([width, height], pixels)
     # far outside and non-finite positions (points in the camera plane) must not reach the integer conversion
     grid = torch.nan_to_num(pixels / size * 2 - 1, nan=2.0).clamp(-2, 2)
     values = F.grid_sample(

@@ -16,6 +16,8 @@ class TensorStruct:
     """Mix-in for frozen dataclasses whose fields are tensors, other structs, plain values or None."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    HOST_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """Tensors that `to` leaves on the CPU: few numbers that the host reads, for which it would wait for a GPU."""
 
     def map(self: Struct, function: Callable[[Tensor], Tensor]) -> Struct:
         """Apply `function` to every tensor, also inside nested structs; everything else is kept."""
@@ -29,13 +31,15 @@ class TensorStruct:
         return dataclasses.replace(self, **changes)
 
     def to(self: Struct, *args: Any, **kwargs: Any) -> Struct:
-        """`Tensor.to` on every tensor; a floating dtype leaves integer and boolean tensors alone."""
-
-        def move(tensor: Tensor) -> Tensor:
-            moved = tensor.to(*args, **kwargs)
-            return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
-
-        return self.map(move)
+        """`Tensor.to` on every tensor but the `HOST_FIELDS`; a floating dtype leaves integers and booleans alone."""
+        changes = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | TensorStruct) and field.name not in self.HOST_FIELDS:
+                moved = value.to(*args, **kwargs)
+                is_kept = isinstance(value, Tensor) and not value.is_floating_point()
+                changes[field.name] = moved.to(value.dtype) if is_kept else moved
+        return dataclasses.replace(self, **changes)
 
     def pin_memory(self: Struct) -> Struct:
         """Page-locked copy, for DataLoader(pin_memory=True)."""

@@ -13,6 +13,8 @@ from geometry.tensor_struct import TensorStruct
 class Views(TensorStruct):
     """Posed images of one scene each."""
 
+    HOST_FIELDS = frozenset({"ids"})
+
     images: Float[Tensor, "*batch view 3 height width"]
     """RGB in [0, 1], never normalized outside a network."""
     cameras: Cameras
@@ -31,6 +33,8 @@ class Views(TensorStruct):
 class SceneBatch(TensorStruct):
     """What a loader yields and a training step gets: source views to look at, target views to reproduce."""
 
+    HOST_FIELDS = frozenset({"seeds"})
+
     source: Views
     target: Views
     names: tuple[str, ...]
@@ -42,6 +46,8 @@ class SceneBatch(TensorStruct):
 @dataclass(frozen=True)
 class FrameBatch(TensorStruct):
     """What VGGT trains on: groups of frames of one scene each, with their true cameras and depth."""
+
+    HOST_FIELDS = frozenset({"seeds"})
 
     views: Views
     """Sides are multiples of the patch size; depth is never None here (0 = unknown)."""

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Cameras, TensorStruct, Views, pixel_centers
-from models.nerf.renderer import Renderer, SourceMaps, TargetView
+from models.memory import in_parts, named_if_out_of_memory
+from models.nerf.renderer import ENCODE_ADVICE, RENDER_ADVICE, VIEW_ADVICE, Renderer, SourceMaps, TargetView
 from models.vggt.cache import FeatureCache
 from models.vggt.frozen import FrozenFeatures, FrozenVGGT
 
@@ -51,16 +52,22 @@ class VGGTNeRF(nn.Module):
     ) -> SourceMaps:
         """Maps of source views, see `Renderer.encode`.
 
-        Pass `names` when the same views come back (one scene, one video): VGGT then sees them once.
+        Pass `names` when the same views come back (one scene, one video): VGGT then sees them once. Without gradients
+        work is done in parts where memory does not suffice, here as in `view` and `render_image`.
+
+        Raises:
+            MemoryExceeded: where not even the smallest parts fit, naming options to lower.
         """
-        seen = self.frozen_features(source, names) if self.network.uses_backbone else None
-        return self.network.encode(source, seen, drops_backbone=drops_backbone)
+        with named_if_out_of_memory(ENCODE_ADVICE):
+            seen = self.frozen_features(source, names) if self.network.uses_backbone else None
+            return self.network.encode(source, seen, drops_backbone=drops_backbone)
 
     def view(
         self, maps: SourceMaps, camera: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
     ) -> TargetView:
         """One target camera per scene, see `Renderer.view`."""
-        return self.network.view(maps, camera, near, far)
+        with named_if_out_of_memory(VIEW_ADVICE):
+            return self.network.view(maps, camera, near, far)
 
 
 @torch.no_grad()
@@ -71,29 +78,15 @@ def render_image(view: TargetView, chunk: int, on_chunk: Callable[[int], None] |
     the number of rays done, for progress bars.
     """
     camera = view.camera
-    pixels = pixel_centers(camera.height, camera.width, camera.w2c)[None]
-    rays = camera.rays(pixels, view.bounds.near, view.bounds.far)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    done, count = 0, pixels.shape[1]
-    while done < count:
-        some = rays[:, done : done + chunk]
-        try:
-            output = view.render(some)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or some.t_near.shape[1] == 1:
-                raise
-            chunk = max(1, min(chunk, some.t_near.shape[1]) // 2)
-            continue
-        parts.append((output.rgb[0].cpu(), output.depth[0].cpu(), output.opacity[0].cpu()))
-        done += some.t_near.shape[1]
-        if on_chunk is not None:
-            on_chunk(some.t_near.shape[1])
-    rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
     size = (camera.height, camera.width)
+
+    def rendered(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        output = view.render(rays[:, first:last])
+        return output.rgb[0].cpu(), output.depth[0].cpu(), output.opacity[0].cpu()
+
+    with named_if_out_of_memory(RENDER_ADVICE):
+        pixels = pixel_centers(*size, camera.w2c)[None]
+        rays = camera.rays(pixels, view.bounds.near, view.bounds.far)
+        parts = in_parts(rendered, pixels.shape[1], part=chunk, on_done=on_chunk, advice=RENDER_ADVICE)
+    rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
     return RenderedImage(rgb.clamp(0, 1).unflatten(0, size), depth.unflatten(0, size), opacity.unflatten(0, size))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text

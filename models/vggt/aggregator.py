@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geometry.constants import constant
 from geometry.errors import InputError
 from models.vggt.attention import patch_positions, rotary_angles
 from models.vggt.config import MATCH_STEM, AggregatorConfig
@@ -79,8 +80,8 @@ class Aggregator(nn.Module):
         """Normalize images in [0, 1] and embed them; a ViT also gives its other tokens, a match stem its matches."""
         if images.shape[2] != 3:
             raise InputError(f"images must have 3 channels (axis 2), got shape {tuple(images.shape)}")
-        mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
-        std = images.new_tensor(IMAGE_STD)[:, None, None]
+        mean = constant(IMAGE_MEAN, images)[:, None, None]
+        std = constant(IMAGE_STD, images)[:, None, None]
         normalized = (images - mean) / std
         return self.patch_embed(normalized if self.sees_views_together else normalized.flatten(0, 1))
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras, TensorStruct, full_precision, pixel_centers, rigid_inverse, sample_at_pixels
+from geometry.constants import constant
 
 _MIN_RATIO, _MAX_RATIO = 0.3, 150.0
 """Median depth over median baseline that scales are tried for: views 60 degrees apart have 1, frames of a video 50."""
@@ -79,8 +80,10 @@ def align_depth(
         scale = log_scale.exp()
         return warp.cost(scale) + _CAMERA_WEIGHT * _camera_cost(given, predicted, is_apart, scale)
 
-    log_scale = unit.log()[:, None] + torch.arange(math.log(_MIN_RATIO), math.log(_MAX_RATIO), _STEPS[0]).to(depth)
-    around = torch.arange(-_STEPS_AROUND, _STEPS_AROUND + 1).to(depth)
+    log_scale = unit.log()[:, None] + torch.arange(math.log(_MIN_RATIO), math.log(_MAX_RATIO), _STEPS[0]).to(
+        depth, non_blocking=True
+    )
+    around = torch.arange(-_STEPS_AROUND, _STEPS_AROUND + 1).to(depth, non_blocking=True)
     for step in _STEPS[1:]:
         best = log_scale.gather(1, cost(log_scale).argmin(1, keepdim=True))
         log_scale = best + step * around
@@ -170,17 +173,17 @@ class _Warp(TensorStruct):
         view, height, width = depth.shape[1:]
         side = max(6, math.ceil(math.sqrt(_POINTS_PER_GROUP / view)))
         rows, cols = (torch.linspace(0, size - 1, min(side, size)).round().long() for size in (height, width))
-        flat = (rows[:, None] * width + cols).flatten().to(depth.device)
+        flat = (rows[:, None] * width + cols).flatten().to(depth.device, non_blocking=True)
         pixels = pixel_centers(height, width, depth)[flat]
         homogeneous = F.pad(pixels, (0, 1), value=1.0).double()
-        rays = homogeneous @ torch.linalg.inv(cameras.intrinsics.double()).mT
+        rays = homogeneous @ torch.linalg.inv_ex(cameras.intrinsics.double()).inverse.mT
         points_cam = rays * depth.flatten(2)[..., flat, None].double()
         w2c = cameras.w2c.double()
         to_view = w2c[:, :, None] @ rigid_inverse(w2c)[:, None]  # [j, i]: into view j from view i
         to_view = cameras.intrinsics.double()[:, :, None] @ to_view[..., :3, :]
         slopes = torch.einsum("bjirc,binc->bjinr", to_view[..., :3], points_cam)
         offsets = to_view[..., None, :, 3].expand_as(slopes)
-        other = 1 - torch.eye(view).to(weight)
+        other = 1 - torch.eye(view, dtype=weight.dtype, device=weight.device)
         weights = other[..., None] * weight.flatten(2)[:, None, :, flat]
         return cls(
             inverse_depth_maps(depth, weight),
@@ -195,7 +198,7 @@ class _Warp(TensorStruct):
         depth = homogeneous[..., 2]
         pixels = homogeneous[..., :2] / depth.clamp_min(1e-12)[..., None]
         seen = sample_at_pixels(self.maps, pixels.flatten(2, 3), height, width).unflatten(2, depth.shape[2:])
-        inside = (pixels >= 0) & (pixels <= pixels.new_tensor([width, height]))
+        inside = (pixels >= 0) & (pixels <= constant([width, height], pixels))
         usable = inside.all(-1) & (depth > 0) & (seen[..., 0] > 0)
         weight = self.weight[:, :, None] * seen[..., 1] * usable
         weighted_inverse, certainty = seen.unbind(-1)

@@ -13,9 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geometry.constants import constant
 from geometry.errors import InputError
 from geometry.tensor_struct import TensorStruct
+from models.memory import halved_to_fit
 from models.vggt.config import LAYER_PARTS
+from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE
 from models.vggt.pose_encoding import decode_pose, homogeneous
 from models.vggt.vggt import VGGT, VGGTOutput
 from models.vggt.weights import WeightIdentity, load_vggt
@@ -140,7 +143,10 @@ class FrozenVGGT(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> FrozenFeatures:
-        """Features of RGB images in [0, 1]; values outside by more than 1e-3, or not finite, are an `InputError`."""
+        """Features of RGB images in [0, 1]; values outside by more than 1e-3, or not finite, are an `InputError`.
+
+        Where memory does not suffice, the depth head sees fewer views at a time.
+        """
         _check_range(images)
         height, width = images.shape[-2:]
         work_height, work_width = self.working_size(height, width)
@@ -151,7 +157,11 @@ class FrozenVGGT(nn.Module):
         with torch.autocast(
             images.device.type, dtype=low_precision or torch.bfloat16, enabled=low_precision is not None
         ):
-            output = vggt(resized.to(dtype), keep_layers=self.layers)
+            output = halved_to_fit(
+                lambda views: vggt(resized.to(dtype), keep_layers=self.layers, frames_chunk_size=views),
+                min(FRAMES_CHUNK_SIZE, images.shape[1]),
+                advice="--n_views or --imgScale_test",
+            )
         token_dtype = torch.bfloat16 if low_precision is torch.bfloat16 else torch.float32
         rows, cols = work_height // self.patch_size, work_width // self.patch_size
         tokens = torch.stack(
@@ -169,7 +179,7 @@ class FrozenVGGT(nn.Module):
 def _check_range(images: Tensor) -> None:
     if not images.numel():
         raise InputError(f"images are empty, got shape {tuple(images.shape)}")
-    low, high = images.min().item(), images.max().item()
+    low, high = torch.stack(images.aminmax()).tolist()
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also false for NaN
         raise InputError(f"image values must be finite and in [0, 1], got {low:.4g} to {high:.4g}")
 
@@ -205,5 +215,5 @@ def _cameras_at(
     if output.pose_enc is None:
         return None, None
     extrinsics, intrinsics = decode_pose(output.pose_enc.float(), *work_size)
-    scale = intrinsics.new_tensor([[width / work_size[1]], [height / work_size[0]], [1.0]])
+    scale = constant([[width / work_size[1]], [height / work_size[0]], [1.0]], intrinsics)
     return homogeneous(extrinsics), intrinsics * scale

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from geometry.constants import constant
+
 PoseEncoding = Float[Tensor, "*batch 9"]
 Rotation = Float[Tensor, "*batch 3 3"]
 Quaternion = Float[Tensor, "*batch 4"]
@@ -96,7 +98,7 @@ def decode_pose(encoding: PoseEncoding, height: int, width: int) -> DecodedCamer
 
 def homogeneous(extrinsics: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Append the row 0 0 0 1."""
-    last_row = extrinsics.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*extrinsics.shape[:-2], 1, 4)
+    last_row = constant([0.0, 0.0, 0.0, 1.0], extrinsics).expand(*extrinsics.shape[:-2], 1, 4)
     return torch.cat([extrinsics, last_row], dim=-2)
 
 

@@ -81,7 +81,7 @@ class SceneFieldTask(SceneTask):
             maps = self.model.encode(source.to(self.device))
             seen_from: Any = self.model.view(maps, view.cameras, view.near, view.far)  # a `GuidedView`: see the options
             surfaces.append(seen_from.surface)
-        ids = torch.tensor([target.view_id for target in targets], device=self.device)
+        ids = torch.tensor([target.view_id for target in targets])
         return Surfaces(ids, torch.cat(surfaces))
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:

@@ -19,7 +19,7 @@ def draw_target_rays(
     """`count` random pixels of every view (one axis, with as many generators); `bounds` None: the data's."""
     height, width = target.images.shape[-2:]
     flat = torch.stack([torch.randint(height * width, (count,), generator=one) for one in generators])
-    flat = flat.to(target.images.device)
+    flat = flat.to(target.images.device, non_blocking=True)
     rgb = target.images.flatten(2).gather(2, flat[:, None].expand(-1, 3, -1)).transpose(1, 2)
     pixels = torch.stack([flat % width, flat // width], dim=-1).to(target.images) + 0.5
     near, far = (target.near, target.far) if bounds is None else (bounds.near, bounds.far)
@@ -34,4 +34,6 @@ def draw_target_rays(
 
 def jitter_from(generators: list[torch.Generator], num_rays: int, device: torch.device) -> Jitter:
     """Stratification noise from per-scene streams."""
-    return lambda count: torch.stack([torch.rand(num_rays, count, generator=one) for one in generators]).to(device)
+    return lambda count: torch.stack([torch.rand(num_rays, count, generator=one) for one in generators]).to(
+        device, non_blocking=True
+    )

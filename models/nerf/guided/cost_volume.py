@@ -13,10 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import TensorStruct
+from models.memory import in_parts, joined
 from models.nerf.guided.plane_sweep import DisparityRange
+from models.nerf.renderer import VIEW_ADVICE
 
 _WINDOW = 2
 """Planes on either side of the most likely one that count for the depth."""
+_HALO = 4
+"""Cells of a regularizer's coarsest level, on either side of a strip of rows, that its result depends on: with three
+levels 14 rows, with two 6."""
 _MAX_WITHOUT_ONEDNN = 20480
 """Channels * rows * cols up to which torch does not hand a batch of one to oneDNN."""
 
@@ -110,6 +115,20 @@ class VolumeRegularizer(nn.Module):
         return self._distribution(cost, centers)
 
     def _distribution(self, cost: Tensor, centers: Tensor) -> PlaneDistribution:
+        rows, halved = cost.shape[2], 2 ** len(self.down)
+
+        def strip(first: int, last: int) -> tuple[Tensor, Tensor]:
+            above, below = max(first - _HALO * halved, 0), min(last + _HALO * halved, rows)
+            logits, context = self._regularized(cost[:, :, above:below])
+            inner = slice(first - above, last - above)
+            return logits[:, inner], context[:, :, inner]
+
+        parts = in_parts(strip, rows, least=halved, advice=VIEW_ADVICE)
+        logits, context = (joined(list(maps), dim) for maps, dim in zip(zip(*parts, strict=True), (1, 2), strict=True))
+        return PlaneDistribution(logits, centers, context)
+
+    def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> tuple[Tensor, Tensor]:
+        """Logits (batch rows cols plane) and context (batch channel rows cols)."""
         levels = [self.first(cost)]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -120,7 +139,7 @@ class VolumeRegularizer(nn.Module):
         hidden = self.last(F.relu(merged)).movedim(1, -1)
         logits = self.logit(hidden)[..., 0]
         context = (logits.softmax(-1)[..., None] * hidden).sum(-2)
-        return PlaneDistribution(logits, centers, context.movedim(-1, 1))
+        return logits, context.movedim(-1, 1)
 
 
 def sweep_loss(

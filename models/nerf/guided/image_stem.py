@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Cameras
+from models.memory import in_parts, joined
+from models.nerf.renderer import ENCODE_ADVICE
 
 SWEEP_CHANNELS = 16
 """Of the map that is swept."""
@@ -53,10 +55,10 @@ def sweep_size(target: Cameras, source: Cameras, max_pixels: int = FEATURE_PIXEL
 
     That is where a target is a window of a large image, whose own few pixels would not ask for a halving.
     """
-    seen = source.intrinsics[..., 0, 0].median() / 2 ** halvings(source.height, source.width, max_pixels)
-    finer = (target.intrinsics[..., 0, 0].median() / seen).log2().round()
+    seen = source.median_focal / 2 ** halvings(source.height, source.width, max_pixels)
+    finer = round(math.log2(target.median_focal / seen))
     count = halvings(target.height, target.width, max_pixels)
-    return halved(target.height, target.width, max(count, int(finer)))
+    return halved(target.height, target.width, max(count, finer))
 
 
 class ImageStem(nn.Module):
@@ -77,7 +79,14 @@ class ImageStem(nn.Module):
     def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> StemMaps:
         """Maps of images in [0, 1]."""
         batch = images.shape[:2]
-        images = images.flatten(0, 1) * 2 - 1
+        flat = images.flatten(0, 1)
+        parts = in_parts(lambda first, last: self._maps(flat[first:last]), len(flat), advice=ENCODE_ADVICE)
+        coarse, fine = (joined(list(maps), 0).unflatten(0, batch) for maps in zip(*parts, strict=True))
+        return StemMaps(coarse, fine)
+
+    def _maps(self, images: Float[Tensor, "image 3 height width"]) -> tuple[Tensor, Tensor]:
+        """Coarse and fine maps; images have no part in each other's."""
+        images = images * 2 - 1
         size = working_size(*images.shape[-2:], self.max_pixels)
         if size != images.shape[-2:]:
             images = F.interpolate(images, size, mode="area")
@@ -86,8 +95,7 @@ class ImageStem(nn.Module):
         quarter = self.at_quarter(half)
         merged = F.relu(half + F.interpolate(self.to_half(quarter), half.shape[-2:], mode="bilinear"))
         merged = F.relu(full + F.interpolate(self.to_full(merged), full.shape[-2:], mode="bilinear"))
-        coarse, fine = (_normalized(maps).unflatten(0, batch) for maps in (self.coarse(quarter), self.fine(merged)))
-        return StemMaps(coarse, fine)
+        return _normalized(self.coarse(quarter)), _normalized(self.fine(merged))
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras, RayBundle, Views, pixel_centers, require, sample_at_pixels
+from models.memory import in_parts, joined
 from models.nerf.compositing import RenderOutput, composite
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_range import DepthRange
@@ -21,7 +22,6 @@ from models.nerf.guided.depth_splat import SplattedDepth, depth_evidence, splat_
 from models.nerf.guided.image_stem import COARSER, FEATURE_PIXELS, SWEEP_CHANNELS, ImageStem, halvings, sweep_size
 from models.nerf.guided.plane_sweep import (
     DisparityRange,
-    SweptPixels,
     matching_cost,
     sample_swept,
     sweep_lines,
@@ -31,7 +31,16 @@ from models.nerf.guided.radiance_field import GUIDE_CHANNELS, GuidedRadianceFiel
 from models.nerf.guided.scene_colors import SceneColors
 from models.nerf.guided.scene_field import SceneField
 from models.nerf.guided.shadow_map import depth_behind, shadow_maps
-from models.nerf.renderer import Jitter, NearFar, NetworkConfig, Renderer, SourceMaps, TargetRays, TargetView
+from models.nerf.renderer import (
+    VIEW_ADVICE,
+    Jitter,
+    NearFar,
+    NetworkConfig,
+    Renderer,
+    SourceMaps,
+    TargetRays,
+    TargetView,
+)
 from models.nerf.scene_residual import SceneResidual
 from models.vggt.frozen import FrozenFeatures
 
@@ -259,19 +268,17 @@ class GuidedNeRF(Renderer):
         planes = DisparityRange(near, far)
         rows, cols = sweep_size(camera, maps.cameras, self.config.feature_pixels)
         small = (-(-rows // COARSER), -(-cols // COARSER))
-        half = torch.full((len(near), *small), 0.5).to(near)
+        half = near.new_full((len(near), *small), 0.5)
         centers = fractions(Intervals(half, half), self.config.sweep_planes)
-        cost, swept = self._cost(maps, maps.coarse, camera, planes, centers, None)
         shown = None if self.scene_field is None else self.scene_field.view(camera, near, far, *small)
+        scene = None if shown is None else SceneColors.of(shown.rgb, camera, maps.images, maps.cameras)
+        cost, mismatch = self._cost(maps, maps.coarse, camera, planes, centers, None, scene)
         if self.config.depth_prior:
             known = None if shown is None else shown.depth
             cost = torch.cat([cost, self._prior(maps, camera, planes.inverse_depth(centers), known)], dim=1)
         coarse = self.coarse(cost, centers)
-        scene = opacity = None
-        if shown is not None:
-            opacity = shown.opacity if self.background else None
-            scene = SceneColors.of(shown.rgb, camera, maps.images, maps.cameras)
-            mismatch = scene.mean_color_mismatch(swept, shown.rgb.flatten(2).transpose(1, 2)).unflatten(1, small)
+        opacity = None if shown is None or not self.background else shown.opacity
+        if mismatch is not None:
             coarse = replace(coarse, logits=coarse.logits - _MISMATCH_WEIGHT * mismatch)
         found = coarse.estimate()
         shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=COARSER)
@@ -298,14 +305,27 @@ class GuidedNeRF(Renderer):
         planes: DisparityRange,
         centers: Tensor,
         shadows: Tensor | None,
-    ) -> tuple[Float[Tensor, "batch cost rows cols plane"], SweptPixels]:
+        scene: SceneColors | None = None,
+    ) -> tuple[Float[Tensor, "batch cost rows cols plane"], Float[Tensor, "batch rows cols plane"] | None]:
+        """Matching cost of every plane, and how much its colors contradict the scene's own field where there is one."""
         rows, cols = centers.shape[1:3]
-        pixels = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
-        inverse = planes.inverse_depth(centers.flatten(1, 2))
-        swept = sweep_lines(maps.cameras, target.resized(rows, cols), pixels).at(inverse)
-        behind = None if shadows is None else depth_behind(shadows, planes, swept, inverse)
-        cost = matching_cost(features, swept, behind)
-        return cost.unflatten(2, (rows, cols)), swept
+        camera = target.resized(rows, cols)
+        every_pixel = pixel_centers(rows, cols, centers).expand(len(centers), -1, 2)
+
+        def strip(first: int, last: int) -> tuple[Tensor, Tensor | None]:
+            rays, size = slice(first * cols, last * cols), (last - first, cols)
+            inverse = planes.inverse_depth(centers[:, first:last].flatten(1, 2))
+            swept = sweep_lines(maps.cameras, camera, every_pixel[:, rays]).at(inverse)
+            behind = None if shadows is None else depth_behind(shadows, planes, swept, inverse)
+            cost = matching_cost(features, swept, behind).unflatten(2, size)
+            if scene is None:
+                return cost, None
+            shown = scene.rgb.flatten(2).transpose(1, 2)[:, rays]
+            return cost, scene.mean_color_mismatch(swept, shown).unflatten(1, size)
+
+        parts = in_parts(strip, rows, advice=VIEW_ADVICE)
+        mismatch = [part[1] for part in parts if part[1] is not None]
+        return joined([part[0] for part in parts], 2), joined(mismatch, 1) if mismatch else None
 
     @staticmethod
     def _shadows(

@@ -90,10 +90,12 @@ def sweep_lines(source: Cameras, target: Cameras, pixels: Float[Tensor, "batch r
     """Lines of target pixels in source views; `target` has one camera per scene (axis batch), `source` batch view."""
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
     # in double: matrices are few, and a product of four loses a tenth of a pixel in single precision
-    between = source.w2c.double() @ torch.linalg.inv(target.w2c.double())[:, None]
-    edges = torch.tensor([[2 / source.width, 0, -1], [0, 2 / source.height, -1], [0, 0, 1]]).to(between)
+    between = source.w2c.double() @ torch.linalg.inv_ex(target.w2c.double()).inverse[:, None]
+    edges = torch.tensor([[2 / source.width, 0, -1], [0, 2 / source.height, -1], [0, 0, 1]]).to(
+        between, non_blocking=True
+    )
     onto_source = edges @ source.intrinsics.double()
-    rotation = onto_source @ between[..., :3, :3] @ torch.linalg.inv(target.intrinsics.double())[:, None]
+    rotation = onto_source @ between[..., :3, :3] @ torch.linalg.inv_ex(target.intrinsics.double()).inverse[:, None]
     shift = (onto_source @ between[..., :3, 3:]).transpose(-1, -2)
     base = homogeneous[:, None] @ rotation.transpose(-1, -2).to(pixels)
     nearest = (source.centers - target.centers[:, None]).norm(dim=-1).argsort(dim=1, stable=True)

@@ -30,8 +30,7 @@ class SceneColors(TensorStruct):
         source: Cameras,
     ) -> "SceneColors":
         """`rgb` covers the target's image; the sources' pixels get as large: detail must not count as a difference."""
-        focal = target.intrinsics[..., 0, 0].median() * rgb.shape[-1] / target.width
-        shrink = min(1.0, (focal / source.intrinsics[..., 0, 0].median()).item())
+        shrink = min(1.0, target.median_focal * rgb.shape[-1] / target.width / source.median_focal)
         size = [max(1, round(side * shrink)) for side in images.shape[-2:]]
         return cls(rgb, F.interpolate(images.flatten(0, 1), size, mode="area").unflatten(0, images.shape[:2]))
 

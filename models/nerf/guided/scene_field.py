@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
+from models.memory import in_parts, joined
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
 from models.nerf.guided.depth_splat import SplattedDepth
 from models.nerf.guided.plane_sweep import DisparityRange
 from models.nerf.ray_sampling import stratified_samples
-from models.nerf.renderer import Jitter
+from models.nerf.renderer import VIEW_ADVICE, Jitter
 from models.nerf.scene_box import SceneBox
 
 _COARSER = 4
@@ -86,14 +87,20 @@ class SceneField(SceneBox):
     ) -> "SceneView":
         """A target view (one camera per scene), coarsely."""
         camera = target.resized(rows, cols)
-        rays = camera.rays(pixel_centers(rows, cols, near).expand(len(near), -1, 2), near, far)
-        seen = self.render(rays)
-        inverse = 1 / (seen.samples.t * rays.cos_optical[..., None])
-        mean = (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6)
+        every_ray = camera.rays(pixel_centers(rows, cols, near).expand(len(near), -1, 2), near, far)
+
+        def strip(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+            rays = every_ray[:, first * cols : last * cols]
+            seen = self.render(rays)
+            inverse = 1 / (seen.samples.t * rays.cos_optical[..., None])
+            return (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6), seen.opacity, seen.rgb
+
+        parts = in_parts(strip, rows, advice=VIEW_ADVICE)
+        mean, opacity, rgb = (joined(list(values), 1) for values in zip(*parts, strict=True))
         # rays end at one surface: how far their weights are spread out says little about how right it is
-        maps = (mean, torch.zeros_like(mean), _MAX_CONFIDENCE * seen.opacity)
+        maps = (mean, torch.zeros_like(mean), _MAX_CONFIDENCE * opacity)
         depth = SplattedDepth(*(values.unflatten(1, (rows, cols)) for values in maps))
-        return SceneView(depth, seen.rgb.movedim(-1, 1).unflatten(2, (rows, cols)))
+        return SceneView(depth, rgb.movedim(-1, 1).unflatten(2, (rows, cols)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Surfaces(TensorStruct):
     """Where the general model sees the surfaces of some views of a scene."""
 
     ids: Int[Tensor, " view"]
-    """View numbers."""
+    """View numbers, on the CPU."""
     maps: Float[Tensor, "view 2 rows cols"]
     """Disparity fraction between a view's near and far, and confidence in [0, 1]; they cover the image edge to edge."""
 
@@ -128,7 +135,7 @@ class Surfaces(TensorStruct):
         matches = views.ids[:, None] == self.ids
         if not bool(matches.any(1).all()):
             raise ValueError(f"expected views out of {self.ids.tolist()}, got {views.ids.tolist()}")
-        row = matches.int().argmax(1)
+        row = matches.int().argmax(1).to(self.maps.device, non_blocking=True)
         return sample_at_pixels(self.maps[row], pixels, views.cameras.height, views.cameras.width)
 
 

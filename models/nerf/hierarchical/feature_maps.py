@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Views
+from models.memory import in_parts, joined
 from models.nerf.depth_prior import DEPTH_CHANNELS
-from models.nerf.renderer import SourceMaps
+from models.nerf.renderer import ENCODE_ADVICE, SourceMaps
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,36 @@ class FeatureExtractor(nn.Module):
         `trust` [0, 1] scales what the tokens say; None = 1.
         """
         batch, view = source.images.shape[:2]
-        half, quarter, eighth = self._stem_levels(source.images.flatten(0, 1) * 2 - 1)
+        images = source.images.flatten(0, 1)
+        tokens = None if tokens is None else tokens.flatten(0, 1)
+        trust = None if trust is None else trust.repeat_interleave(view)
+
+        def maps_of(first: int, last: int) -> Tensor:
+            own, known = (None if values is None else values[first:last] for values in (tokens, trust))
+            return self._maps(images[first:last], own, known)
+
+        maps = joined(in_parts(maps_of, len(images), advice=ENCODE_ADVICE), 0)
+        return maps.unflatten(0, (batch, view)).float()
+
+    def _maps(
+        self,
+        images: Float[Tensor, "image 3 height width"],
+        tokens: Float[Tensor, "image layer channel token_rows token_cols"] | None,
+        trust: Float[Tensor, " image"] | None,
+    ) -> Float[Tensor, "image feature rows cols"]:
+        """Images have no part in each other's maps."""
+        half, quarter, eighth = self._stem_levels(images * 2 - 1)
         if tokens is not None:
-            context = self._token_context(tokens.flatten(0, 1).to(eighth.dtype))
+            context = self._token_context(tokens.to(eighth.dtype))
             context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
             if trust is not None:
-                context = context * trust.repeat_interleave(view)[:, None, None, None].to(context.dtype)
+                context = context * trust[:, None, None, None].to(context.dtype)
             eighth = torch.cat([eighth, context], dim=1)
         merged = F.relu(self.merge(eighth))
         merged = F.relu(self._up(self.to_quarter(merged), quarter))
         merged = F.relu(self._up(self.to_half(merged), half))
         # unit variance over channels: whether two views agree is then on the same scale from the first step on
-        features = F.layer_norm(self.out(merged).movedim(1, -1), (self.out.out_channels,)).movedim(-1, 1)
-        return features.unflatten(0, (batch, view)).float()
+        return F.layer_norm(self.out(merged).movedim(1, -1), (self.out.out_channels,)).movedim(-1, 1)
 
     def _stem_levels(self, images: Tensor) -> list[Tensor]:
         levels = []

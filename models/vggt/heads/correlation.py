@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from geometry.constants import constant
+
 Maps = Float[Tensor, "batch channel height width"]
 Points = Float[Tensor, "batch point 2"]
 
@@ -12,7 +14,7 @@ Points = Float[Tensor, "batch point 2"]
 def sample_maps(maps: Maps, points: Points, *, padding: str) -> Float[Tensor, "batch point channel"]:
     """Bilinear values of the maps at (x, y) in cells, integer at cell centers; outside: "border" or "zeros"."""
     height, width = maps.shape[-2:]
-    scale = points.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+    scale = constant([2 / max(width - 1, 1), 2 / max(height - 1, 1)], points)
     grid = (points * scale - 1)[:, :, None]
     sampled = F.grid_sample(maps, grid.to(maps.dtype), mode="bilinear", padding_mode=padding, align_corners=True)
     return sampled.squeeze(-1).transpose(1, 2)

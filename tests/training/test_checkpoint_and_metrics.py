@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from geometry import InputError, one_line_errors
 from tests.render.tiny import write_backbone, write_checkpoint
@@ -19,7 +20,7 @@ from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.checkpoint import AtomicCheckpointIO
 from training.cli import parse_options
 from training.errors import NonFiniteError
-from training.metrics import depth_errors, lpips_distance, psnr, ssim
+from training.metrics import depth_errors, lpips_distance, lpips_metric, psnr, ssim
 from training.nerf.build import build_general_task
 from training.nerf.checkpoint import load_model, read_nerf_checkpoint
 from training.nerf.options import GeneralOptions
@@ -163,6 +164,45 @@ def test_ssim_of_the_same_and_of_another_image() -> None:
     image = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0))
     assert ssim(image, image) == pytest.approx(1.0)
     assert ssim(1 - image, image) < 0
+
+
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+def test_ssim_is_scikit_images(data_range: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(19, 26, 3, generator=generator)
+    other = (image + 0.2 * torch.rand(19, 26, 3, generator=generator)).clamp(0, 1)
+    expected = structural_similarity(image.numpy(), other.numpy(), channel_axis=-1, data_range=data_range)
+    assert ssim(image, other, data_range) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_lpips_network_is_built_once_and_absent_weights_are_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    class Network(torch.nn.Module):
+        def __init__(self, **how: object) -> None:
+            super().__init__()
+            built.append(how)
+            if len(built) == 1:
+                raise OSError("no weights here")
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            return (one - other).abs().mean() * self.weight
+
+    monkeypatch.setattr("lpips.LPIPS", Network)
+    lpips_metric.cache_clear()
+    black, white = torch.zeros(8, 8, 3), torch.ones(8, 8, 3)
+    try:
+        assert [lpips_distance(black, white) for _ in range(2)] == ["unavailable (OSError: no weights here)"] * 2
+        lpips_metric.cache_clear()
+        assert [lpips_distance(black, white) for _ in range(2)] == [2.0, 2.0]  # images in [-1, 1]
+        assert len(built) == 2
+        on_meta = lpips_metric(torch.device("meta"))
+        assert on_meta is lpips_metric(torch.device("meta"))
+        assert (on_meta.weight.device.type, len(built)) == ("meta", 2)
+        assert lpips_distance(black, white) == 2.0  # the network on the CPU has stayed there
+    finally:
+        lpips_metric.cache_clear()
 
 
 def test_depth_errors_by_hand() -> None:

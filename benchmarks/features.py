@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
+from data.novel_view.protocols import PROTOCOLS, targets_of
 from data.readers.registry import read_scenes
 from data.seeds import evenly_spread
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.evaluate import evaluate_targets, summary
-from render.protocols import PROTOCOLS, targets_of
 from training.backbone import NO_VGGT
 from training.cli import parse_options
 from training.files import staged_file, write_json

@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.plots import line_plot, save_plot
 from data.novel_view.dataset import Target
+from data.novel_view.protocols import PROTOCOLS, targets_of
 from data.readers.registry import read_scenes
 from geometry import one_line_errors, require
 from models.vggt.cache import FeatureCache
 from render.evaluate import evaluate_targets, summary
 from render.loading import peak_memory_mb
-from render.protocols import PROTOCOLS, targets_of
 from training.cli import parse_options
 from training.files import staged_folder, write_json
 from training.nerf.finetune import FinetuneTask

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.plots import line_plot, save_plot
 from data.novel_view.dataset import Target
+from data.novel_view.protocols import PROTOCOLS, targets_of
 from data.readers.registry import read_scenes
 from data.seeds import evenly_spread
 from geometry import one_line_errors, require
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.hierarchical.network import HierarchicalSamples
 from render.evaluate import EvaluatedView, evaluate_targets
-from render.protocols import PROTOCOLS, targets_of
 from training.allocator import keep_freed_memory
 from training.cli import parse_options
 from training.files import staged_folder, write_json

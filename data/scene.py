@@ -63,6 +63,16 @@ class PosedScene:
     """Of several photographs of a scan from the same places (DTU's lightings), the ones that are evaluated on."""
     is_video: bool = False
     """View numbers follow time, so that views with near numbers see the same things."""
+    view_split: str = "own"
+    """Where training and held-out views are from: a value of `ReaderOptions.view_split`."""
+    resized_to: tuple[int, int] | None = None
+    """(height, width) of the scene's `views` at scale 1, if not that of its files. Proportions may change."""
+
+    def image_size(self, view_id: int, scale: float = 1.0) -> tuple[int, int]:
+        """(height, width) of a view in `views`."""
+        frame = self.frames[view_id]
+        height, width = self.resized_to or (frame.height, frame.width)
+        return round(height * scale), round(width * scale)
 
     def cameras(self, view_ids: Sequence[int], scale: float = 1.0) -> Cameras:
         """Cameras of images resized by `scale`; one leading axis. Opens no file.
@@ -74,7 +84,7 @@ class PosedScene:
         sizes = {(frame.height, frame.width) for frame in frames}
         if len(sizes) != 1:
             raise InputError(f"scene {self.name}: expected images of one size, got {sorted(sizes)} in views {view_ids}")
-        height, width = (round(side * scale) for side in sizes.pop())
+        height, width = self.image_size(view_ids[0], scale)
         if min(height, width) < _MIN_SIDE:
             raise InputError(
                 f"scene {self.name}: expected images of at least {_MIN_SIDE} pixels a side, "

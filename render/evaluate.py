@@ -3,6 +3,7 @@
 python -m render.evaluate --ckpt C --dataset_name dtu --datadir D --scans scan24 --protocol dtu-nearest3 --out DIR
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from data.image_io import write_image
 from data.novel_view.dataset import Target
+from data.novel_view.protocols import MaskKind, Protocol, protocol_named, targets_of_all
+from data.novel_view.reference import Reference, reference_of
 from data.problems import Problems
 from data.scene import PosedScene
 from geometry import Views, one_line_errors
@@ -26,20 +29,18 @@ from render.loading import (
     load_for,
     peak_memory_mb,
     precision_for,
+    require_unseen,
     reset_peak_memory,
     scenes_for,
     usable_device,
     weight_identities,
 )
 from render.options import EvaluateOptions
-from render.protocols import MaskKind, Protocol, missing_targets, protocol_named, targets_of_all
 from render.scoring import (
-    Reference,
     Scores,
     mean_color,
     mean_scores,
     nearest_source,
-    reference_of,
     score_image,
     score_rendering,
 )
@@ -97,11 +98,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     protocol = protocol_named(options.protocol, options.dataset_name, options.n_views)
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
     record = checkpoint.record
-    scenes = scenes_for(record, options.dataset_name, options.datadir, options.scans)
+    scenes = scenes_for(record, options, options.scans, view_split=protocol.view_split)
     left_out = Problems()
     targets = targets_of_all(protocol, scenes, options.n_views, left_out.add)
     left_out.announce(options.protocol)
-    model = load_for(options, checkpoint, device)
+    require_unseen(record, targets)
+    model = load_for(options, checkpoint, device, scenes)
     precision = precision_for(options, record, device)
     with staged_folder(Path(options.out)) as folder:
         views = evaluate_targets(
@@ -119,7 +121,6 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
             "weights": weight_identities(options, checkpoint, model),
-            "missing_targets": [name for scene in scenes for name in missing_targets(protocol, scene)],
             "left_out": list(left_out.lines),
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
@@ -150,7 +151,7 @@ def evaluate_targets(
     """
     model.cache.clear()
     target_scale = target_scale or scale
-    counts = [_num_pixels(target, target_scale) for target in targets]
+    counts = [math.prod(target.scene.image_size(target.view_id, target_scale)) for target in targets]
     views = []
     with tqdm(total=sum(counts), unit="ray", unit_scale=True, desc="evaluate") as bar:
         for target in targets:
@@ -158,7 +159,7 @@ def evaluate_targets(
             source = target.scene.views(target.candidates, scale, wants_depth=False, wants_mask=False)
             truth = target.scene.views([target.view_id], target_scale)
             rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, precision, bar)
-            reference = reference_of(protocol, truth)
+            reference = reference_of(protocol, truth.to(device))
             views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimeter))
             if pictures is not None:
                 name = f"{target.scene.scan}_{target.view_id}.png"
@@ -184,11 +185,6 @@ def summary(views: Sequence[EvaluatedView], peak_memory: float) -> dict[str, Any
         "scans": {scan: asdict(mean_scores([view.scores for view in views if view.scan == scan])) for scan in scans},
         "views": [_plain_view(view) for view in views],
     }
-
-
-def _num_pixels(target: Target, scale: float) -> int:
-    frame = target.scene.frames[target.view_id]
-    return round(frame.height * scale) * round(frame.width * scale)
 
 
 @torch.no_grad()
@@ -254,10 +250,11 @@ def _picture(source: Views, rendered: RenderedImage, reference: Reference, bound
     top, left = reference.margins
     rows, cols = reference.image.shape[:2]
     window = (slice(top, top + rows), slice(left, left + cols))
-    compared = RenderedImage(reference.shown(rendered.rgb), rendered.depth[window], rendered.opacity[window])
+    compared = RenderedImage(reference.shown(rendered.rgb).cpu(), rendered.depth[window], rendered.opacity[window])
     near, far = bounds.near.item(), bounds.far.item()
     image = reference.image.permute(2, 0, 1)
-    return as_bytes(comparison(source.images, image, compared, near, far, reference.depth))
+    depth = None if reference.depth is None else reference.depth.cpu()
+    return as_bytes(comparison(source.images, image, compared, near, far, depth))
 
 
 def _plain_view(view: EvaluatedView) -> dict[str, Any]:
@@ -290,6 +287,10 @@ def _settings(
         "datadir": options.datadir,
         "scans": [scene.scan for scene in scenes],
         "n_views": options.n_views,
+        "view_split": {scene.scan: scene.view_split for scene in scenes},
+        "llff_factor": options.llff_factor,
+        "llff_size": list(options.llff_size),
+        "white_bkgd": scenes[0].white_background,
         "imgScale_test": options.imgScale_test,
         "sampler": sampler,
         **{name: getattr(model.network.samples, name, None) for name in SAMPLE_COUNTS},

@@ -2,16 +2,18 @@
 
 import resource
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.readers.registry import read_scenes
+from data.novel_view.dataset import Target
+from data.readers.registry import announce_own_split, read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
-from geometry import InputError
+from geometry import InputError, require
 from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS, require_own_options
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt.weights import file_sha256
@@ -55,18 +57,32 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def load_for(options: RenderOptions, checkpoint: Checkpoint[NerfRecord, VGGTNeRF], device: torch.device) -> VGGTNeRF:
-    """The checkpoint's model, ready to render on `device` with the sample counts and bounds of the options.
+def load_for(
+    options: RenderOptions,
+    checkpoint: Checkpoint[NerfRecord, VGGTNeRF],
+    device: torch.device,
+    scenes: Sequence[PosedScene] = (),
+) -> VGGTNeRF:
+    """The checkpoint's model, ready to render `scenes` on `device` with the sample counts and bounds of the options.
+
+    What a ray does not hit has the color that lies behind the scenes' images; without scenes, that of the training.
 
     Raises:
-        InputError: for sample counts that its sampler does not have.
+        InputError: for sample counts that its sampler does not have, or scenes of both backgrounds.
     """
+    are_white = {scene.white_background for scene in scenes}
+    require(len(are_white) <= 1, "--white_bkgd: expected one background for all scans, got white and black ones")
     keep_freed_memory()
     require_own_options(checkpoint.record.renderer.sampler, options, f"the model of {checkpoint.path}")
     counts = {name: getattr(options, name) for name in (*SAMPLE_COUNTS, *SIZES_OF_MAPS)}
     near_far = None if options.near_far == "trained" else options.near_far
-    size = options.vggt_image_size
-    model = checkpoint.network(vggt_ckpt=options.vggt_ckpt, near_far=near_far, samples=counts, vggt_image_size=size)
+    model = checkpoint.network(
+        vggt_ckpt=options.vggt_ckpt,
+        near_far=near_far,
+        samples=counts,
+        vggt_image_size=options.vggt_image_size,
+        background=float(are_white.pop()) if are_white else None,
+    )
     replaced_backbone(checkpoint.record.vggt, _used_backbone(options, checkpoint, model))
     return model.to(device)
 
@@ -101,25 +117,70 @@ def weight_identities(
 
 
 def scenes_for(
-    record: NerfRecord, dataset_name: str, datadir: str, scans: tuple[str, ...], *, split: Split = "test"
+    record: NerfRecord,
+    options: RenderOptions,
+    scans: tuple[str, ...],
+    *,
+    split: Split = "test",
+    view_split: str | None = None,
 ) -> list[PosedScene]:
     """The scans named, under their evaluation lighting; by default those of the split, or the scene fine-tuned on.
 
+    `view_split`: the protocol's; without, `--view_split`, else the one that the model was fine-tuned with.
+
     Raises:
-        InputError: when there is no such data, or the model was fine-tuned on another scene.
+        InputError: when there is no such data, it has no such views, or the model was fine-tuned on another scene.
     """
-    if record.task != "finetune":
-        return read_scenes(dataset_name, datadir, split=split, scans=scans or None, evaluated_only=True)
-    own_dataset = record.options["dataset_name"]
+    asked = options.view_split
+    require(
+        view_split is None or asked in (None, view_split),
+        f"--view_split {asked}: expected {view_split}, which the protocol says",
+    )
+    is_local = record.task == "finetune"
+    reader = options.reader_options(view_split or (trained_view_split(record) if is_local else None))
+    scans, split = (_own_scan(record, options, scans), "all") if is_local else (scans, split)
+    scenes = read_scenes(
+        options.dataset_name, options.datadir, split=split, scans=scans or None, evaluated_only=True, options=reader
+    )
+    announce_own_split(reader, scenes)
+    if options.white_bkgd is None:
+        return scenes
+    return [replace(scene, white_background=options.white_bkgd) for scene in scenes]
+
+
+def trained_view_split(record: NerfRecord) -> str:
+    """The view split that a model was trained with."""
+    return record.options.get("view_split") or "own"
+
+
+def require_unseen(record: NerfRecord, targets: Sequence[Target]) -> None:
+    """Refuse targets that a fine-tuning had as training views because its view split was another one.
+
+    Raises:
+        InputError: naming the views.
+    """
+    for target in targets if record.task == "finetune" else ():
+        scene, trained = target.scene, trained_view_split(record)
+        if scene.view_split != trained and target.view_id in record.trained_on.get(scene.scan, ()):
+            raise InputError(
+                f"scene {scene.name}, view {target.view_id}: expected a view that --ckpt was not fine-tuned on, got a "
+                f"training view: it was fine-tuned with --view_split {trained}, this evaluation has "
+                f"{scene.view_split}, which train_finetune.py takes too"
+            )
+
+
+def _own_scan(record: NerfRecord, options: RenderOptions, scans: tuple[str, ...]) -> tuple[str, ...]:
+    """The scan that a model was fine-tuned on, when no other data are asked for."""
+    dataset_name, own_dataset = options.dataset_name, record.options["dataset_name"]
     if dataset_name != own_dataset:
         raise InputError(
             f"--dataset_name: expected {own_dataset}, which --ckpt was fine-tuned on, got {dataset_name!r}"
         )
-    own_scan = _scan_of(record, datadir)
+    own_scan = _scan_of(record, options.datadir)
     others = [scan for scan in scans if scan != own_scan]
     if others:
         raise InputError(f"--scans: expected only {own_scan}, which --ckpt was fine-tuned on, got {', '.join(others)}")
-    return read_scenes(dataset_name, datadir, split="all", scans=(own_scan,), evaluated_only=True)
+    return (own_scan,)
 
 
 def _scan_of(record: NerfRecord, datadir: str) -> str:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.readers.registry import READERS
+from data.novel_view.protocols import PROTOCOLS
 from geometry import require
-from render.protocols import PROTOCOLS
 from render.trajectories import TRAJECTORIES
+from training.nerf.data_options import DataOptions
 from training.options import option
 from training.precision import AUTO, PRECISIONS, TRAINED
 
@@ -14,13 +14,11 @@ NEAR_FAR = ("trained", "data", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderOptions:
+class RenderOptions(DataOptions):
     """What both commands understand."""
 
     ckpt: str = option("", "checkpoint of train_general.py or train_finetune.py")
     vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
-    dataset_name: str = option("dtu", f"data set format: {', '.join(READERS)}")
-    datadir: str = option("./data/dtu", "root folder of the data set")
     n_views: int = option(3, "number of source views")
     imgScale_test: float = option(1.0, "resize factor of the images")
     N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass; not given: as trained")
@@ -37,6 +35,9 @@ class RenderOptions:
     precision: str = option(
         TRAINED, "numbers to compute with: trained (as the checkpoint's run, which validated so), 32-true, ..., or auto"
     )
+    white_bkgd: bool | None = option(
+        None, "what a ray does not hit is white (or black), and transparent images lie on it; not given: the data set's"
+    )
     chunk: int = option(4096, "rays rendered at a time; halved by itself where memory does not suffice")
     device: str = option("auto", "auto (a GPU where there is one), cpu, or any name torch knows")
 
@@ -46,6 +47,7 @@ class RenderOptions:
         Raises:
             InputError: naming the option.
         """
+        super().__post_init__()
         require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
         require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
@@ -73,6 +75,28 @@ class EvaluateOptions(RenderOptions):
         require(
             self.protocol in PROTOCOLS,
             f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(EvaluateOptions):
+    """Options of `python -m render.benchmark`: those of `render.evaluate`, which it passes on, and its own."""
+
+    finetune: str = option(
+        "", "txt config of train_finetune.py: every scan is also fine-tuned from --ckpt with it, and evaluated"
+    )
+    devices: int = option(1, "scans worked on at a time: each on a GPU of its own, or as so many processes on the CPU")
+
+    def __post_init__(self) -> None:
+        """See `RenderOptions`."""
+        super().__post_init__()
+        require(
+            not self.finetune or Path(self.finetune).is_file(), f"--finetune: expected a file, got {self.finetune!r}"
+        )
+        require(self.devices >= 1, f"--devices: expected 1 or more, got {self.devices}")
+        require(
+            self.devices == 1 or self.device in ("auto", "cpu"),
+            f"--devices {self.devices}: expected --device auto or cpu beside it, got {self.device}",
         )
 
 

@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from geometry import TensorStruct, Views
+from data.novel_view.reference import Reference
+from geometry import Views
 from models.nerf.vggt_nerf import RenderedImage
-from render.protocols import MaskKind, Protocol, mask_of
-from training.metrics import depth_errors, lpips_distance, psnr, ssim
+from training.metrics import SSIM_WINDOW, depth_errors, lpips_distance, psnr, ssim
 
 _MILLIMETER_THRESHOLDS = (2.0, 10.0, 20.0)
 """Depth errors below which a pixel counts as right; DTU only. Chosen by hand."""
-_SSIM_WINDOW = 7
-"""Pixels a side: scikit-image's default window."""
+_MVSNERF_RANGE = 2.0
+"""The span of values for which MVSNeRF's notebook has SSIM's constants: it names none, and its scikit-image takes the
+span of floating-point images to be -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Scores:
     psnr: float | None
     """dB over the pixels that count."""
     ssim: float | str | None
-    """Over the whole (painted, cropped) image."""
+    """Over the whole (painted, cropped) image; constants for values in [0, 1], see `training.metrics.ssim`."""
     lpips: float | str | None
     """VGG; over the whole (painted, cropped) image."""
+    ssim_mvsnerf: float | str | None = None
+    """`ssim` with the constants of MVSNeRF's notebook: higher, and comparable with the numbers it published."""
     depth_abs: float | None = None
     """Mean absolute error over pixels with true depth, scene units."""
     acc_2mm: float | None = None
@@ -39,52 +42,14 @@ class Scores:
     """dB over the object's mask alone."""
 
 
-@dataclass(frozen=True)
-class Reference(TensorStruct):
-    """The truth of one target as a protocol sees it: painted black where pixels do not count, margins cut off."""
-
-    image: Float[Tensor, "height width 3"]
-    mask: Bool[Tensor, "height width"] | None
-    """Pixels that count; None = all."""
-    mask_kind: MaskKind
-    depth: Float[Tensor, "height width"] | None
-    """0 = unknown."""
-    object_mask: Bool[Tensor, "height width"] | None
-    """For `psnr_object`, where the protocol asks for it."""
-    margins: tuple[int, int]
-    """Rows and columns cut off at each side."""
-
-    def shown(self, image: Float[Tensor, "full_height full_width 3"]) -> Float[Tensor, "height width 3"]:
-        """Another picture of the same view, cut and painted alike."""
-        cut = _cut(image, self.margins)
-        return cut if self.mask is None else cut * self.mask[..., None]
-
-
-def reference_of(protocol: Protocol, target: Views) -> Reference:
-    """What to compare with; the leading axis of `target` is one view."""
-    height, width = target.images.shape[-2:]
-    margins = int(protocol.crop_margin * height), int(protocol.crop_margin * width)
-    mask_kind, mask = mask_of(protocol, target)
-    mask = None if mask is None else _cut(mask, margins).cpu()
-    image = _cut(target.images[0].permute(1, 2, 0), margins).cpu()
-    has_object = protocol.has_object_psnr and target.mask is not None
-    return Reference(
-        image=image if mask is None else image * mask[..., None],
-        mask=mask,
-        mask_kind=mask_kind,
-        depth=None if target.depth is None else _cut(target.depth[0], margins).cpu(),
-        object_mask=_cut(target.mask[0], margins).cpu() if has_object else None,
-        margins=margins,
-    )
-
-
 def score_image(image: Float[Tensor, "full_height full_width 3"], reference: Reference) -> Scores:
     """Scores of a picture without depth."""
-    shown = reference.shown(image.cpu())
+    shown = reference.shown(image)
     has_object = reference.object_mask is not None
     return Scores(
         psnr=_number(psnr(shown, reference.image, reference.mask)),
-        ssim=_ssim(shown, reference.image),
+        ssim=_ssim(shown, reference.image, 1.0),
+        ssim_mvsnerf=_ssim(shown, reference.image, _MVSNERF_RANGE),
         lpips=_number(lpips_distance(shown, reference.image)),
         psnr_object=_number(psnr(shown, reference.image, reference.object_mask)) if has_object else None,
     )
@@ -95,19 +60,16 @@ def score_rendering(rendered: RenderedImage, reference: Reference, *, is_millime
     scores = score_image(rendered.rgb, reference)
     if reference.depth is None:
         return scores
-    depth = _cut(rendered.depth, reference.margins)
+    depth = reference.cut(rendered.depth)
     thresholds = _MILLIMETER_THRESHOLDS if is_millimeter else ()
     errors = depth_errors(depth, reference.depth, reference.depth > 0, thresholds)
     shares = [_number(share) for share in errors.accuracy] or [None] * 3
-    return Scores(
-        psnr=scores.psnr,
-        ssim=scores.ssim,
-        lpips=scores.lpips,
+    return replace(
+        scores,
         depth_abs=_number(errors.mean_abs),
         acc_2mm=shares[0],
         acc_10mm=shares[1],
         acc_20mm=shares[2],
-        psnr_object=scores.psnr_object,
     )
 
 
@@ -134,17 +96,13 @@ def mean_color(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
     return color.expand(*target.images.shape[-2:], 3)
 
 
-def _cut(image: Tensor, margins: tuple[int, int]) -> Tensor:
-    """Without `margins` rows and columns at each side of an image whose first axes are height and width."""
-    (rows, cols), (height, width) = margins, image.shape[:2]
-    return image[rows : height - rows, cols : width - cols]
-
-
-def _ssim(image: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> float | str | None:
+def _ssim(
+    image: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"], data_range: float
+) -> float | str | None:
     height, width = truth.shape[:2]
-    if min(height, width) < _SSIM_WINDOW:
-        return f"unavailable (image of {width}x{height} is smaller than the window of {_SSIM_WINDOW})"
-    return _number(ssim(image, truth))
+    if min(height, width) < SSIM_WINDOW:
+        return f"unavailable (image of {width}x{height} is smaller than the window of {SSIM_WINDOW})"
+    return _number(ssim(image, truth, data_range))
 
 
 def _number(value: float | str) -> float | str | None:

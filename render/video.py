@@ -55,7 +55,7 @@ def make_video(options: VideoOptions) -> list[Path]:
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
     record = checkpoint.record
     scans = (options.scan,) if options.scan else ()
-    scene = _only(scenes_for(record, options.dataset_name, options.datadir, scans, split="all"))
+    scene = _only(scenes_for(record, options, scans, split="all"))
     pool = pool_of(scene, options.source_views, options.n_views)
     central = central_views(scene, pool, options.n_views)
     is_local = record.task == "finetune"
@@ -63,7 +63,7 @@ def make_video(options: VideoOptions) -> list[Path]:
     seen = scene.views(along, options.imgScale_test, wants_depth=False, wants_mask=False)
     path = camera_path(options.trajectory, seen, options.frames)
     choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
-    model = load_for(options, checkpoint, device)
+    model = load_for(options, checkpoint, device, [scene])
     precision = precision_for(options, record, device)
     out = Path(options.out)
     files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))

@@ -48,7 +48,7 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
     argument.pop("aliases", None)
-    if field.type is bool:
+    if bool in (field.type, *get_args(field.type)):
         return {**argument, "action": argparse.BooleanOptionalAction}
     # tuple[int, ...] and int | None are read as int
     return {**argument, "type": get_args(field.type)[0] if get_args(field.type) else field.type}

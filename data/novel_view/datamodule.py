@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from data.image_io import UnreadableFileError
 from data.novel_view.dataset import MultiViewDataset, Target, cross_scene_targets, pool_targets, with_sources
 from data.novel_view.sampler import SampleKey, StepSampler
 from data.problems import Problems, UnreadableFiles, announce, shortened
+from data.readers.options import ReaderOptions
 from data.readers.registry import read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
@@ -40,6 +41,10 @@ class NovelViewSpec:
     scale_val: float = 1.0
     num_val: int = 8
     """Validation images, spread evenly over the validation views."""
+    val_views: int = 0
+    """Per scene: training views that are kept for validation, neither targets nor sources of training; 0: none are."""
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
+    """How the data set is read."""
     seed: int = 0
     num_workers: int = 0
 
@@ -51,6 +56,7 @@ class NovelViewSpec:
             split=split,
             scans=self.scans or None,
             evaluated_only=evaluated_only,
+            options=self.reader,
             problems=problems,
         )
 
@@ -73,7 +79,8 @@ class SceneDataModule(pl.LightningDataModule):
         self.unreadable = UnreadableFiles()
         problems = Problems()
         if spec.is_per_scene:
-            train_targets, val_targets = _per_scene(spec.read("all", problems, evaluated_only=True), problems)
+            scenes = spec.read("all", problems, evaluated_only=True)
+            train_targets, val_targets = _per_scene(scenes, spec.val_views, problems)
         else:
             val_scenes = spec.read("val", problems, evaluated_only=True)
             evaluated = {scene.scan for scene in [*val_scenes, *spec.read("test", problems, evaluated_only=True)]}
@@ -81,6 +88,10 @@ class SceneDataModule(pl.LightningDataModule):
             val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
         self.train_targets = self._usable(train_targets, "train", problems)
         self.val_targets = self._validated(self._usable(val_targets, "validate", problems), problems)
+        self.validated_on: dict[str, list[int]] = {}
+        """View numbers that are kept from training for validation, by scan."""
+        if spec.val_views:
+            self.validated_on[val_targets[0].scene.scan] = sorted(target.view_id for target in val_targets)
         self.problems = problems
         self.with_depth = sum(target.scene.has_depth(target.view_id) for target in self.train_targets)
         self._is_announced = False
@@ -184,8 +195,9 @@ class SceneDataModule(pl.LightningDataModule):
         )
 
 
-def _per_scene(scenes: list[PosedScene], problems: Problems) -> tuple[list[Target], list[Target]]:
-    """Training targets, and validation targets taken from the training views: held-out files are not opened.
+def _per_scene(scenes: list[PosedScene], val_views: int, problems: Problems) -> tuple[list[Target], list[Target]]:
+    """Training targets, and validation targets: as many of the training views as asked for, which training then does
+    without, or else the training views themselves. Held-out files are not opened.
 
     Training views that cannot be decoded are left out of the scene, because every one of its targets may need them.
     """
@@ -194,8 +206,18 @@ def _per_scene(scenes: list[PosedScene], problems: Problems) -> tuple[list[Targe
         raise InputError(f"--scans: expected exactly one scene to fine-tune on, got {len(scenes)}: {names}")
     (scene,) = scenes
     scene = scene.without([view for view in scene.train_views if not _reads(partial(scene.image, view), problems)])
-    targets = pool_targets(scene, scene.train_views)
-    return targets, targets
+    if not val_views:
+        targets = pool_targets(scene, scene.train_views)
+        return targets, targets
+    if val_views >= len(scene.train_views):
+        raise InputError(
+            f"--val_views {val_views}: expected fewer than the {len(scene.train_views)} training views of {scene.name}"
+        )
+    # from the middle of equal parts, so that no view at the rim is left without neighbors around it
+    ordered = sorted(scene.train_views)
+    kept = [ordered[(2 * part + 1) * len(ordered) // (2 * val_views)] for part in range(val_views)]
+    scene = replace(scene, train_views=tuple(view for view in scene.train_views if view not in kept))
+    return pool_targets(scene, scene.train_views), pool_targets(scene, kept)
 
 
 def _decodable(target: Target, num_views: int, problems: Problems) -> Target | None:

@@ -5,6 +5,7 @@
 
 `datadir` holds such folders or is one. Training views are the train frames, numbered from 0; held-out views are the
 val frames, or the test frames where there is no val file, numbered from 1000. With neither, every 8th train frame.
+`ReaderOptions.view_split` chooses otherwise: `test`, the test frames; `mvsnerf`, frames of the train file alone.
 """
 
 import json
@@ -18,11 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.image_io import image_size
+from data.readers.options import ReaderOptions
 from data.readers.splits import (
     Report,
     Split,
     choose_scans,
     folders_with,
+    mvsnerf_views,
     present_only,
     raise_problem,
     read_each,
@@ -33,7 +36,7 @@ from data.view_selection.neighbors import complete_neighbors
 from geometry import InputError, check_camera
 from geometry.conversions import w2c_from_opengl_c2w
 
-_TRAIN = "transforms_train.json"
+_TRAIN, _VAL, _TEST = (f"transforms_{split}.json" for split in ("train", "val", "test"))
 _NEAR, _FAR = 2.0, 6.0
 """Camera z, scene units: NeRF's for these scenes (Mildenhall et al. 2020)."""
 _FIRST_HELD_OUT = 1000
@@ -46,17 +49,20 @@ def read_blender(
     split: Split,
     scans: tuple[str, ...] | None = None,
     report: Report = raise_problem,
+    options: ReaderOptions | None = None,
 ) -> list[PosedScene]:
     """Every scene there is, for every split: the data set is divided by views, not by scenes.
 
     Raises:
-        InputError: for an unknown scan, and (unless `report` collects) for a missing image or an impossible camera.
+        InputError: for an unknown scan, `view_split` test without transforms_test.json, and (unless `report` collects)
+            for a missing image or an impossible camera.
     """
     folders = find_blender_scans(datadir)
     if not folders:
         raise InputError(f"{datadir}: expected {_TRAIN}, or folders that have it, got neither")
     chosen = choose_scans(datadir, list(folders), "all", scans, {})
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report)], report)
+    asked = (options or ReaderOptions()).view_split
+    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, asked)], report)
 
 
 def find_blender_scans(datadir: Path) -> dict[str, Path]:
@@ -64,19 +70,17 @@ def find_blender_scans(datadir: Path) -> dict[str, Path]:
     return folders_with(datadir, _TRAIN)
 
 
-def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
+def _read_scene(folder: Path, scan: str, report: Report, asked: str) -> PosedScene:
     frames = {frame.view_id: frame for frame in _read_frames(folder / _TRAIN, 0, report)}
     if max(frames, default=0) >= _FIRST_HELD_OUT:
         raise InputError(f"{folder / _TRAIN}: expected at most {_FIRST_HELD_OUT} training frames, got {len(frames)}")
-    train, held_out = tuple(frames), ()
-    for name in ("transforms_val.json", "transforms_test.json"):
-        if (folder / name).is_file():
-            others = {frame.view_id: frame for frame in _read_frames(folder / name, _FIRST_HELD_OUT, report)}
-            held_out = tuple(others)
-            frames |= others
-            break
-    else:
-        train, held_out = split_views(range(max(frames, default=-1) + 1))
+    train, held_out = mvsnerf_views("blender", scan) if asked == "mvsnerf" else ((), ())
+    is_listed = bool(train) and frames.keys() >= {*train, *held_out}
+    if not is_listed:
+        others = {frame.view_id: frame for frame in _held_out_frames(folder, report, asked)}
+        whole = split_views(range(max(frames, default=-1) + 1))
+        train, held_out = (tuple(frames), tuple(others)) if others else whole
+        frames |= others
     return PosedScene(
         name=scan,
         scan=scan,
@@ -85,7 +89,17 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
         white_background=True,
+        view_split="own" if asked == "mvsnerf" and not is_listed else asked,
     )
+
+
+def _held_out_frames(folder: Path, report: Report, asked: str) -> Iterator[Frame]:
+    """Those of the val file, or else of the test file; of the test file alone if that is asked for."""
+    names = (_TEST,) if asked == "test" else (_VAL, _TEST)
+    found = [name for name in names if (folder / name).is_file()]
+    if asked == "test" and not found:
+        raise InputError(f"--view_split test: expected {folder / _TEST}, got none")
+    return _read_frames(folder / found[0], _FIRST_HELD_OUT, report) if found else iter(())
 
 
 def _read_frames(path: Path, first_id: int, report: Report) -> Iterator[Frame]:

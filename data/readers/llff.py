@@ -1,7 +1,7 @@
 """LLFF forward-facing scenes -> `PosedScene`. Scene unit and world frame: as in `poses_bounds.npy`.
 
     {scan}/poses_bounds.npy               one row per image, in the order of the sorted image names
-    {scan}/images_8, images_4, images     the most reduced of these folders is used
+    {scan}/images_8, images_4, images     the most reduced of these folders is used, unless `llff_factor` names one
 
 `datadir` holds such folders or is one.
 """
@@ -15,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.image_io import first_image_size
+from data.readers.options import ReaderOptions
 from data.readers.splits import (
     Report,
     Split,
     choose_scans,
     folders_with,
+    mvsnerf_views,
     present_only,
     raise_problem,
     read_each,
@@ -44,19 +46,23 @@ def read_llff(
     split: Split,
     scans: tuple[str, ...] | None = None,
     report: Report = raise_problem,
+    options: ReaderOptions | None = None,
 ) -> list[PosedScene]:
-    """Every scene there is, for every split: LLFF is divided by views (every 8th is held out), not by scenes.
+    """Every scene there is, for every split: LLFF is divided by views, not by scenes.
 
-    View ids are positions among the sorted image names.
+    View ids are positions among the sorted image names. Every 8th is held out, or those that MVSNeRF lists for a scene
+    of that name (`view_split` mvsnerf), if all that it lists are there.
 
     Raises:
-        InputError: for an unknown scan, a number of images other than that of the poses, or an impossible camera.
+        InputError: for an unknown scan, a folder of images that is not there, a number of images other than that of the
+            poses, or an impossible camera.
     """
     folders = find_llff_scans(datadir)
     if not folders:
         raise InputError(f"{datadir}: expected {_POSES} and images/, or folders that have them, got neither")
     chosen = choose_scans(datadir, list(folders), "all", scans, {})
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report)], report)
+    options = options or ReaderOptions()
+    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, options)], report)
 
 
 def find_llff_scans(datadir: Path) -> dict[str, Path]:
@@ -64,8 +70,8 @@ def find_llff_scans(datadir: Path) -> dict[str, Path]:
     return folders_with(datadir, _POSES)
 
 
-def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
-    images = _image_files(folder)
+def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions) -> PosedScene:
+    images = _image_files(folder, options.llff_factor)
     poses = _load_poses(folder / _POSES, len(images))
     height, width = first_image_size(images)
     original_height, original_width = poses[0, 4].item(), poses[0, 9].item()
@@ -86,7 +92,10 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
             report(error)
             continue
         frames[view] = Frame(view, path, w2c.float(), intrinsics.float(), height, width, near, far)
-    train, held_out = split_views(range(len(images)))
+    train, held_out = mvsnerf_views("llff", scan) if options.view_split == "mvsnerf" else ((), ())
+    is_listed = bool(train) and frames.keys() >= {*train, *held_out}
+    if not is_listed:
+        train, held_out = split_views(range(len(images)))
     return PosedScene(
         name=scan,
         scan=scan,
@@ -94,13 +103,21 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
+        view_split="mvsnerf" if is_listed else "own",
+        resized_to=options.llff_size[::-1] or None,
     )
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Images of the most reduced folder: the largest n of images_n, else images."""
+def _image_files(folder: Path, factor: int | None) -> list[Path]:
+    """Images of the folder for that factor; None: of the most reduced, the largest n of images_n, else images."""
     reduced = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"images_(\d+)", path.name))}
-    chosen = reduced[max(reduced)] if reduced else folder / "images"
+    if factor is None:
+        chosen = reduced[max(reduced)] if reduced else folder / "images"
+    else:
+        chosen = folder / ("images" if factor == 1 else f"images_{factor}")
+        if not chosen.is_dir():
+            found = ", ".join(sorted(path.name for path in folder.glob("images*") if path.is_dir())) or "none"
+            raise InputError(f"--llff_factor {factor}: expected the folder {chosen}, got only: {found}")
     if not chosen.is_dir():
         raise InputError(f"{folder}: expected a folder images, images_4 or images_8, got none")
     images = [path for path in sorted(chosen.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES]

@@ -1,15 +1,16 @@
 """The data sets by the name that `--dataset_name` takes. All readers have one signature."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.problems import Problems, Report, shortened
+from data.problems import Problems, Report, announce, shortened
 from data.readers.blendedmvs import find_blendedmvs_scans, read_blendedmvs
 from data.readers.blender import find_blender_scans, read_blender
 from data.readers.co3d import find_co3d_scans, read_co3d
 from data.readers.dtu import find_dtu_and_idr_scans, read_dtu
 from data.readers.llff import find_llff_scans, read_llff
+from data.readers.options import ReaderOptions
 from data.readers.splits import Split
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
 from data.scene import PosedScene
@@ -28,6 +29,8 @@ class Reader:
     """Patterns of what lies in a scan's folder: one that has some of them, but is not found, has lost the others."""
     takes_annotation_dir: bool = False
     """Both take `annotation_dir`, a folder of annotation files outside the data."""
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Which of `ReaderOptions` it has, with their values (none: any). With one at least, `read` takes `options`."""
 
     def located(self, annotation_dir: Path | None) -> dict[str, Path]:
         """Keywords for both that say where the annotations are."""
@@ -37,8 +40,18 @@ class Reader:
 READERS = {
     "dtu": Reader(read_dtu, find_dtu_and_idr_scans, ("image", "cameras*.npz")),
     "blendedmvs": Reader(read_blendedmvs, find_blendedmvs_scans, ("blended_images", "cams")),
-    "llff": Reader(read_llff, find_llff_scans, ("poses_bounds.npy", "images*")),
-    "blender": Reader(read_blender, find_blender_scans, ("transforms_*.json",)),
+    "llff": Reader(
+        read_llff,
+        find_llff_scans,
+        ("poses_bounds.npy", "images*"),
+        options={"view_split": ("own", "mvsnerf"), "llff_factor": (), "llff_size": ()},
+    ),
+    "blender": Reader(
+        read_blender,
+        find_blender_scans,
+        ("transforms_*.json",),
+        options={"view_split": ("own", "mvsnerf", "test")},
+    ),
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
     "vkitti": Reader(read_vkitti, find_vkitti_scans),
 }
@@ -51,6 +64,7 @@ def read_scenes(
     split: Split,
     scans: tuple[str, ...] | None,
     evaluated_only: bool = False,
+    options: ReaderOptions | None = None,
     annotation_dir: str = "",
     problems: Problems | None = None,
 ) -> list[PosedScene]:
@@ -60,15 +74,18 @@ def read_scenes(
     `annotation_dir`: where Co3D's annotations are, if not in its root.
 
     Raises:
-        InputError: for an unknown data set, a missing folder, an unknown scan, or nothing usable found in it.
+        InputError: for an unknown data set, an option that it does not have, a missing folder, an unknown scan, or
+            nothing usable found in it.
     """
     if dataset_name not in READERS:
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
     if not Path(datadir).is_dir():
         raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
-    reader, found = READERS[dataset_name], Problems()
-    located = reader.located(annotation_folder(dataset_name, annotation_dir))
-    scenes = reader.read(Path(datadir), split=split, scans=scans, report=found.add, **located)
+    reader, found, options = READERS[dataset_name], Problems(), options or ReaderOptions()
+    options.require_known_to(dataset_name, reader.options)
+    own: dict[str, object] = {"options": options} if reader.options else {}
+    own |= reader.located(annotation_folder(dataset_name, annotation_dir))
+    scenes = reader.read(Path(datadir), split=split, scans=scans, report=found.add, **own)
     scenes = [scene for scene in scenes if scene.is_evaluated or not evaluated_only]
     if scans is None:
         report_incomplete_scans(dataset_name, Path(datadir), found.add)
@@ -82,6 +99,16 @@ def read_scenes(
     else:
         problems.extend(found)
     return scenes
+
+
+def announce_own_split(options: ReaderOptions, scenes: Iterable[PosedScene]) -> None:
+    """Say which scenes have their format's split of views, although another one was asked for."""
+    names = [scene.name for scene in scenes if scene.view_split != options.view_split]
+    if names:
+        announce(
+            f"--view_split {options.view_split}: the data set's own split instead for scenes that the lists do not "
+            f"name, or that lack a listed view: {shortened(names)}"
+        )
 
 
 def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) -> None:

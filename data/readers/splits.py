@@ -13,6 +13,7 @@ from geometry import InputError
 Split = Literal["train", "val", "test", "all"]
 
 _LISTS = Path(__file__).parents[1] / "lists"
+_KINDS = ("train", "held_out")
 
 
 def read_list(path: Path) -> tuple[str, ...]:
@@ -29,8 +30,15 @@ def shipped_list(name: str) -> tuple[str, ...]:
 
 def dtu_view_lists() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """MVSNeRF's 16 training and 4 held-out views of the DTU rig, in its order."""
-    train, held_out = (shipped_list(f"dtu_views_{kind}") for kind in ("train", "held_out"))
+    train, held_out = (shipped_list(f"dtu_views_{kind}") for kind in _KINDS)
     return tuple(int(view) for view in train), tuple(int(view) for view in held_out)
+
+
+def mvsnerf_views(dataset: str, scan: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """MVSNeRF's training and held-out views of a scene of `llff` or `blender`, in its order; empty for others."""
+    rows = ({row[0]: row[1:] for row in map(str.split, shipped_list(f"{dataset}_views_{kind}"))} for kind in _KINDS)
+    train, held_out = (tuple(int(view) for view in row.get(scan, ())) for row in rows)
+    return train, held_out
 
 
 def shipped_path(name: str) -> Path:

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from data.image_io import image_size
+from data.image_io import image_size, read_pfm, write_pfm
+from data.novel_view.protocols import PROTOCOLS, targets_of
 from data.readers.registry import read_scenes
 from geometry import InputError
 from render import evaluate as command
 from render.evaluate import evaluate, evaluate_targets, summary
 from render.loading import usable_device
 from render.options import EvaluateOptions
-from render.protocols import PROTOCOLS, targets_of
 from render.table import scores_table
 from tests.render.tiny import HEIGHT, SCAN, WIDTH, TruthModel, write_checkpoint
+from training.nerf.build import build_data, build_general_task
+from training.nerf.checkpoint import read_nerf_checkpoint
+from training.nerf.options import GeneralOptions
 
 CPU = torch.device("cpu")
 
@@ -47,9 +51,9 @@ def test_command_writes_metrics_and_pictures(
     assert metrics["protocol"] == "dtu-nearest3"
     assert set(metrics) == {
         *("protocol", "mean", "baselines", "scans", "views", "weights", "settings"),
-        *("missing_targets", "left_out", "seen_in_training"),
+        *("left_out", "seen_in_training"),
     }
-    assert metrics["missing_targets"] == metrics["left_out"] == metrics["seen_in_training"] == []
+    assert metrics["left_out"] == metrics["seen_in_training"] == []
     scores = {"psnr", "ssim", "lpips", "depth_abs", "acc_2mm", "acc_10mm", "acc_20mm"}
     assert scores | {"rays_per_second", "seconds_per_image", "peak_memory_mb"} <= set(metrics["mean"])
     assert set(metrics["baselines"]) == {"nearest_source", "mean_colour"}
@@ -112,6 +116,29 @@ def test_without_depth_the_objects_mask_is_used(data_root: Path, tmp_path: Path)
         assert metrics["views"][0]["mask"] == kind
         assert metrics["mean"]["depth_abs"] is None
         assert (metrics["mean"]["psnr_object"] is None) == (name != "full")
+
+
+@pytest.mark.parametrize(("val_protocol", "protocol"), [("", "dtu-nearest3"), ("full", "full")])
+def test_validation_while_training_scores_as_evaluation_does(
+    val_protocol: str, protocol: str, general: Path, data_root: Path, tmp_path: Path
+):
+    root = shutil.copytree(data_root, tmp_path / "dtu")
+    for path in (root / "Depths").rglob("*.pfm"):
+        depth = read_pfm(path).copy()
+        depth[:, : depth.shape[1] // 3] = 0.0  # unknown: not scored by the protocols of DTU
+        write_pfm(path, depth)
+    record = read_nerf_checkpoint(general).record
+    own = {name: value for name, value in record.options.items() if name in GeneralOptions.__dataclass_fields__}
+    own |= {"init_from": str(general), "datadir": str(root), "imgScale_test": 0.5, "num_workers": 0}
+    lists = {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
+    training = GeneralOptions(**own | lists | {"val_protocol": val_protocol})
+    data = build_data(training, is_per_scene=False)
+    task = build_general_task(training, data.trained_on)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (validated,) = trainer.validate(task, data, verbose=False)
+    evaluated = evaluate(options(general, root, tmp_path / "out", protocol=protocol))["mean"]
+    for name in ("psnr", "ssim", "depth_abs"):
+        assert validated[f"val/{name}"] == pytest.approx(evaluated[name], abs=1e-4)
 
 
 def test_tokens_of_the_same_sources_are_computed_once(general: Path, data_root: Path):

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
+from data.novel_view.protocols import PROTOCOLS
+from data.novel_view.reference import reference_of
 from geometry import Views
 from models.nerf.vggt_nerf import RenderedImage
-from render.protocols import PROTOCOLS
 from render.scoring import (
     Scores,
     mean_color,
     mean_scores,
     nearest_source,
-    reference_of,
     score_image,
     score_rendering,
 )
@@ -87,10 +88,37 @@ def test_depth_where_it_is_known(target: Views):
 
 
 def test_nothing_known_gives_none_and_not_nan(target: Views):
-    target = replace(target, depth=torch.zeros(1, 24, 32))
+    target = replace(target, depth=torch.zeros(1, 24, 32), mask=torch.zeros(1, 24, 32, dtype=torch.bool))
     rendered = RenderedImage(picture(target), torch.ones(24, 32), torch.ones(24, 32))
     scores = score_rendering(rendered, reference_of(MASKED, target), is_millimeter=True)
     assert (scores.psnr, scores.depth_abs, scores.acc_2mm) == (None, None, None)
+
+
+def test_ssim_of_mvsnerf_is_reported_beside_ours(target: Views):
+    """Old scikit-image took the span of floating-point images to be 2, and so did the numbers published with it."""
+    image = (picture(target) + 0.1 * torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
+    reference = reference_of(MASKED, target)
+    pair = reference.shown(image).numpy(), reference.image.numpy()
+    scores = score_image(image, reference)
+    expected = {span: float(structural_similarity(*pair, channel_axis=-1, data_range=span)) for span in (1.0, 2.0)}
+    assert scores.ssim == pytest.approx(expected[1.0], abs=1e-6)
+    assert scores.ssim_mvsnerf == pytest.approx(expected[2.0], abs=1e-6)
+    assert scores.ssim_mvsnerf > scores.ssim
+
+
+def test_a_picture_is_compared_once_by_lpips_on_the_references_device(target: Views, monkeypatch: pytest.MonkeyPatch):
+    devices = []
+
+    def distance(image: torch.Tensor, truth: torch.Tensor) -> float:
+        devices.append((image.device.type, truth.device.type))
+        return 0.5
+
+    monkeypatch.setattr("render.scoring.lpips_distance", distance)
+    monkeypatch.setattr("render.scoring.psnr", lambda *images: 1.0)
+    monkeypatch.setattr("render.scoring.ssim", lambda *images: 1.0)
+    reference = reference_of(FULL, target.to("meta"))  # a device other than that of what was rendered
+    assert score_image(picture(target), reference).lpips == 0.5
+    assert devices == [("meta", "meta")]
 
 
 def test_image_smaller_than_the_ssim_window():

@@ -104,7 +104,7 @@ def test_validation_and_evaluation_agree(
     precision: str, small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The same views, by two commands: training validates under autocast, so evaluation does."""
-    more = ("--precision", precision, "--num_val", "4", "--scans", "scan2")
+    more = ("--precision", precision, "--num_val", "4", "--scans", "scan2", "--val_protocol", "full")
     options = general_options(small_dtu, tmp_path / "runs", *more)
     validated = general_run(options).callback_metrics["val/psnr"].item()
     assert capsys.readouterr().err.count(f"note: --precision {precision} on a CPU: 32-true is faster there\n") == 1

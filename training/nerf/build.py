@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 
 from data.novel_view.datamodule import SceneDataModule
+from data.readers.registry import announce_own_split
 from data.scene import PosedScene
 from geometry import InputError, require
 from models.nerf.guided.scene_field import SceneField
@@ -39,6 +40,7 @@ def build_data(options: TrainOptions, *, is_per_scene: bool) -> SceneDataModule:
         if scene.white_background != options.white_bkgd:
             background = "white" if scene.white_background else "black"
             raise InputError(f"--white_bkgd {options.white_bkgd}: scene {scene.name} is composited over {background}")
+    announce_own_split(options.reader_options(), data.train_scenes.values())
     require(
         not options.depth_loss or data.with_depth > 0,
         f"--depth_loss {options.depth_loss}: expected depth maps, got none for {len(data.train_targets)} targets",

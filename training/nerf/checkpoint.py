@@ -1,7 +1,7 @@
 """Checkpoints of radiance fields: what they record, and how their models come back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class NerfRecord(CheckpointRecord):
     """View numbers that were training targets, by scan; for a fine-tuned model those of its general model too."""
     vggt_before: tuple[VGGTRecord, ...] = ()
     """Other backbones that its first weights (`--init_from`) were trained with, the earliest first."""
+    validated_on: dict[str, list[int]] = field(default_factory=dict)
+    """View numbers of validation that training did without, by scan: those that `--val_views` kept of a fine-tuning."""
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "NerfRecord":
@@ -46,12 +48,17 @@ def _build(
     near_far: NearFar | None = None,
     samples: Mapping[str, int | None] | None = None,
     vggt_image_size: int | None = None,
+    background: float | None = None,
 ) -> VGGTNeRF:
     """`vggt_ckpt`: where the backbone lies now, or another one for a network that reads no tokens.
 
-    `near_far`, `samples` (see `RendererSpec.with_samples`), `vggt_image_size`: if not as trained.
+    `near_far`, `samples` (see `RendererSpec.with_samples`), `vggt_image_size`, `background`: if not as trained.
     """
-    spec = replace(record.renderer.with_samples(samples or {}), near_far=near_far or record.renderer.near_far)
+    spec = replace(
+        record.renderer.with_samples(samples or {}),
+        near_far=near_far or record.renderer.near_far,
+        background=record.renderer.background if background is None else background,
+    )
     network = spec.build()
     vggt, _ = load_recorded_backbone(
         record.vggt,

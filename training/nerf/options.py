@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 from data.novel_view.datamodule import NovelViewSpec
-from data.readers.registry import READERS
+from data.novel_view.protocols import PROTOCOLS, validation_protocol
 from geometry import require
 from models.nerf.samplers import SAMPLERS, require_own_options
+from training.nerf.data_options import DataOptions
 from training.options import RunOptions, option
 
 OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss")
@@ -14,11 +15,9 @@ OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
+class TrainOptions(RunOptions, DataOptions):
     """What both scripts for radiance fields understand."""
 
-    dataset_name: str = option("dtu", f"data set format: {', '.join(READERS)}")
-    datadir: str = option("./data/dtu", "root folder of the data set")
     scans: tuple[str, ...] = option(
         (),
         "scans to use; none given: the data set's own lists. Scans that also validate train on training views only",
@@ -47,6 +46,11 @@ class TrainOptions(RunOptions):
     )
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
+    val_protocol: str = option(
+        "",
+        f"validation scores the pixels that this protocol counts: {', '.join(PROTOCOLS)}; not given: MVSNeRF's of the "
+        "data set (dtu, llff, blender), else full",
+    )
     warmup_steps: int = option(100, "optimizer steps of linear warm-up")
     depth_loss: float | None = option(
         None, "weight of the depth loss; needs depth maps. Not given: 0.1 for guided where there are some, else 0"
@@ -60,6 +64,8 @@ class TrainOptions(RunOptions):
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
         super().__post_init__()
+        DataOptions.__post_init__(self)
+        validation_protocol(self.val_protocol, self.dataset_name)
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "chunk")
         self._require_at_least(0, "warmup_steps")
         self._require_at_least(0, *(name for name in ("depth_loss", "color_loss") if getattr(self, name) is not None))
@@ -89,6 +95,7 @@ class TrainOptions(RunOptions):
             num_val=self.num_val,
             seed=self.seed,
             num_workers=self.num_workers,
+            reader=self.reader_options(),
         )
 
     @property
@@ -160,6 +167,11 @@ class FinetuneOptions(TrainOptions):
     vggt_image_size: int | None = option(
         None, "longest image side VGGT sees, 0 = the image's own; not given: as the general checkpoint's"
     )
+    val_views: int = option(
+        0,
+        "so many of the training views, evenly spread, are held out of training, targets and sources alike, and "
+        "validation uses them instead of training views: best.ckpt is then an early stop",
+    )
     residual_channels: int = option(16, "channels of the per-scene residual, per plane")
     residual_resolution: int = option(128, "cells of the per-scene residual along each side of the scene's box")
     residual_lrate: float = option(5e-3, "peak learning rate of the per-scene residual")
@@ -177,7 +189,7 @@ class FinetuneOptions(TrainOptions):
         super().__post_init__()
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
         self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
-        self._require_at_least(0, "scene_field", "surface_loss")
+        self._require_at_least(0, "scene_field", "surface_loss", "val_views")
         if not self.scene_field:
             for name in OF_SCENE_FIELD:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
@@ -197,6 +209,10 @@ class FinetuneOptions(TrainOptions):
             f"--scene_field_steps {self.scene_field_steps} and as many --warmup_steps {self.warmup_steps} behind them: "
             f"expected fewer than --max_steps {self.max_steps}",
         )
+
+    def data_spec(self, *, is_per_scene: bool) -> NovelViewSpec:
+        """See `TrainOptions`."""
+        return replace(super().data_spec(is_per_scene=is_per_scene), val_views=self.val_views)
 
     @property
     def steps_of_field(self) -> int:

@@ -13,7 +13,7 @@ _ERROR_GAIN = 5.0
 
 
 def comparison(
-    sources: Float[Tensor, "view 3 height width"],
+    sources: Float[Tensor, "view 3 source_height source_width"],
     truth: Float[Tensor, "3 height width"],
     rendered: RenderedImage,
     near: float,

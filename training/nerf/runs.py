@@ -40,8 +40,10 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
     field = None
     if options.scene_field and start.is_before_the_field:
         task = build_scene_field_task(options, scene, start)
+        task.validated_on = data.validated_on
         fit(options, task, data, callbacks)
         field = task.field
     data.steps_before = options.steps_of_field
     task = build_finetune_task(options, scene, start, field)
+    task.validated_on = data.validated_on
     return fit(options, task, data, callbacks, is_continued=field is not None)

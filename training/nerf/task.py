@@ -1,5 +1,6 @@
 """The Lightning module of radiance fields: one training step, one validation."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from data.novel_view.protocols import validation_protocol
+from data.novel_view.reference import reference_of
 from geometry import InputError, SceneBatch
 from models.nerf.samplers import LOSS_NAMES, RendererSpec
 from models.nerf.vggt_nerf import VGGTNeRF, render_image
@@ -22,6 +25,8 @@ from training.run_task import RunTask, plain_options
 from training.schedules import WarmupCosine
 
 _PICTURES_PER_VALIDATION = 2
+_SCORES = ("val/psnr", "val/ssim", "val/depth_abs")
+"""Of validation. A mean that Lightning forms is of as many batches in every process, scored or not."""
 
 
 class SceneTask(RunTask):
@@ -49,6 +54,8 @@ class SceneTask(RunTask):
         self.vggt_record = vggt
         self.trained_on = trained_on
         self.vggt_before = vggt_before
+        self.validated_on: dict[str, list[int]] = {}
+        """Views that only validation sees, by scan."""
 
     def clipping_groups(self) -> dict[str, list[nn.Parameter]]:
         """The norm is taken over all parameters that learn."""
@@ -87,6 +94,7 @@ class SceneTask(RunTask):
             commit=self.commit,
             trained_on=self.trained_on,
             vggt_before=self.vggt_before,
+            validated_on=self.validated_on,
         )
 
 
@@ -136,32 +144,40 @@ class NerfTask(SceneTask):
         return {name: weight for name, weight in weights.items() if weight}
 
     def on_validation_epoch_start(self) -> None:
-        """No depth errors yet."""
-        self._depth_errors = torch.zeros(2, device=self.device)
+        """No scores yet."""
+        self._scores = torch.zeros(len(_SCORES), 2, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
-        """The mean depth error over the targets of all processes whose depth is known, where there are any."""
-        total, count = self.trainer.strategy.reduce(self._depth_errors, reduce_op="sum")
-        if count > 0:
-            self.log("val/depth_abs", total / count)
+        """Means over the targets of all processes that have a finite score.
+
+        Where no target has one, PSNR is logged all the same, as NaN, because checkpoints are chosen by it.
+        """
+        sums = self.trainer.strategy.reduce(self._scores, reduce_op="sum")
+        for name, (total, count) in zip(_SCORES, sums, strict=True):
+            if count > 0 or name == "val/psnr":
+                self.log(name, total / count)
 
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
-        """Render a whole view; log metrics and, for the first few, a picture."""
+        """Render a whole view; log metrics and, for the first few, a picture.
+
+        Scores count the pixels that `--val_protocol` counts, as `render.evaluate` does; a view without any has no PSNR.
+        """
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         target = batch.target[:, 0]
         view = self.model.view(maps, target.cameras, target.near, target.far)
         rendered = render_image(view, self.options.chunk)
-        truth = target.images[0].permute(1, 2, 0).cpu()
-        scores = {"val/psnr": psnr(rendered.rgb, truth), "val/ssim": ssim(rendered.rgb, truth)}
-        depth = None if target.depth is None else target.depth[0].cpu()
-        self.log_dict(scores, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
-        if depth is not None and not bool((depth > 0).any()):
-            depth = None  # all unknown
-        if depth is not None:
-            error = depth_errors(rendered.depth, depth, depth > 0).mean_abs
-            self._depth_errors += torch.tensor([error, 1.0], device=self.device)
+        truth = reference_of(validation_protocol(self.options.val_protocol, self.options.dataset_name), target)
+        shown = truth.shown(rendered.rgb)
+        scores = {"val/psnr": psnr(shown, truth.image, truth.mask), "val/ssim": ssim(shown, truth.image)}
+        if truth.depth is not None and bool((truth.depth > 0).any()):  # else all unknown
+            scores["val/depth_abs"] = depth_errors(truth.cut(rendered.depth), truth.depth, truth.depth > 0).mean_abs
+        for row, name in enumerate(_SCORES):
+            score = scores.get(name, math.nan)
+            if math.isfinite(score):
+                self._scores[row] += self._scores.new_tensor([score, 1.0])
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             near, far = view.bounds.near[0].item(), view.bounds.far[0].item()
+            depth = None if target.depth is None else target.depth[0].cpu()
             picture = comparison(batch.source.images[0], target.images[0], rendered, near, far, depth)
             self.save_picture(picture, batch_idx)
 

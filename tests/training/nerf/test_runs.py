@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -200,6 +201,35 @@ def test_finetuning_meets_the_same_source_views_again(small_dtu: Path) -> None:
         met += [(batch.names, tuple(batch.source.ids[0].tolist())) for batch in data.train_dataloader()]
     assert len(met) == 32
     assert len(set(met)) == 16
+
+
+def test_views_kept_for_validation_are_recorded_and_not_trained_on(
+    small_dtu: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.nerf import runs
+    from training.nerf.options import FinetuneOptions
+
+    records = []
+
+    def fit(options: FinetuneOptions, task: pl.LightningModule, *others: object, **more: object) -> pl.Trainer:
+        records.append(task.record())
+        return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
+    monkeypatch.setattr(runs, "fit", fit)
+    start = str(unbroken / "checkpoints" / "last.ckpt")
+    options = {"datadir": str(small_dtu), "scans": ("scan2",), "init_from": start, "residual_resolution": 8}
+    for kept in (0, 3):
+        runs.finetune_run(FinetuneOptions(**options, val_views=kept))
+    whole, record = records
+    assert "scan2" not in read_nerf_checkpoint(Path(start)).record.trained_on
+    kept = record.validated_on["scan2"]
+    assert len(kept) == 3
+    assert record.trained_on["scan2"] == [view for view in whole.trained_on["scan2"] if view not in kept]
+    assert whole.validated_on == {}
+    plain = record.to_plain()
+    assert type(record).from_plain(plain).validated_on == {"scan2": kept}
+    del plain["validated_on"]  # as of a checkpoint written before there was such a thing
+    assert type(record).from_plain(plain).validated_on == {}
 
 
 @pytest.mark.parametrize("processes", [1, 2])

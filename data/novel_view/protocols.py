@@ -1,7 +1,8 @@
 """Evaluation protocols by name: which views are targets, which are sources, and which pixels count.
 
-Sources of the rules: MVSNeRF (Chen et al. 2021), its evaluation notebook, for `dtu-*`, `llff-*` and `blender-*`. Near
-and far are always those of the data set (425 to 905 mm in DTU's camera files).
+Sources of the rules: MVSNeRF (Chen et al. 2021), its evaluation notebook, for `dtu-*`, `llff-*` and `blender-*` but
+`blender-test200`, which has the views of NeRF (Mildenhall et al. 2020). Near and far are always those of the data set
+(425 to 905 mm in DTU's camera files). Training takes its validation scores by the pixel rule of a protocol as well.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,10 @@ class Protocol:
     """Views to reproduce; none = the scene's held-out views. Of listed ones, those that a scene has."""
     fixed_sources: tuple[int, ...] = ()
     """The sources of every target; none = the nearest of the pool by L1 distance of camera centers."""
+    has_first_sources: bool = False
+    """The sources of every target are the first of the pool, in its order, instead of the nearest."""
+    view_split: str | None = None
+    """Which views train and which are held out, see `ReaderOptions`; None = the caller's `--view_split`."""
     angle: float = 0.0
     """Degrees; above 0 the sources are not the nearest of the pool but `surrounding_views` at about this angle."""
     is_masked: bool = False
@@ -76,18 +81,51 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "full": Protocol("held-out views from the nearest training views, all pixels", has_object_psnr=True),
     "llff-nearest3": Protocol(
-        "held-out views from the nearest 3 training views, the middle 80 % of the image",
+        "MVSNeRF's held-out views from the nearest 3 of its training views, the middle 80 % of the image",
         dataset="llff",
         num_sources=3,
+        view_split="mvsnerf",
+        crop_margin=0.1,
+    ),
+    "llff-fixed3": Protocol(
+        "MVSNeRF's held-out views from the first 3 of its training views, the middle 80 % of the image",
+        dataset="llff",
+        num_sources=3,
+        has_first_sources=True,
+        view_split="mvsnerf",
         crop_margin=0.1,
     ),
     "blender-nearest3": Protocol(
-        "held-out views from the nearest 3 training views, the middle 80 % of the image",
+        "MVSNeRF's held-out views from the nearest 3 of its training views, the middle 80 % of the image",
         dataset="blender",
         num_sources=3,
+        view_split="mvsnerf",
         crop_margin=0.1,
     ),
+    "blender-fixed3": Protocol(
+        "MVSNeRF's held-out views from the first 3 of its training views, all pixels",
+        dataset="blender",
+        num_sources=3,
+        has_first_sources=True,
+        view_split="mvsnerf",
+    ),
+    "blender-test200": Protocol(
+        "the test frames (200 in NeRF's scenes) from the nearest training frames, all pixels",
+        dataset="blender",
+        view_split="test",
+    ),
 }
+_OF_DATASET = {"dtu": "dtu-nearest3", "llff": "llff-nearest3", "blender": "blender-nearest3"}
+"""MVSNeRF's first protocol of each of its data sets."""
+
+
+def validation_protocol(name: str, dataset_name: str) -> Protocol:
+    """The protocol by whose pixel rule validation scores; no name: MVSNeRF's of the data set, or `full`.
+
+    Raises:
+        InputError: for an unknown name, or another data set than the protocol's.
+    """
+    return _known("--val_protocol", name or _OF_DATASET.get(dataset_name, "full"), dataset_name)
 
 
 def protocol_named(name: str, dataset_name: str, n_views: int) -> Protocol:
@@ -96,11 +134,7 @@ def protocol_named(name: str, dataset_name: str, n_views: int) -> Protocol:
     Raises:
         InputError: for an unknown name, another data set than the protocol's, or another number of source views.
     """
-    if name not in PROTOCOLS:
-        raise InputError(f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
-    protocol = PROTOCOLS[name]
-    if protocol.dataset not in (None, dataset_name):
-        raise InputError(f"--protocol {name}: expected --dataset_name {protocol.dataset}, got {dataset_name!r}")
+    protocol = _known("--protocol", name, dataset_name)
     if protocol.num_sources not in (None, n_views):
         raise InputError(f"--protocol {name}: expected --n_views {protocol.num_sources}, got {n_views}")
     return protocol
@@ -123,6 +157,8 @@ def targets_of(protocol: Protocol, scene: PosedScene, n_views: int) -> list[Targ
     if protocol.fixed_sources:
         return [Target(scene, view_id, protocol.fixed_sources) for view_id in target_ids]
     pool = _present(protocol.pool, scene) if protocol.pool else scene.train_views
+    if protocol.has_first_sources and len(pool) >= n_views:
+        return [Target(scene, view_id, pool[:n_views]) for view_id in target_ids]
     targets = pool_targets(replace(scene, train_views=pool), target_ids)
     for target in targets:
         if len(target.candidates) < n_views:
@@ -144,7 +180,8 @@ def targets_of_all(
 ) -> list[Target]:
     """The protocol's targets in several scenes, all with one kind of mask, because a mean over several kinds has none.
 
-    Scenes that lack what the protocol needs, and targets that lack the mask that most have, are reported and left out.
+    Reported and left out are targets that a scene does not have, scenes that lack what else the protocol needs, and
+    targets that lack the mask that most have.
 
     Raises:
         InputError: when no target is left.
@@ -158,6 +195,11 @@ def targets_of_all(
             if len(scenes) > 1:
                 report(error)
             failure = failure or error
+            continue
+        missing = [view for view in protocol.targets if view not in scene.frames]
+        if missing:
+            expected = list(protocol.targets)
+            report(InputError(f"scene {scene.name}: expected target views {expected}, got a scene without {missing}"))
     if failure and not targets:
         raise failure
     return _with_usual_mask(protocol, targets, report)
@@ -181,11 +223,6 @@ def _mask_kind(target: Target) -> str:
     return "depth" if target.scene.has_depth(target.view_id) else "object mask" if has_mask else "no mask"
 
 
-def missing_targets(protocol: Protocol, scene: PosedScene) -> list[str]:
-    """Targets of the protocol that a scene does not have, as `scan/view`."""
-    return [f"{scene.scan}/{view}" for view in protocol.targets if view not in scene.frames]
-
-
 def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "height width"] | None]:
     """Which pixels of a target (one view) count, and by what: true depth, else the object's mask, else all."""
     if protocol.is_masked and target.depth is not None and bool((target.depth > 0).any()):  # all 0: it is unknown
@@ -193,6 +230,15 @@ def mask_of(protocol: Protocol, target: Views) -> tuple[MaskKind, Bool[Tensor, "
     if protocol.is_masked and target.mask is not None:
         return "object", target.mask[0]
     return "none", None
+
+
+def _known(option: str, name: str, dataset_name: str) -> Protocol:
+    if name not in PROTOCOLS:
+        raise InputError(f"{option}: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
+    protocol = PROTOCOLS[name]
+    if protocol.dataset not in (None, dataset_name):
+        raise InputError(f"{option} {name}: expected --dataset_name {protocol.dataset}, got {dataset_name!r}")
+    return protocol
 
 
 def _present(views: Sequence[int], scene: PosedScene) -> tuple[int, ...]:

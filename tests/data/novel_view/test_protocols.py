@@ -1,15 +1,23 @@
 """Which views and which pixels each protocol uses."""
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from data.scene import Frame
+from data.novel_view.protocols import (
+    PROTOCOLS,
+    mask_of,
+    protocol_named,
+    targets_of,
+    targets_of_all,
+    validation_protocol,
+)
+from data.scene import Frame, PosedScene
 from geometry import InputError, Views
-from render.protocols import PROTOCOLS, mask_of, missing_targets, protocol_named, targets_of, targets_of_all
 from tests.render.tiny import scene_on_a_line
 from tests.scenes import random_views
 
@@ -40,6 +48,44 @@ def test_fixed_sources_and_targets_that_the_scene_has():
     views = [view for view in range(49) if view not in (24, 44)]
     chosen = targets_of(PROTOCOLS["dtu-fixed3"], dtu_scene(views), 3)
     assert [(one.view_id, one.candidates) for one in chosen] == [(32, (25, 21, 33)), (23, (25, 21, 33))]
+
+
+@pytest.mark.parametrize("name", ["llff-fixed3", "blender-fixed3"])
+def test_fixed_sources_are_the_first_of_the_scenes_training_views(name: str):
+    scene = scene_on_a_line(list(range(9)), train=(7, 1, 4, 3), held_out=(2, 3))
+    assert [one.candidates for one in targets_of(PROTOCOLS[name], scene, 3)] == [(7, 1, 4), (7, 1, 4)]
+    assert [one.candidates for one in targets_of(PROTOCOLS[name.replace("fixed", "nearest")], scene, 3)] == [
+        (1, 3, 4),
+        (4, 1, 7),  # 3 itself is a training view here
+    ]
+    with pytest.raises(InputError, match=r"expected 3 source views.*got only 2"):
+        targets_of(PROTOCOLS[name], replace(scene, train_views=(7, 1)), 3)
+
+
+def test_mvsnerfs_crops_and_views():
+    crops = {name: one.crop_margin for name, one in PROTOCOLS.items() if one.dataset in ("llff", "blender")}
+    assert crops == {
+        "llff-nearest3": 0.1,
+        "llff-fixed3": 0.1,
+        "blender-nearest3": 0.1,
+        "blender-fixed3": 0.0,
+        "blender-test200": 0.0,
+    }
+    assert {PROTOCOLS[name].view_split for name in crops} == {"mvsnerf", "test"}
+
+
+def test_validation_has_the_pixels_of_the_data_sets_protocol():
+    chosen = {name: validation_protocol("", name) for name in ("dtu", "llff", "blender", "co3d")}
+    assert chosen == {
+        "dtu": PROTOCOLS["dtu-nearest3"],
+        "llff": PROTOCOLS["llff-nearest3"],
+        "blender": PROTOCOLS["blender-nearest3"],
+        "co3d": PROTOCOLS["full"],
+    }
+    assert validation_protocol("full", "dtu") is PROTOCOLS["full"]
+    for name, message in (("dtu-nearest4", "expected one of"), ("llff-fixed3", "expected --dataset_name llff")):
+        with pytest.raises(InputError, match=f"--val_protocol.*{message}"):
+            validation_protocol(name, "dtu")
 
 
 def test_full_takes_the_scenes_own_split():
@@ -97,37 +143,50 @@ def test_mask_is_known_depth_else_the_object_else_nothing():
     assert mask_of(PROTOCOLS["full"], single(depth=depth, mask=object_mask)) == ("none", None)
 
 
+def with_depth(scene: PosedScene, views: Collection[int]) -> PosedScene:
+    """The same scene with depth maps for some views."""
+    frames = {
+        view: replace(frame, depth_path=Path("depth.pfm") if view in views else None)
+        for view, frame in scene.frames.items()
+    }
+    return replace(scene, frames=frames, read_depth=lambda frame: None)
+
+
 def test_masks_of_different_kinds_are_not_averaged() -> None:
-    """The scene's targets 24 and 23 have object masks, 32 has none: it is left out and named."""
-    scene = scene_on_a_line([21, 22, 23, 24, 25, 32], (21, 22, 25), (24, 23, 32))
-    mask = {view: replace(scene.frames[view], mask_path=Path("mask.png")) for view in (23, 24)}
-    scene = replace(scene, frames={**scene.frames, **mask})
-    problems: list[InputError] = []
-    targets = targets_of_all(PROTOCOLS["dtu-nearest3"], [scene], 3, problems.append)
-    assert {target.view_id for target in targets} == {23, 24}
+    scene, protocol = dtu_scene(), PROTOCOLS["dtu-nearest3"]
+    for known, left_out in (((), []), (TARGETS, []), ((32, 24, 44), [23]), ((23, 44), [32, 24]), ((23,), [23])):
+        one = with_depth(scene, known)
+        problems: list[InputError] = []
+        targets = targets_of_all(protocol, [one], 3, problems.append)
+        assert [target.view_id for target in targets] == [view for view in TARGETS if view not in left_out]
+        views = [int(str(problem).split("view ")[1].split(":")[0]) for problem in problems]
+        assert views == left_out
     (problem,) = problems
-    assert str(problem) == (
-        f"scene {scene.name}, view 32: expected the kind of mask of most targets (object mask), got no mask"
-    )
-    assert len(targets_of_all(PROTOCOLS["full"], [scene], 3)) == 3
+    assert str(problem) == "scene line, view 23: expected the kind of mask of most targets (no mask), got depth"
+    assert len(targets_of_all(PROTOCOLS["full"], [replace(one, held_out_views=TARGETS)], 2)) == 4
 
 
-def test_a_scene_that_lacks_what_the_protocol_needs_is_left_out() -> None:
-    whole = scene_on_a_line([21, 25, 33, 23, 24], (21, 25, 33), (23, 24))
-    lacking = replace(whole.without({33}), name="lacking")
-    problems: list[InputError] = []
-    targets = targets_of_all(PROTOCOLS["dtu-fixed3"], [lacking, whole], 3, problems.append)
-    assert {target.scene.name for target in targets} == {whole.name}
+def test_a_scan_without_its_sources_is_left_out_and_named() -> None:
+    whole, lacking = dtu_scene(), replace(dtu_scene([view for view in range(49) if view != 21]), name="cave")
+    protocol, problems = PROTOCOLS["dtu-fixed3"], []
+    targets = targets_of_all(protocol, [whole, lacking], 3, problems.append)
+    assert {target.scene.name for target in targets} == {"line"}
     assert [str(problem) for problem in problems] == [
-        "scene lacking: expected source views [25, 21, 33], got a scene without [33]"
+        "scene cave: expected source views [25, 21, 33], got a scene without [21]"
     ]
-    with pytest.raises(InputError, match=r"expected source views \[25, 21, 33\]"):
-        targets_of_all(PROTOCOLS["dtu-fixed3"], [lacking], 3)
+    with pytest.raises(InputError, match=r"scene cave: .*without \[21\]"):
+        targets_of_all(protocol, [lacking], 3, problems.append)
+    assert len(problems) == 1  # the only scene: the error says it
 
 
 def test_missing_targets_are_named() -> None:
     scene = scene_on_a_line([21, 23, 24, 25, 33], (21, 25, 33), (23, 24))
-    assert missing_targets(PROTOCOLS["dtu-fixed3"], scene) == [f"{scene.scan}/32", f"{scene.scan}/44"]
+    problems: list[InputError] = []
+    targets = targets_of_all(PROTOCOLS["dtu-fixed3"], [scene], 3, problems.append)
+    assert sorted(target.view_id for target in targets) == [23, 24]
+    assert [str(problem) for problem in problems] == [
+        f"scene {scene.name}: expected target views [32, 24, 23, 44], got a scene without [32, 44]"
+    ]
 
 
 def test_wide_sources_stand_around_the_target():

@@ -9,23 +9,36 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
+from render.benchmark import run_benchmark
+from render.evaluate import evaluate
+from render.options import BenchmarkOptions, EvaluateOptions
 from tests.render.tiny import SCAN, write_checkpoint, write_data
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["cameras_and_rays", "render_video", "vggt_features"]
+NAMES = ["cameras_and_rays", "metrics", "render_video", "vggt_features"]
 
 
 @pytest.fixture(scope="module")
 def parameters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("notebooks")
+    datadir, ckpt = write_data(folder / "dtu"), write_checkpoint(folder / "last.ckpt", with_depth=True)
     return {
-        "DATADIR": str(write_data(folder / "dtu")),
-        "CKPT": str(write_checkpoint(folder / "last.ckpt", with_depth=True)),
+        "DATADIR": str(datadir),
+        "CKPT": str(ckpt),
+        "BENCHMARK": str(write_benchmark(folder / "benchmark", datadir, ckpt)),
         "SCAN": SCAN,
         "FRAMES": "2",
         "IMG_SCALE": "0.5",
         "OUT": str(folder / "video.mp4"),
     }
+
+
+def write_benchmark(out: Path, datadir: Path, ckpt: Path) -> Path:
+    """Results as of `render.benchmark`, made in this process: what it would run has nothing left to do."""
+    common = {"ckpt": str(ckpt), "datadir": str(datadir), "scans": (SCAN,), "imgScale_test": 0.5, "device": "cpu"}
+    evaluate(EvaluateOptions(**common, protocol="dtu-nearest3", out=str(out / SCAN / "general")))
+    run_benchmark(BenchmarkOptions(**common, protocol="dtu-nearest3", out=str(out)))
+    return out
 
 
 def test_all_notebooks_are_known():

@@ -134,15 +134,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_named(tmp_path: Path, mo
         task.on_before_optimizer_step(task.build_optimizer())
 
 
-def test_depth_loss_needs_depth(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    task = tiny_task(tmp_path, depth_loss=0.1)
-    batch = random_batch(1)
-    with pytest.raises(InputError, match=r"--depth_loss.*scene0"):
-        task.training_step(replace(batch, target=replace(batch.target, depth=None)), 0)
-
-
 def test_frozen_backbone_is_in_no_checkpoint_and_no_optimizer(tmp_path: Path) -> None:
     task = tiny_task(tmp_path)
     assert all(name.startswith("model.network.") for name in task.state_dict())

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, cast, get_args
 
 import configargparse
 
-from geometry import InputError
+from geometry import InputError, require
 
 Options = TypeVar("Options")
 
@@ -25,8 +25,11 @@ class _Parser(configargparse.ArgumentParser):
 def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
     """Options from `--config file.txt` (lines `key = value`) and the command line, which takes precedence.
 
+    A list whose default is empty can be emptied: `--freeze` without a value, or `freeze = []` in the file.
+
     Raises:
-        InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, or a contradiction.
+        InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, a list left without a
+            value that needs one, or a contradiction.
     """
     parser = _Parser(
         description=description,
@@ -35,11 +38,16 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
         allow_abbrev=False,
     )
     parser.add_argument("--config", is_config_file=True, help="txt file of options")
-    for field in dataclasses.fields(cast(Any, cls)):
+    fields = dataclasses.fields(cast(Any, cls))
+    for field in fields:
         names = (field.name, *field.metadata.get("aliases", ()))
         parser.add_argument(*(f"--{name}" for name in names), **_argument(field))
     arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
     del arguments["config"]
+    for field in fields:
+        require(
+            arguments[field.name] != [] or not field.default, f"--{field.name}: expected at least one value, got none"
+        )
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return cls(**values)
 
@@ -48,6 +56,8 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
     argument.pop("aliases", None)
+    if argument.get("nargs") == "+":
+        argument["nargs"] = "*"  # whether none is enough depends on the default: see `parse_options`
     if bool in (field.type, *get_args(field.type)):
         return {**argument, "action": argparse.BooleanOptionalAction}
     # tuple[int, ...] and int | None are read as int

@@ -48,6 +48,29 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (options.white_bkgd, options.lrate, options.scans, options.view_range) == (False, 2e-3, ("scan9",), (4, 4))
 
 
+def test_a_list_can_be_emptied(tmp_path: Path) -> None:
+    """On the command line against a config, and in a config; what comes behind the bare option is not taken for it."""
+    frozen = ["--config", str(ROOT / "configs" / "vggt" / "co3d.txt")]
+    assert parse_options(VGGTOptions, "test", frozen).freeze == ("*aggregator*",)
+    options = parse_options(VGGTOptions, "test", [*frozen, "--freeze", "--lora_rank", "16"])
+    assert (options.freeze, options.lora_rank, options.dataset_name) == ((), 16, ("co3d", "vkitti"))
+    assert parse_options(VGGTOptions, "test", ["--lora_rank", "16", "--freeze", *frozen]).freeze == ()
+    config = tmp_path / "c.txt"
+    config.write_text("freeze = []\nscans = [ ]\n")
+    assert parse_options(VGGTOptions, "test", ["--config", str(config)]).freeze == ()
+    again = parse_options(VGGTOptions, "test", ["--config", str(config), "--freeze", "camera_head*"])
+    assert (again.freeze, again.scans) == (("camera_head*",), ())
+
+
+@pytest.mark.parametrize("name", ["n_views", "aspect", "dataset_name", "datadir", "len_train"])
+def test_a_list_that_needs_a_value_is_refused_without_one(name: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.txt"
+    config.write_text(f"{name} = []\n")
+    for arguments in ([f"--{name}"], ["--config", str(config)], [f"--{name}", "--seed", "1"]):
+        with pytest.raises(InputError, match=f"^--{name}: expected at least one value, got none$"):
+            parse_options(VGGTOptions, "test", arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

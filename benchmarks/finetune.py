@@ -1,6 +1,6 @@
 """Held-out PSNR of a scene against seconds of fine-tuning on it.
 
-python -m benchmarks.finetune --config configs/nerf/guided_finetune.txt --datadir ../shared/data/dtu --out runs/finetune
+python -m benchmarks.finetune --config configs/nerf/guided_finetune.txt --datadir /path/to/dtu --out runs/finetune
 
 Runs `train_finetune.py` as its config says and, every --held_out_every steps, renders the scene's held-out views from
 their nearest training views (protocol `full`). Seconds are those of the training, validation included, from the reading

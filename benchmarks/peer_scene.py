@@ -1,4 +1,4 @@
-"""The peer's synthetic scene: python -m benchmarks.peer_scene --ckpt C [C ...] --peer_dir ../shared/peer --out DIR.
+"""The peer's synthetic scene: python -m benchmarks.peer_scene --ckpt C --peer_dir /path/to/peer --out DIR
 
 Renders the four targets from three fixed sources at 320x256 and 640x512, as the released MVSNeRF checkpoint was
 measured (its figures stand in <peer_dir>/README.md), and prints quality, speed and memory. The scene is made by the

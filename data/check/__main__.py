@@ -1,4 +1,4 @@
-"""Data doctor: `python -m data.check --dataset_name dtu --datadir DIR [--scans scan24 ...] [--max_pairs 50]`.
+"""Data doctor: `python -m data.check --dataset_name dtu --datadir D --scans scan24 --max_pairs 50`.
 
 Lists what is missing, unreadable or inconsistent, one line per problem, then a summary; exit status 1 if there is any.
 Every image, depth map and mask is decoded. Neighboring views must agree: by depth maps where there are any (more than

@@ -1,0 +1,90 @@
+"""The one table by which documented commands shrink to toy size. Extend it here when a test says what is missing.
+
+A command `python -m SCRIPT ...` or `python SCRIPT.py ...` runs with
+1. `WORDS`: words that stand for something of the reader's, such as /path/to/dtu, replaced, also in its config;
+2. `SMALLER`: options that it sets, on the command line or in its config, set to a small value;
+3. `TOY[SCRIPT]`: options added to every command of that script.
+Everything else stays as documented: names of options, configs, scans, runs and files. A file that is read must be one
+of the repository, one that another documented command writes (that one then runs first), or one of `toys.py`.
+Commands that match `NOT_RUN` do not run, but their options are parsed.
+"""
+
+WORDS: list[tuple[str, str]] = [
+    # pattern of the whole word -> what stands for it
+    (r"/(?:path/to|data)/(dtu|co3d|vkitti|blendedmvs|llff|blender|nerf_synthetic|peer)", r"toys/\1"),
+    (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
+    (r"cuda", "cpu"),
+    (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
+    # one letter for a path of the reader's, in usage lines of docstrings
+    (r"[CG]", "ckpts/general_guided.ckpt"),
+    (r"H", "ckpts/general_nano.ckpt"),
+    (r"[DR]", "toys/dtu"),
+    (r"DIR", "results_of_usage"),
+    (r"V\.mp4", "usage.mp4"),
+]
+
+SMALLER: dict[str, str] = {
+    "N_samples": "4",
+    "N_importance": "2",
+    "N_guided": "4",
+    "sweep_planes": "12",
+    "n_views": "2",
+    "imgScale_train": "1",
+    "imgScale_test": "1",
+    "feature_channels": "8",
+    "hidden": "8",
+    "fused": "8",
+    "residual_resolution": "8",
+    "residual_channels": "2",
+    "scene_field": "8",
+    "scene_field_steps": "2",
+    "extra_views": "1",
+    "procedural_scenes": "2",
+}
+
+_RUN = "--num_workers 0 --num_val 1 --accelerator cpu --devices 1 --strategy auto --precision 32-true"
+_NERF = f"{_RUN} --rays_per_step 8 --warmup_steps 1 --max_steps 5 --val_every 5 --save_every 5"
+
+TOY: dict[str, str] = {
+    "train_general": _NERF,
+    "train_finetune": _NERF,
+    "train_vggt": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 --image_size 56 "
+    "--aspect 1 --eval_views 2 --max_groups 1",
+    "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
+    "data.check": "--max_pairs 1",
+    "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
+    "render.evaluate": "--device cpu",
+    "render.video": "--device cpu --frames 2",
+    "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
+    "--real_scale 1",
+    "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
+    "benchmarks.peer_scene": "--sizes 64x32 --seeds 0 --threads 1",
+    "benchmarks.samplers": "--samples 2 4",
+    "benchmarks.scaling": "--repeats 1 --views 2 3 --sizes 64x32 64x64 --samples 2 3 --threads 1",
+    "benchmarks.speed": "--repeats 1 --width 64 --height 32 --threads 1",
+    "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",
+}
+
+NOT_RUN: list[tuple[str, str]] = [
+    # pattern at the start of the command -> why it does not run here
+    (r"pip install|pre-commit install", "downloads packages"),
+    (r"make (demo|test)$", "the Makefile's lines are checked; tests/render/test_demo.py runs the demonstration"),
+    (r"ruff |basedpyright|python -m pytest", "the test command itself"),
+    (r"cp \S+ ckpts/", "replaces weights that ship"),
+]
+
+OTHER_OPTIONS = {
+    # of programs that are not ours, as pages name them
+    *("help", "check", "nproc_per_node", "nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "rdzv_id"),
+    *(
+        "master_addr",
+        "master_port",
+        "standalone",
+        "ntasks-per-node",
+        "nodes",
+        "gres",
+        "cpus-per-task",
+        "time",
+        "export",
+    ),
+}

@@ -1,0 +1,75 @@
+"""What a reader has and the repository has not: data sets, VGGT's published weights, the peer's scene. Toy size."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from data.procedural.generate import generate
+from data.procedural.writers import GeneratorSettings
+from models.vggt import load_vggt
+from tests.data.tiny_scenes import write_blender, write_llff
+from tests.test_benchmarks import FAKE_SCRIPT
+from tests.training.vggt.tiny import SIZES
+
+_DTU_SCANS = (1, 3, 24)
+"""One to test and two to train on, by DTU's lists."""
+
+
+def _procedural(layout: str, **changes: int) -> Callable[[Path], None]:
+    settings = {"width": 40, "height": 32, "views": 20, "seed": 1, "lights": 1, "first_scan": 1} | changes
+    return lambda folder: generate(folder, GeneratorSettings(layout=layout, **settings), 2, workers=1)
+
+
+def _dtu(folder: Path) -> None:
+    """Scans of known numbers in one root."""
+    for scan in _DTU_SCANS:
+        settings = GeneratorSettings(layout="dtu", width=40, height=32, views=20, seed=scan, lights=1, first_scan=scan)
+        own = folder.with_name(f"scan{scan}_alone")
+        generate(own, settings, 1, workers=1)
+        for path in sorted(one for one in own.rglob("*") if one.is_file()):
+            target = folder / path.relative_to(own)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+
+def _sizes(path: Path) -> None:
+    sizes = {**SIZES, "aggregator": {**SIZES["aggregator"], "img_size": 28, "patch_size": 14}}
+    path.write_text(json.dumps(sizes))
+
+
+def _vggt(path: Path) -> None:
+    sizes = path.with_suffix(".json")
+    _sizes(sizes)
+    save_file(load_vggt(f"random:{sizes}:0").model.state_dict(), path)
+
+
+def _peer(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "make_scene.py").write_text(FAKE_SCRIPT)
+
+
+TOYS: dict[str, Callable[[Path], object]] = {
+    "dtu": _dtu,
+    "blendedmvs": _procedural("blendedmvs", views=8),
+    "co3d": _procedural("co3d", views=24),
+    "vkitti": _procedural("vkitti", views=8),
+    "llff": lambda folder: write_llff(folder / "fern", views=20),
+    "nerf_synthetic": lambda folder: write_blender(folder / "lego", views=20),
+    "peer": _peer,
+    "vggt.safetensors": _vggt,
+    "sizes.json": _sizes,
+}
+"""Name below toys/ -> how it is written; each is made when a command first reads it."""
+
+SAME = {
+    "data/dtu": "dtu",
+    "data/BlendedMVS": "blendedmvs",
+    "data/llff": "llff",
+    "data/nerf_synthetic": "nerf_synthetic",
+    "data/co3d": "co3d",
+    "data/vkitti": "vkitti",
+    "toys/blender": "nerf_synthetic",
+}
+"""Folders that configs and options have as defaults -> the toy that lies there."""

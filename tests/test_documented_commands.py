@@ -79,7 +79,7 @@ def test_options_named_in_pages_exist(page: Path) -> None:
     known = OTHER_OPTIONS.union(
         *(option_names(script) for script in [*TOY, "render.demo", "benchmarks.vggt_full_size"])
     )
-    named = set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)(?![\w{-])", text))
+    named = set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)(?![\w{*-])", text))
     assert sorted(named - known) == [], f"add options of other programs to OTHER_OPTIONS (page {page.name})"
 
 

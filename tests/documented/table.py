@@ -74,17 +74,8 @@ NOT_RUN: list[tuple[str, str]] = [
 ]
 
 OTHER_OPTIONS = {
-    # of programs that are not ours, as pages name them
+    # of programs that are not ours, as pages name them: torchrun, Slurm, ruff
     *("help", "check", "nproc_per_node", "nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "rdzv_id"),
-    *(
-        "master_addr",
-        "master_port",
-        "standalone",
-        "ntasks-per-node",
-        "nodes",
-        "gres",
-        "cpus-per-task",
-        "time",
-        "export",
-    ),
+    *("master_addr", "master_port", "standalone", "ntasks-per-node", "nodes", "gres", "cpus-per-task", "time"),
+    *("job-name", "gpus-per-task"),
 }

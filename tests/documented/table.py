@@ -58,6 +58,7 @@ TOY: dict[str, str] = {
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
     "--real_scale 1",
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
+    "benchmarks.guided_memory": "--scenes 1 --width 64 --height 64 --rays_per_step 8 --vggt_config toys/sizes.json",
     "benchmarks.peer_scene": "--sizes 64x32 --seeds 0 --threads 1",
     "benchmarks.samplers": "--samples 2 4",
     "benchmarks.scaling": "--repeats 1 --views 2 3 --sizes 64x32 64x64 --samples 2 3 --threads 1",
@@ -68,6 +69,7 @@ TOY: dict[str, str] = {
 NOT_RUN: list[tuple[str, str]] = [
     # pattern at the start of the command -> why it does not run here
     (r"pip install|pre-commit install", "downloads packages"),
+    (r"hf auth login", "asks for a token of the reader's"),
     (r"make (demo|test)$", "the Makefile's lines are checked; tests/render/test_demo.py runs the demonstration"),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),

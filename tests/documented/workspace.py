@@ -113,7 +113,7 @@ class Workspace:
     def _in_free_folder(self, module: str, toy: list[str]) -> list[str]:
         """A second run of the same name goes elsewhere: a reader would not start it, or name it otherwise."""
         values = settings(module, toy)
-        folder = self.folder / _first(values, "basedir", "runs") / _first(values, "expname", "experiment")
+        folder = self.folder / _run_folder(values)
         is_a_run = hasattr(options_class(module), "expname") and not {"ckpt", "export", "eval_only"} & values.keys()
         if not is_a_run or not folder.exists():
             return toy
@@ -170,8 +170,10 @@ def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
     """
     if module not in TOY:
         raise NotCovered(f"{command.place}: `{command}` at toy size? Add a row for {module} to TOY in {TABLE}")
-    words = [_replaced(word) for word in arguments]
-    words = [word for index, word in enumerate(words) if word.startswith("--") or word not in words[index - 1 : index]]
+    words: list[str] = []
+    for word in arguments:
+        if _replaced(word) == word or _replaced(word) not in words[-1:]:  # several scans may become the same
+            words.append(_replaced(word))
     for word in words:
         if word.startswith(("/", "../", "~", "$", "<")) or re.fullmatch(r"[A-Z]+|\.\.\.", word):
             raise NotCovered(
@@ -233,11 +235,19 @@ def _writes(command: Command, path: str) -> bool:
         return False
     values = settings(module, [_replaced(word) for word in arguments])
     if module.startswith("train_") and not {"export", "eval_only"} & values.keys():
-        own = f"{_first(values, 'basedir', 'runs')}/{_first(values, 'expname', 'experiment')}"
+        own = _run_folder(values)
     else:
         own = _first(values, "export", _first(values, "out", ""))
     is_resumed = "ckpt" in values and module.startswith("train_")
     return bool(own) and not is_resumed and Path(path).is_relative_to(own)
+
+
+def _run_folder(values: dict[str, list[str]]) -> str:
+    """Of a training; a name such as guided_{scans} holds values of other options."""
+    name = re.sub(
+        r"\{(\w+)\}", lambda match: "_".join(values.get(match[1], [])), _first(values, "expname", "experiment")
+    )
+    return f"{_first(values, 'basedir', 'runs')}/{name}"
 
 
 def _first(values: dict[str, list[str]], name: str, default: str) -> str:

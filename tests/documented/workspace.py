@@ -245,7 +245,7 @@ def _writes(command: Command, path: str) -> bool:
 def _run_folder(values: dict[str, list[str]]) -> str:
     """Of a training; a name such as guided_{scans} holds values of other options."""
     name = re.sub(
-        r"\{(\w+)\}", lambda match: "_".join(values.get(match[1], [])), _first(values, "expname", "experiment")
+        r"\{(\w+)\}", lambda match: "-".join(values.get(match[1], [])), _first(values, "expname", "experiment")
     )
     return f"{_first(values, 'basedir', 'runs')}/{name}"
 

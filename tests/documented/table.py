@@ -11,7 +11,7 @@ Commands that match `NOT_RUN` do not run, but their options are parsed.
 
 WORDS: list[tuple[str, str]] = [
     # pattern of the whole word -> what stands for it
-    (r"/(?:path/to|data)/(dtu|co3d|vkitti|blendedmvs|llff|blender|nerf_synthetic|peer)", r"toys/\1"),
+    (r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|blender|nerf_synthetic|peer)", r"toys/\1"),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
@@ -49,12 +49,13 @@ TOY: dict[str, str] = {
     "train_general": _NERF,
     "train_finetune": _NERF,
     "train_vggt": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 --image_size 56 "
-    "--aspect 1 --eval_views 2 --max_groups 1",
+    "--aspect 1 --max_groups 1",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
     "render.evaluate": "--device cpu",
     "render.video": "--device cpu --frames 2",
+    "benchmarks.co3d_index": "--frames 200 --repeats 1",
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
     "--real_scale 1",
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",

@@ -34,6 +34,15 @@ def _dtu(folder: Path) -> None:
             path.replace(target)
 
 
+def _annotations(folder: Path) -> None:
+    """Those of the toy Co3D, in a folder of their own."""
+    whole = folder.with_name("annotated")
+    _procedural("co3d", views=24)(whole)
+    folder.mkdir()
+    for path in whole.rglob("*.jgz"):
+        path.replace(folder / path.name)
+
+
 def _sizes(path: Path) -> None:
     sizes = {**SIZES, "aggregator": {**SIZES["aggregator"], "img_size": 28, "patch_size": 14}}
     path.write_text(json.dumps(sizes))
@@ -54,6 +63,7 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "dtu": _dtu,
     "blendedmvs": _procedural("blendedmvs", views=8),
     "co3d": _procedural("co3d", views=24),
+    "annotations": _annotations,
     "vkitti": _procedural("vkitti", views=8),
     "llff": lambda folder: write_llff(folder / "fern", views=20),
     "nerf_synthetic": lambda folder: write_blender(folder / "lego", views=20),

@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -32,12 +34,10 @@ LSF = {"LSB_JOBID": "7", "JSM_NAMESPACE_LOCAL_RANK": "1", "JSM_NAMESPACE_SIZE": 
 
 
 @pytest.fixture(params=["torchrun", "Slurm", "LSF", "MPI"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """Four processes on two nodes; this is the last."""
     (tmp_path / "ranks").write_text(f"login\nother\nother\n{socket.gethostname()}\n{socket.gethostname()}\n")
     environments = {"torchrun": TORCHRUN, "Slurm": SLURM, "LSF": LSF | {"LSB_DJOB_RANKFILE": str(tmp_path / "ranks")}}
-    for key, value in environments.get(request.param, {}).items():
-        monkeypatch.setenv(key, value)
     if request.param == "MPI":  # mpi4py is not installed here
         local = SimpleNamespace(Get_size=lambda: 2, Get_rank=lambda: 1)
         every = SimpleNamespace(Get_size=lambda: 4, Get_rank=lambda: 3)
@@ -45,7 +45,8 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.setattr(
             MPIEnvironment, "__init__", lambda self: self.__dict__.update(_comm_world=every, _comm_local=local)
         )
-    return request.param
+    with patch.dict(os.environ, environments.get(request.param, {})):  # Lightning adds variables of its own for LSF
+        yield request.param
 
 
 def test_the_launchers_world_is_taken(name: str) -> None:

@@ -6,10 +6,10 @@ A network that reads tokens needs the VGGT it was trained with; one that reads o
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data.problems import announce
 from geometry import InputError
 from models.vggt.config import MissingHeadError
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
-from training.cli import announce
 
 NO_VGGT = "none"
 """`--vggt_ckpt none`: the image stem alone."""

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,12 +61,6 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
         return {**argument, "action": argparse.BooleanOptionalAction}
     # tuple[int, ...] and int | None are read as int
     return {**argument, "type": get_args(field.type)[0] if get_args(field.type) else field.type}
-
-
-def announce(line: str) -> None:
-    """A line on standard output, from the first process only."""
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        sys.stdout.write(f"{line}\n")
 
 
 def write_config(options: Any, path: Path, header: str) -> None:

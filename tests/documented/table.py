@@ -11,7 +11,7 @@ Commands that match `NOT_RUN` do not run, but their options are parsed.
 
 WORDS: list[tuple[str, str]] = [
     # pattern of the whole word -> what stands for it
-    (r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|blender|nerf_synthetic|peer)", r"toys/\1"),
+    (r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|nerf_llff_data|blender|nerf_synthetic|peer)", r"toys/\1"),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
@@ -53,6 +53,7 @@ TOY: dict[str, str] = {
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
+    "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
     "render.video": "--device cpu --frames 2",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
@@ -74,6 +75,7 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"make (demo|test)$", "the Makefile's lines are checked; tests/render/test_demo.py runs the demonstration"),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),
+    (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),
 ]
 
 OTHER_OPTIONS = {

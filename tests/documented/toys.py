@@ -81,5 +81,6 @@ SAME = {
     "data/co3d": "co3d",
     "data/vkitti": "vkitti",
     "toys/blender": "nerf_synthetic",
+    "toys/nerf_llff_data": "llff",
 }
 """Folders that configs and options have as defaults -> the toy that lies there."""

@@ -53,7 +53,7 @@ def test_a_list_can_be_emptied(tmp_path: Path) -> None:
     frozen = ["--config", str(ROOT / "configs" / "vggt" / "co3d.txt")]
     assert parse_options(VGGTOptions, "test", frozen).freeze == ("*aggregator*",)
     options = parse_options(VGGTOptions, "test", [*frozen, "--freeze", "--lora_rank", "16"])
-    assert (options.freeze, options.lora_rank, options.dataset_name) == ((), 16, ("co3d", "vkitti"))
+    assert (options.freeze, options.lora_rank, options.dataset_name) == ((), 16, ("co3d",))
     assert parse_options(VGGTOptions, "test", ["--lora_rank", "16", "--freeze", *frozen]).freeze == ()
     config = tmp_path / "c.txt"
     config.write_text("freeze = []\nscans = [ ]\n")

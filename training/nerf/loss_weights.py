@@ -1,11 +1,9 @@
 """Weights of the losses beside the photometric one that a run leaves open, chosen from its data."""
 
-import sys
 from dataclasses import replace
 from typing import TypeVar
 
-from pytorch_lightning.utilities import rank_zero_only
-
+from data.problems import announce
 from geometry import require
 from models.nerf.renderer import Renderer
 from models.nerf.samplers import LOSS_NAMES
@@ -41,10 +39,7 @@ def with_loss_weights(options: Options, renderer: type[Renderer], *, has_depth: 
         chosen = possible[-1 if is_per_scene else 0]
         weights[chosen] = _DEFAULT_WEIGHT
         options_needed = " or ".join(f"--{name}_loss" for name in needed)
-        _say(f"--{chosen}_loss {_DEFAULT_WEIGHT}: chosen for training targets {known}, as no {options_needed} is given")
+        announce(
+            f"--{chosen}_loss {_DEFAULT_WEIGHT}: chosen for training targets {known}, as no {options_needed} is given"
+        )
     return replace(options, **{f"{name}_loss": weight for name, weight in weights.items()})
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

@@ -7,11 +7,11 @@ import torch
 
 from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
 from data.multi_view.sampler import BatchShape
+from data.problems import announce
 from geometry import InputError
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
 from models.vggt.config import MissingHeadError
 from training.checkpoint import read_checkpoint
-from training.cli import announce
 from training.launch import local_rank
 from training.vggt.checkpoint import VGGT_TRAINING, load_weights
 from training.vggt.options import VGGTOptions

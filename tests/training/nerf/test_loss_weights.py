@@ -54,17 +54,15 @@ def test_others_need_none(capsys: pytest.CaptureFixture) -> None:
     assert weights_of("hierarchical") == (0.0, 0.0)
     assert weights_of("hierarchical", depth_loss=0.3) == (0.3, 0.0)
     assert weights_of("hierarchical", color_loss=0.0) == (0.0, 0.0)  # as written in the config.txt of older runs
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
-def test_chosen_weights_are_said_recorded_and_compared(
-    small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_chosen_weights_are_said_recorded_and_compared(small_dtu: Path, tmp_path: Path) -> None:
     base = tmp_path / "runs"
     command = tiny_arguments("train_general.py", small_dtu, base, *GUIDED, "--max_steps", "3", "--expname", "g")
     status, errors = outcome_of_general(command)
     assert status == 0, errors
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--")]
+    said = [line for line in errors.splitlines() if line.startswith("--")]
     assert said == [
         "--depth_loss 0.1: chosen for training targets with depth maps, as no --depth_loss or --color_loss is given"
     ]

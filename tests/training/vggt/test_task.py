@@ -314,7 +314,7 @@ def test_new_heads_start_from_fresh_weights(tmp_path: Path, capsys: pytest.Captu
     source = weights_without(tmp_path)
     changes = {"vggt_config": "", "vggt_ckpt": source, "point_weight": 1.0, "new_heads": ("point",)}
     task = task_of(tmp_path, **changes)
-    assert "new heads, fresh weights of seed 0: point" in capsys.readouterr().out
+    assert "new heads, fresh weights of seed 0: point" in capsys.readouterr().err
     record = task.record()
     assert record.start == f"{source} + fresh point:0"
     assert record.options["new_heads"] == ["point"]

@@ -11,7 +11,10 @@ Commands that match `NOT_RUN` do not run, but their options are parsed.
 
 WORDS: list[tuple[str, str]] = [
     # pattern of the whole word -> what stands for it
-    (r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|nerf_llff_data|blender|nerf_synthetic|peer)", r"toys/\1"),
+    (
+        r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|nerf_llff_data|blender|nerf_synthetic|peer)",
+        r"toys/\1",
+    ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data

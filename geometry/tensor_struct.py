@@ -35,10 +35,13 @@ class TensorStruct:
         changes = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor | TensorStruct) and field.name not in self.HOST_FIELDS:
+            if field.name in self.HOST_FIELDS:
+                continue
+            if isinstance(value, TensorStruct):
+                changes[field.name] = value.to(*args, **kwargs)
+            elif isinstance(value, Tensor):
                 moved = value.to(*args, **kwargs)
-                is_kept = isinstance(value, Tensor) and not value.is_floating_point()
-                changes[field.name] = moved.to(value.dtype) if is_kept else moved
+                changes[field.name] = moved if value.is_floating_point() else moved.to(value.dtype)
         return dataclasses.replace(self, **changes)
 
     def pin_memory(self: Struct) -> Struct:

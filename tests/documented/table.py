@@ -49,7 +49,7 @@ _RUN = "--num_workers 0 --num_val 1 --accelerator cpu --devices 1 --strategy aut
 _NERF = f"{_RUN} --rays_per_step 8 --warmup_steps 1 --max_steps 5 --val_every 5 --save_every 5"
 
 TOY: dict[str, str] = {
-    "train_general": _NERF,
+    "train_general": f"{_NERF} --vggt_image_size 56",
     "train_finetune": _NERF,
     "train_vggt": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 --image_size 56 "
     "--aspect 1 --max_groups 1",

@@ -268,7 +268,7 @@ def test_a_vggt_without_depth_is_of_no_use() -> None:
 
 def test_only_a_checkpoint_of_the_same_part_is_resumed(guided_general: Path, small_dtu: Path, tmp_path: Path) -> None:
     """A general checkpoint is no run to resume, nor is one of the scene's field without `--scene_field`."""
-    more = ("--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--max_steps", "5")
+    more = ("--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--max_steps", "5", "--color_loss", "0.1")
     field = ("--scene_field", "8", "--scene_field_steps", "3", "--warmup_steps", "1", "--expname", "part")
     command = tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *more)
     for own in ((), field):

@@ -95,6 +95,7 @@ class FrozenVGGT(nn.Module):
         self.image_size = image_size
         self.patch_size = patch_size
         self.training = False
+        self._is_checked = False
 
     @classmethod
     def load(
@@ -145,9 +146,12 @@ class FrozenVGGT(nn.Module):
     def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> FrozenFeatures:
         """Features of RGB images in [0, 1]; values outside by more than 1e-3, or not finite, are an `InputError`.
 
+        On a GPU only the first call looks: reading the range makes the host wait for the device in every step.
         Where memory does not suffice, the depth head sees fewer views at a time.
         """
-        _check_range(images)
+        if images.device.type == "cpu" or not self._is_checked:
+            _check_range(images)
+            self._is_checked = True
         height, width = images.shape[-2:]
         work_height, work_width = self.working_size(height, width)
         resized = _resize(images.float(), work_height, work_width)

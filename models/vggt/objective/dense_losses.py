@@ -86,9 +86,9 @@ def dense_loss(
     """
     predicted, confidence = predicted.float().flatten(0, 1), confidence.float().flatten(0, 1)
     true, mask = finite_or_zero(true.float()).clamp(-MAX_ERROR, MAX_ERROR).flatten(0, 1), mask.flatten(0, 1)
-    if mask.sum() < MIN_VALID_PIXELS:
-        zero = zero_of(predicted) + zero_of(confidence)
-        return DenseLoss(zero, zero, zero)
+    is_enough = mask.sum() >= MIN_VALID_PIXELS  # not read by the host: it would wait for the device
+    mask = mask & is_enough
+    predicted, confidence = torch.where(is_enough, predicted, 0.0), torch.where(is_enough, confidence, 1.0)
     error = (true - predicted).norm(dim=-1).clamp(max=MAX_ERROR)
     weighted = (options.gamma * error * confidence - options.alpha * confidence.log()).clamp(-MAX_ERROR, MAX_ERROR)
     surface = error.new_zeros(())
@@ -108,21 +108,23 @@ def quantile_filter(
     million of more than 10^8): of 0.00, 0.01, ..., 24.99 the quantile 0.9 is 22.49. NaN is
     kept: it must reach the loss.
     """
-    count = int(mask.sum())
-    if count <= MIN_QUANTILE_VALUES:
+    if mask.numel() <= MIN_QUANTILE_VALUES:
         return mask
-    values = values.detach()
-    candidates = torch.where(mask, values, torch.inf).flatten()  # what is masked ranks behind all others
-    threshold = candidates.kthvalue(round(quantile * (count - 1)) + 1).values.clamp(max=MAX_ERROR)
+    values, last = values.detach(), mask.sum() - 1
+    candidates = torch.where(mask, values, -torch.inf).flatten()  # what is masked ranks behind all others
+    most = min(mask.numel(), mask.numel() - round(quantile * (mask.numel() - 1)) + 1)  # ranks, if all are valid
+    rank = last - (quantile * last.double()).round().long()  # from the largest
+    largest = candidates.topk(most).values
+    threshold = largest.gather(0, rank.clamp(0, most - 1)[None])[0].clamp(max=MAX_ERROR)
     kept = mask & ~(values >= threshold)
-    return kept if int(kept.sum()) > MIN_QUANTILE_VALUES else mask
+    return torch.where(kept.sum() > MIN_QUANTILE_VALUES, kept, mask)
 
 
 def _mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], quantile: float | None) -> Float[Tensor, ""]:
     """Mean of the values that are valid and not filtered out, without gathering them: indices are slow."""
     if quantile is not None:
         mask = quantile_filter(values, mask, quantile)
-    return torch.where(mask, values, 0.0).sum() / mask.sum()
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def zero_of(values: Tensor) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geometry.errors import require
 from geometry.precision import full_precision
-from models.vggt.objective.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss, zero_of
+from models.vggt.objective.dense_losses import DenseLoss, DenseOptions, depth_loss, point_loss
 from models.vggt.objective.ground_truth import GroundTruth
 from models.vggt.objective.surface_terms import MAX_ERROR, SurfaceTerm
 from models.vggt.objective.track_loss import TrackLoss, track_loss
@@ -122,18 +122,18 @@ def camera_loss(
     weights = weights or LossWeights()
     has_no_depth = ~mask.flatten(1).any(-1)
     is_valid = (mask[:, 0].flatten(1).sum(-1) > MIN_FIRST_VIEW_PIXELS) | has_no_depth
-    if not is_valid.any():
-        zero = zero_of(pose_encodings.float())
-        return CameraLoss(zero, zero, zero, zero)
-    predicted, true = pose_encodings.float()[:, is_valid], true_encoding.float()[is_valid]
+    # samples left out have no difference; gathering the others would make the host wait for their number
+    predicted, true = (
+        torch.where(is_valid[:, None, None], values.float(), 0.0) for values in (pose_encodings, true_encoding)
+    )
     parts = zip(predicted.split([3, 4, 2], dim=-1), true.split([3, 4, 2], dim=-1), strict=True)
     (translation, true_translation), (quaternion, true_quaternion), (fields, true_fields) = parts
-    unit = torch.where(has_no_depth[is_valid], _fitted_unit(translation[-1], true_translation), 1.0)
+    unit = torch.where(has_no_depth, _fitted_unit(translation[-1], true_translation), 1.0)
     true_translation = unit[:, None, None] * true_translation
     opposite = (quaternion.detach() * true_quaternion).sum(-1, keepdim=True) < 0
     stages = len(pose_encodings)
     exponents = torch.arange(stages - 1, -1, -1, device=predicted.device).to(predicted.dtype)
-    decay = STAGE_DECAY**exponents / stages
+    decay = STAGE_DECAY**exponents / stages * (len(is_valid) / is_valid.sum().clamp(min=1))
     norm = weights.camera_norm
     loss_t = (decay * _pose_error(translation - true_translation, norm)).sum()
     loss_r = (decay * _pose_error(quaternion - torch.where(opposite, -true_quaternion, true_quaternion), norm)).sum()

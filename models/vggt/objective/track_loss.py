@@ -50,19 +50,20 @@ def track_loss(
     """
     coords, vis_logits = coords.float(), vis_logits.float()
     is_valid = visible[:, :1].expand_as(visible)
-    if not is_valid.any():
-        zero = zero_of(coords) + zero_of(vis_logits) + (0.0 if conf_logits is None else zero_of(conf_logits))
-        return TrackLoss(zero, zero, zero)
     counted = is_valid & visible
-    coords_loss = zero_of(coords)
-    if counted.sum() >= MIN_TRACK_POINTS:
-        exponents = torch.arange(len(coords) - 1, -1, -1, device=coords.device)
-        weights = ITERATION_DECAY ** exponents.to(coords.dtype)
-        errors = (coords[:, counted] - true_coords[counted]).abs().mean((-1, -2))
-        coords_loss = (weights * errors).mean()
-    vis = F.binary_cross_entropy_with_logits(vis_logits[is_valid], visible[is_valid].float())
+    counted = counted & (counted.sum() >= MIN_TRACK_POINTS)
+    exponents = torch.arange(len(coords) - 1, -1, -1, device=coords.device)
+    weights = ITERATION_DECAY ** exponents.to(coords.dtype)
+    errors = torch.where(counted[..., None], coords - true_coords, 0.0).abs().mean(-1)
+    coords_loss = (weights * errors.flatten(1).sum(-1)).mean() / counted.sum().clamp(min=1)
+    vis = _cross_entropy(vis_logits, visible, is_valid)
     if conf_logits is None:
         return TrackLoss(coords_loss, vis, zero_of(coords))
     is_right = (coords[-1].detach() - true_coords).norm(dim=-1) < RIGHT_WITHIN
-    conf = F.binary_cross_entropy_with_logits(conf_logits.float()[is_valid], is_right[is_valid].float())
-    return TrackLoss(coords_loss, vis, conf)
+    return TrackLoss(coords_loss, vis, _cross_entropy(conf_logits.float(), is_right, is_valid))
+
+
+def _cross_entropy(logits: Tensor, truth: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    """Mean where `mask` holds, without gathering: the host would wait for the number of values; 0 if nowhere."""
+    values = F.binary_cross_entropy_with_logits(torch.where(mask, logits, 0.0), truth.float(), reduction="none")
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

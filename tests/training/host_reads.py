@@ -65,7 +65,8 @@ class HostReads(TorchDispatchMode):
             path = Path(frame.f_code.co_filename)
             if "torch/optim" in path.as_posix():
                 return  # numbers of steps, on the CPU
-            if path.is_relative_to(_ROOT) and path != Path(__file__):
+            is_ours = path.is_relative_to(_ROOT) and "site-packages" not in path.parts  # .venv may lie in the root
+            if is_ours and path != Path(__file__):
                 function = frame.f_code.co_qualname.split(".<locals>")[0].split(".")[-1]
                 self.found[f"{path.relative_to(_ROOT)}:{function}"] += 1
                 return

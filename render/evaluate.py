@@ -65,6 +65,8 @@ class EvaluatedView:
     target: int
     sources: tuple[int, ...]
     mask: MaskKind
+    has_pixels: bool
+    """Whether any pixel counts; otherwise there are no scores of colors."""
     scores: Scores
     baselines: dict[str, Scores]
     height: int
@@ -121,7 +123,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
             "weights": weight_identities(options, checkpoint, model),
-            "left_out": list(left_out.lines),
+            "left_out": [*left_out.lines, *_without_pixels(views)],
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
             ],
@@ -187,6 +189,12 @@ def summary(views: Sequence[EvaluatedView], peak_memory: float) -> dict[str, Any
     }
 
 
+def _without_pixels(views: Sequence[EvaluatedView]) -> list[str]:
+    """Why views that were rendered do not count."""
+    without = [view for view in views if not view.has_pixels]
+    return [f"scan {view.scan}, view {view.target}: no pixel counts, its {view.mask} mask is empty" for view in without]
+
+
 @torch.no_grad()
 def _render(
     model: VGGTNeRF,
@@ -233,6 +241,7 @@ def _evaluated(
         target=target.view_id,
         sources=target.candidates,
         mask=reference.mask_kind,
+        has_pixels=reference.has_pixels,
         scores=score_rendering(rendered, reference, is_millimeter=is_millimeter),
         baselines={name: score_image(make(source, truth), reference) for name, make in BASELINES.items()},
         height=truth.cameras.height,

@@ -43,7 +43,9 @@ class Scores:
 
 
 def score_image(image: Float[Tensor, "full_height full_width 3"], reference: Reference) -> Scores:
-    """Scores of a picture without depth."""
+    """Scores of a picture without depth; none where no pixel counts."""
+    if not reference.has_pixels:
+        return Scores(psnr=None, ssim=None, lpips=None)
     shown = reference.shown(image)
     has_object = reference.object_mask is not None
     return Scores(

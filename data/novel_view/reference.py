@@ -24,6 +24,11 @@ class Reference(TensorStruct):
     margins: tuple[int, int]
     """Rows and columns cut off at each side."""
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether any pixel counts; otherwise truth and every picture of it are black alike, which is no score."""
+        return self.mask is None or bool(self.mask.any())
+
     def cut(self, image: Tensor) -> Tensor:
         """Another picture or map of the same view, of full height and width, cut alike; on the reference's device."""
         return _cut(image.to(self.image.device), self.margins)

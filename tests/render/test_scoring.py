@@ -91,7 +91,8 @@ def test_nothing_known_gives_none_and_not_nan(target: Views):
     target = replace(target, depth=torch.zeros(1, 24, 32), mask=torch.zeros(1, 24, 32, dtype=torch.bool))
     rendered = RenderedImage(picture(target), torch.ones(24, 32), torch.ones(24, 32))
     scores = score_rendering(rendered, reference_of(MASKED, target), is_millimeter=True)
-    assert (scores.psnr, scores.depth_abs, scores.acc_2mm) == (None, None, None)
+    assert scores == Scores(psnr=None, ssim=None, lpips=None)  # black and black alike are no SSIM of 1
+    assert mean_scores([scores, Scores(20.0, 0.5, 0.1)]) == Scores(20.0, 0.5, 0.1)
 
 
 def test_ssim_of_mvsnerf_is_reported_beside_ours(target: Views):

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.novel_view.protocols import validation_protocol
-from data.novel_view.reference import reference_of
+from data.novel_view.reference import Reference, reference_of
 from geometry import InputError, SceneBatch
 from models.nerf.samplers import LOSS_NAMES, RendererSpec
-from models.nerf.vggt_nerf import VGGTNeRF, render_image
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from training.backbone import VGGTRecord, require_same_backbone
-from training.metrics import depth_errors, psnr, ssim
+from training.metrics import SSIM_WINDOW, depth_errors, psnr, ssim
 from training.nerf.checkpoint import NERF, NerfRecord
 from training.nerf.options import GeneralOptions, TrainOptions
 from training.nerf.pictures import comparison
@@ -98,6 +98,19 @@ class SceneTask(RunTask):
         )
 
 
+def validation_scores(rendered: RenderedImage, truth: Reference) -> tuple[float, float, float]:
+    """`_SCORES` of a rendered view; nan for one that it does not have, as SSIM of an image smaller than its window."""
+    color, similarity, error = math.nan, math.nan, math.nan
+    if truth.has_pixels:
+        shown = truth.shown(rendered.rgb)
+        color = psnr(shown, truth.image, truth.mask)
+        if min(truth.image.shape[:2]) >= SSIM_WINDOW:
+            similarity = ssim(shown, truth.image)
+    if truth.depth is not None and bool((truth.depth > 0).any()):  # else all unknown
+        error = depth_errors(truth.cut(rendered.depth), truth.depth, truth.depth > 0).mean_abs
+    return color, similarity, error
+
+
 class NerfTask(SceneTask):
     """Photometric (and optional depth) training of a `VGGTNeRF` on `SceneBatch`es."""
 
@@ -160,19 +173,14 @@ class NerfTask(SceneTask):
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         """Render a whole view; log metrics and, for the first few, a picture.
 
-        Scores count the pixels that `--val_protocol` counts, as `render.evaluate` does; a view without any has no PSNR.
+        Scores count the pixels that `--val_protocol` counts, as `render.evaluate` does; a view without any has no score of its colors.
         """
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         target = batch.target[:, 0]
         view = self.model.view(maps, target.cameras, target.near, target.far)
         rendered = render_image(view, self.options.chunk)
         truth = reference_of(validation_protocol(self.options.val_protocol, self.options.dataset_name), target)
-        shown = truth.shown(rendered.rgb)
-        scores = {"val/psnr": psnr(shown, truth.image, truth.mask), "val/ssim": ssim(shown, truth.image)}
-        if truth.depth is not None and bool((truth.depth > 0).any()):  # else all unknown
-            scores["val/depth_abs"] = depth_errors(truth.cut(rendered.depth), truth.depth, truth.depth > 0).mean_abs
-        for row, name in enumerate(_SCORES):
-            score = scores.get(name, math.nan)
+        for row, score in enumerate(validation_scores(rendered, truth)):
             if math.isfinite(score):
                 self._scores[row] += self._scores.new_tensor([score, 1.0])
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:

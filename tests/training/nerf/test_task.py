@@ -1,12 +1,18 @@
-"""Means of validation scores over several processes."""
+"""Validation scores of a view, and their means over several processes."""
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from training.nerf.task import NerfTask
+from data.novel_view.protocols import PROTOCOLS
+from data.novel_view.reference import reference_of
+from models.nerf.vggt_nerf import RenderedImage
+from tests.scenes import random_views
+from training.nerf.task import NerfTask, validation_scores
 
 
 def means(mine: list[list[float]], others: list[list[float]]) -> dict[str, float]:
@@ -35,3 +41,19 @@ def test_targets_without_a_score_have_no_weight_in_any_process() -> None:
 def test_of_scores_that_no_target_has_only_psnr_is_logged() -> None:
     logged = means([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
     assert logged == pytest.approx({"val/psnr": float("nan"), "val/ssim": 0.5}, nan_ok=True)
+
+
+def test_a_view_of_whose_pixels_none_counts_has_no_score() -> None:
+    target = replace(random_views(1), depth=None, mask=torch.zeros(1, 24, 32, dtype=torch.bool))
+    rendered = RenderedImage(target.images[0].permute(1, 2, 0), torch.ones(24, 32), torch.ones(24, 32))
+    masked, full = (validation_scores(rendered, reference_of(PROTOCOLS[one], target)) for one in ("dtu-fixed3", "full"))
+    assert [math.isnan(score) for score in masked[:2]] == [True, True]
+    assert full[:2] == pytest.approx((120.0, 1.0))
+
+
+def test_an_image_smaller_than_the_window_of_ssim_has_a_psnr() -> None:
+    small = random_views(1, height=6, width=9)
+    rendered = RenderedImage(small.images[0].permute(1, 2, 0), torch.ones(6, 9), torch.ones(6, 9))
+    color, similarity, _ = validation_scores(rendered, reference_of(PROTOCOLS["full"], small))
+    assert color == pytest.approx(120.0)
+    assert math.isnan(similarity)

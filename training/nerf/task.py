@@ -173,7 +173,8 @@ class NerfTask(SceneTask):
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         """Render a whole view; log metrics and, for the first few, a picture.
 
-        Scores count the pixels that `--val_protocol` counts, as `render.evaluate` does; a view without any has no score of its colors.
+        Scores count the pixels that `--val_protocol` counts, as `render.evaluate` does; a view without any has no score
+        of its colors.
         """
         maps = self.model.encode(batch.source, batch.names if self.is_same_scene else None)
         target = batch.target[:, 0]

@@ -6,12 +6,14 @@ With --finetune CONFIG every scan is also fine-tuned. The same command again doe
 scans at a time. What runs for a scan is `python -m render.evaluate` and `train_finetune.py`, see DIR/SCAN/log.txt.
 """
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +30,7 @@ from models.vggt.weights import file_sha256
 from render.options import BenchmarkOptions, EvaluateOptions
 from render.scoring import Scores, mean_scores
 from render.table import benchmark_table
+from training.backbone import VGGTRecord
 from training.cli import parse_options
 from training.files import staged_file, write_json
 from training.nerf.checkpoint import read_nerf_checkpoint
@@ -37,7 +40,9 @@ from training.run_task import plain
 
 ROOT = Path(__file__).parents[1]
 _MAY_CHANGE = frozenset({"ckpt", "vggt_ckpt", "datadir", "scans", "out", "finetune", "device", "devices", "chunk"})
-"""Options with which a benchmark may be gone on with: they are paths or do not change a score."""
+"""Options with which a benchmark may be gone on with: they do not change a score, or are paths to what is compared by
+its contents."""
+_LOCK = "lock"
 
 
 @one_line_errors
@@ -61,10 +66,10 @@ def run_benchmark(options: BenchmarkOptions) -> dict[str, Any]:
         InputError: for what no scan could be done with, before any is; for an `--out` of a benchmark of something else.
     """
     protocol_named(options.protocol, options.dataset_name, options.n_views)
-    task = read_nerf_checkpoint(Path(options.ckpt)).record.task
-    require(task == "general", f"--ckpt {options.ckpt}: expected a general checkpoint, got a {task} one")
+    record = read_nerf_checkpoint(Path(options.ckpt)).record
+    require(record.task == "general", f"--ckpt {options.ckpt}: expected a general checkpoint, got a {record.task} one")
     scans, out = scans_of(options), Path(options.out)
-    settings = _settings(options)
+    settings = _settings(options, record.vggt)
     _require_same_benchmark(out, settings)
     failed = _do_scans(options, [scan for scan in scans if not _is_done(out / scan, options)])
     metrics = {"protocol": options.protocol, **collected(out, scans, options), "failed": failed, "settings": settings}
@@ -175,8 +180,10 @@ def _do_scans(options: BenchmarkOptions, scans: Sequence[str]) -> dict[str, str]
     def work(scan: str) -> None:
         environment = places.get()
         try:
-            for command in commands_of(scan, options):
-                _run(command, Path(options.out) / scan / "log.txt", environment, running)
+            folder = Path(options.out) / scan
+            with _locked(folder) as lock:
+                for command in commands_of(scan, options):
+                    _run(command, folder / "log.txt", environment, running, (lock,))
         finally:
             places.put(environment)
 
@@ -199,10 +206,32 @@ def _do_scans(options: BenchmarkOptions, scans: Sequence[str]) -> dict[str, str]
     return {scan: failed[scan] for scan in scans if scan in failed}
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """The folder of a scan, for one benchmark at a time; yields the open file that says so.
+
+    Commands inherit it: those of a benchmark that was killed go on, and keep others out until they end.
+
+    Raises:
+        InputError: when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("an earlier or another benchmark still works on it: wait for that, or end it") from None
+        yield file.fileno()
+
+
 def _run(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], running: set[subprocess.Popen[bytes]]
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    running: set[subprocess.Popen[bytes]],
+    kept_open: tuple[int, ...] = (),
 ) -> None:
-    """Run a module with arguments; what it prints goes to the end of `log`.
+    """Run a module with arguments; what it prints goes to the end of `log`, and it inherits the files `kept_open`.
 
     Raises:
         InputError: with the last line that it printed, when it fails.
@@ -211,7 +240,9 @@ def _run(
     with log.open("ab") as file:
         file.write(f"$ python -m {' '.join(command)}\n".encode())
         file.flush()
-        process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], env=environment, stdout=file, stderr=file, pass_fds=kept_open
+        )
         running.add(process)
         status = process.wait()
         running.discard(process)
@@ -259,13 +290,18 @@ def _finetuning(options: BenchmarkOptions) -> FinetuneOptions:
     return parse_options(FinetuneOptions, "", ["--config", options.finetune, "--init_from", options.ckpt])
 
 
-def _settings(options: BenchmarkOptions) -> dict[str, Any]:
+def _settings(options: BenchmarkOptions, trained_with: VGGTRecord) -> dict[str, Any]:
     """All that the scores depend on, besides the data; the fine-tuning's options as read from its config."""
     finetuning = None
     if options.finetune:
         finetuning = {name: plain(value) for name, value in asdict(_finetuning(options)).items() if name != "init_from"}
     own = {name: plain(value) for name, value in asdict(options).items() if name not in _MAY_CHANGE}
-    return {**own, "checkpoint_sha256": file_sha256(Path(options.ckpt)), "finetuning": finetuning}
+    vggt = options.vggt_ckpt
+    if vggt in ("", trained_with.source):
+        vggt = trained_with.sha256
+    elif Path(vggt).is_file():
+        vggt = file_sha256(Path(vggt))
+    return {**own, "vggt": vggt, "checkpoint_sha256": file_sha256(Path(options.ckpt)), "finetuning": finetuning}
 
 
 def _require_same_benchmark(out: Path, settings: dict[str, Any]) -> None:

@@ -115,6 +115,8 @@ def test_general_and_fine_tuned_and_only_what_is_left(
     assert commands == []
     with pytest.raises(InputError, match=r"--out .*: holds a benchmark with imgScale_test 0.25; take another folder"):
         run_benchmark(options(imgScale_test=0.5))
+    with pytest.raises(InputError, match=r"--out .*: holds a benchmark with vggt \w+; take another folder"):
+        run_benchmark(options(vggt_ckpt="random:other.json"))
     config = Path(options().finetune)
     config.write_text(CONFIG + "lrate = 1e-3\n")
     with pytest.raises(InputError, match=r"--out .*: holds a benchmark with other --finetune options"):
@@ -148,6 +150,42 @@ def test_a_command_that_fails_leaves_its_last_line_and_a_log(tmp_path: Path) -> 
         benchmark._run(["json.tool", "nowhere"], log, environment, set())
     assert "Beautiful is better than ugly" in log.read_text()
     assert "$ python -m json.tool nowhere" in log.read_text()
+
+
+def test_a_command_has_the_lock_too_and_keeps_it_when_the_benchmark_is_killed(tmp_path: Path) -> None:
+    environment = benchmark._environments(BenchmarkOptions(ckpt=__file__, out="x"))[0]
+    with benchmark._locked(tmp_path) as lock:
+        (tmp_path / "lock").write_text("[1]")
+        inherited = f"/dev/fd/{lock}"
+        benchmark._run(["json.tool", inherited], tmp_path / "log.txt", environment, set(), (lock,))
+        with pytest.raises(InputError, match="json.tool ended with status"):
+            benchmark._run(["json.tool", inherited], tmp_path / "log.txt", environment, set())
+
+
+def test_a_backbone_that_has_moved_is_the_same(
+    options: Callable[..., BenchmarkOptions], general: Path, tmp_path: Path
+) -> None:
+    trained_with = read_nerf_checkpoint(general).record.vggt
+    files = [tmp_path / name for name in ("one.safetensors", "moved.safetensors", "other.safetensors")]
+    for path, contents in zip(files, ("a", "a", "b"), strict=True):
+        path.write_text(contents)
+    one, moved, other = (benchmark._settings(options(vggt_ckpt=str(path)), trained_with)["vggt"] for path in files)
+    assert one == moved != other
+    for source in ("", trained_with.source):
+        assert benchmark._settings(options(vggt_ckpt=source), trained_with)["vggt"] == trained_with.sha256
+
+
+def test_a_scan_that_a_killed_benchmark_still_works_on_is_refused(
+    options: Callable[..., BenchmarkOptions], commands: list, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "scan7"
+    with benchmark._locked(folder):
+        metrics = run_benchmark(options())
+        assert commands == []
+        assert list(metrics["failed"]) == ["scan7"]
+        assert "still works on it" in metrics["failed"]["scan7"]
+    run_benchmark(options(finetune=""))
+    assert names_of(commands) == ["render.evaluate"]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse options, do what is left, print the table; exit status 1 when a scan failed."""
     options = parse_options(BenchmarkOptions, __doc__, argv)
     metrics = run_benchmark(options)
-    if metrics["mean"]:
-        sys.stdout.write(f"{benchmark_table(metrics)}\n")
+    sys.stdout.write(f"{benchmark_table(metrics)}\n")
     sys.stdout.write(f"written to {options.out}: benchmark.json and a folder per scan\n")
     for scan, reason in metrics["failed"].items():
         sys.stderr.write(f"failed: {scan} ({reason}; see {Path(options.out) / scan / 'log.txt'})\n")

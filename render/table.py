@@ -32,13 +32,13 @@ def scores_table(metrics: Mapping[str, Any]) -> str:
 
 
 def benchmark_table(metrics: Mapping[str, Any]) -> str:
-    """Baselines, every scan, and the means over scans, from the contents of a `benchmark.json`."""
+    """Baselines, every scan, and the means over those with all results, from the contents of a `benchmark.json`."""
     rows = {name.replace("_", " "): scores for name, scores in metrics["baselines"].items()}
     for scan, scores in metrics["scans"].items():
         rows |= {f"{scan} {_KINDS[kind]}": scores[kind] for kind in _KINDS if kind in scores}
     rows |= {f"mean {_KINDS[kind]}": scores for kind, scores in metrics["mean"].items()}
     title = f"{metrics['protocol']}: means over {metrics['averaged_scans']} scans"
-    return "\n".join([title, *_lines(rows)])
+    return "\n".join([title, *(_lines(rows) if rows else ["no scan has a result"])])
 
 
 def _title(metrics: Mapping[str, Any]) -> str:

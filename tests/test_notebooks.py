@@ -1,5 +1,6 @@
 """Notebooks run on tiny data and are kept without outputs."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +77,24 @@ def test_notebook_runs(name: str, parameters: dict[str, str], kernel: KernelMana
     assert not any(output.output_type == "error" for output in outputs)
     if name == "render_video":
         assert Path(parameters["OUT"]).stat().st_size > 500
+
+
+def test_a_benchmark_of_which_no_scan_is_done_is_shown(
+    parameters: dict[str, str], kernel: KernelManager, tmp_path: Path
+):
+    """Every fine-tuning has failed: nothing to average, and one scan has no result at all."""
+    metrics = json.loads((Path(parameters["BENCHMARK"]) / "benchmark.json").read_text())
+    metrics |= {"mean": {}, "baselines": {}, "averaged_scans": 0, "failed": {SCAN: "killed", "scan8": "killed"}}
+    for scans in ({**metrics["scans"], "scan8": {}}, {SCAN: {}, "scan8": {}}):
+        (tmp_path / "benchmark.json").write_text(json.dumps(metrics | {"scans": scans}))
+        if not (tmp_path / SCAN).exists():
+            (tmp_path / SCAN).symlink_to(Path(parameters["BENCHMARK"]) / SCAN)
+        notebook = nbformat.read(FOLDER / "metrics.ipynb", as_version=4)
+        start = f"%reset -f\nimport os\nos.environ['BENCHMARK'] = {str(tmp_path)!r}"
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(start))
+        restore = f"os.environ['BENCHMARK'] = {parameters['BENCHMARK']!r}"
+        notebook.cells.append(nbformat.v4.new_code_cell(restore))
+        NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=600).execute()
+        printed = "".join(output.get("text", "") for output in notebook.cells[2].outputs)
+        assert "means over 0 scans" in printed
+        assert "failed: scan8 (killed)" in printed

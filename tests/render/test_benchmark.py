@@ -158,7 +158,7 @@ def test_a_command_has_the_lock_too_and_keeps_it_when_the_benchmark_is_killed(tm
         (tmp_path / "lock").write_text("[1]")
         inherited = f"/dev/fd/{lock}"
         benchmark._run(["json.tool", inherited], tmp_path / "log.txt", environment, set(), (lock,))
-        with pytest.raises(InputError, match="json.tool ended with status"):
+        with pytest.raises(InputError, match=r"json\.tool ended with status"):
             benchmark._run(["json.tool", inherited], tmp_path / "log.txt", environment, set())
 
 

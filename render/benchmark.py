@@ -138,7 +138,8 @@ def _evaluate(scan: str, options: BenchmarkOptions, ckpt: str, out: Path) -> lis
 
 
 def _finetune(scan: str, options: BenchmarkOptions, folder: Path) -> list[str]:
-    """Goes on with what an interrupted fine-tuning has left; on the views that the evaluation does not ask for."""
+    """Goes on with what an interrupted fine-tuning has left; views and background are those of the evaluation."""
+    evaluated = _read(folder / "general")["settings"]
     given = {field.name: getattr(options, field.name) for field in fields(DataOptions)}
     checkpoints = [folder / "run" / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
     given |= {
@@ -147,9 +148,9 @@ def _finetune(scan: str, options: BenchmarkOptions, folder: Path) -> list[str]:
         "basedir": str(folder),
         "expname": "run",
         "devices": 1,
-        "view_split": _read(folder / "general")["settings"]["view_split"][scan],
+        "view_split": evaluated["view_split"][scan],
         "vggt_ckpt": options.vggt_ckpt or None,
-        "white_bkgd": options.white_bkgd,
+        "white_bkgd": evaluated["white_bkgd"],
         "accelerator": "cpu" if options.device == "cpu" else None,
         "ckpt": next((str(path) for path in checkpoints if path.is_file()), None),
     }

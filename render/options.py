@@ -1,4 +1,4 @@
-"""Options of the two commands: one frozen dataclass each, one line of help per field."""
+"""Options of evaluation, benchmark and video: one frozen dataclass each, one line of help per field."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ NEAR_FAR = ("trained", "data", "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions(DataOptions):
-    """What both commands understand."""
+    """What all of them understand."""
 
     ckpt: str = option("", "checkpoint of train_general.py or train_finetune.py")
-    vggt_ckpt: str = option("", "where the VGGT weights lie now, if not where the training found them")
+    vggt_ckpt: str = option(
+        "", "where the VGGT weights lie now, if not where the training found them; guided: or another VGGT"
+    )
     n_views: int = option(3, "number of source views")
     imgScale_test: float = option(1.0, "resize factor of the images")
     N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass; not given: as trained")

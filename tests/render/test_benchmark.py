@@ -142,6 +142,21 @@ def test_a_scan_that_fails_stops_no_other(
     assert "dtu-fixed3: means over 1 scans" in printed.out
 
 
+def test_fine_tuning_has_the_views_and_the_background_of_the_evaluation(
+    options: Callable[..., BenchmarkOptions], tmp_path: Path
+) -> None:
+    """A config for black scenes, as the shipped guided_finetune.txt, would be refused for each of Blender's."""
+    general = tmp_path / "out" / "lego" / "general"
+    general.mkdir(parents=True)
+    settings = {"view_split": {"lego": "mvsnerf"}, "white_bkgd": True}
+    (general / "metrics.json").write_text(json.dumps({"settings": settings}))
+    asked = options(dataset_name="blender", protocol="blender-fixed3", scans=("lego",))
+    finetune, evaluation = benchmark.commands_of("lego", asked)
+    assert "--white_bkgd" in finetune
+    assert finetune[finetune.index("--view_split") + 1] == "mvsnerf"
+    assert evaluation[0] == "render.evaluate"
+
+
 def test_a_command_that_fails_leaves_its_last_line_and_a_log(tmp_path: Path) -> None:
     log = tmp_path / "scan1" / "log.txt"
     environment = benchmark._environments(BenchmarkOptions(ckpt=__file__, out="x"))[0]

@@ -102,7 +102,9 @@ def replaced_backbone(before: VGGTRecord, now: VGGTRecord) -> tuple[VGGTRecord, 
     """The earlier backbone of weights that read only depth, and a line about it, where there is another now."""
     if before.sha256 == now.sha256 and (before.image_size == now.image_size or now.name == NO_VGGT):
         return ()
-    announce(f"backbone changed: {now} instead of {before}, which the checkpoint was trained with; only depth is read")
+    announce(
+        f"backbone changed: {now} instead of {before}, which the checkpoint was trained with; its tokens are not read"
+    )
     return (before,)
 
 

@@ -123,7 +123,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "protocol": options.protocol,
             **summary(views, peak_memory_mb(device)),
             "weights": weight_identities(options, checkpoint, model),
-            "left_out": [*left_out.lines, *_without_pixels(views)],
+            "left_out": [*left_out.lines, *without_pixels(views)],
             "seen_in_training": [
                 f"{view.scan}/{view.target}" for view in views if view.target in record.trained_on.get(view.scan, ())
             ],
@@ -189,10 +189,12 @@ def summary(views: Sequence[EvaluatedView], peak_memory: float) -> dict[str, Any
     }
 
 
-def _without_pixels(views: Sequence[EvaluatedView]) -> list[str]:
+def without_pixels(views: Sequence[EvaluatedView]) -> list[str]:
     """Why views that were rendered do not count."""
     without = [view for view in views if not view.has_pixels]
-    return [f"scan {view.scan}, view {view.target}: no pixel counts, its {view.mask} mask is empty" for view in without]
+    return [
+        f"scene {view.scan}, view {view.target}: no pixel counts, its {view.mask} mask is empty" for view in without
+    ]
 
 
 @torch.no_grad()

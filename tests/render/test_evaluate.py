@@ -7,16 +7,17 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from data.image_io import image_size, read_pfm, write_pfm
+from data.image_io import image_size, read_pfm, write_image, write_pfm
 from data.novel_view.protocols import PROTOCOLS, targets_of
 from data.readers.registry import read_scenes
 from geometry import InputError
 from render import evaluate as command
-from render.evaluate import evaluate, evaluate_targets, summary
+from render.evaluate import evaluate, evaluate_targets, summary, without_pixels
 from render.loading import usable_device
 from render.options import EvaluateOptions
 from render.table import scores_table
@@ -116,6 +117,23 @@ def test_without_depth_the_objects_mask_is_used(data_root: Path, tmp_path: Path)
         assert metrics["views"][0]["mask"] == kind
         assert metrics["mean"]["depth_abs"] is None
         assert (metrics["mean"]["psnr_object"] is None) == (name != "full")
+
+
+def test_a_view_with_an_empty_mask_is_left_out_and_named(data_root: Path, tmp_path: Path):
+    scene = only_scene(data_root)
+    frames = {}
+    for view, frame in scene.frames.items():
+        mask = tmp_path / f"{view}.png"
+        write_image(mask, np.full((frame.height, frame.width), 0 if view == 24 else 255, dtype=np.uint8))
+        frames[view] = dataclasses.replace(frame, depth_path=None, mask_path=mask)
+    bare = dataclasses.replace(scene, frames=frames, read_depth=None)
+    protocol = PROTOCOLS["dtu-fixed3"]
+    views = evaluate_targets(TruthModel(scene), targets_of(protocol, bare, 3)[:2], protocol, device=CPU)
+    assert without_pixels(views) == [f"scene {SCAN}, view 24: no pixel counts, its object mask is empty"]
+    metrics = summary(views, 1.0)
+    assert [view["ssim"] is None for view in metrics["views"]] == [False, True]
+    assert metrics["mean"]["ssim"] == metrics["views"][0]["ssim"]
+    assert metrics["baselines"]["mean_colour"]["ssim"] == metrics["views"][0]["baselines"]["mean_colour"]["ssim"]
 
 
 @pytest.mark.parametrize(("val_protocol", "protocol"), [("", "dtu-nearest3"), ("full", "full")])

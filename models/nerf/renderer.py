@@ -26,7 +26,7 @@ from models.vggt.frozen import FrozenFeatures
 Jitter = Callable[[int], Float[Tensor, "batch ray count"]]
 """Uniform numbers in [0, 1) for `count` samples of every ray."""
 NearFar = Literal["data", "auto"]
-ENCODE_ADVICE, VIEW_ADVICE = "--imgScale_test or --n_views", "--imgScale_test or --n_views"
+SOURCES_ADVICE = "--imgScale_test or --n_views"
 RENDER_ADVICE = "--imgScale_test or --chunk"
 """Options that make the three calls smaller, for errors where memory does not suffice."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geometry import Cameras, TensorStruct, Views, pixel_centers
 from models.memory import in_parts, named_if_out_of_memory
-from models.nerf.renderer import ENCODE_ADVICE, RENDER_ADVICE, VIEW_ADVICE, Renderer, SourceMaps, TargetView
+from models.nerf.renderer import RENDER_ADVICE, SOURCES_ADVICE, Renderer, SourceMaps, TargetView
 from models.vggt.cache import FeatureCache
 from models.vggt.frozen import FrozenFeatures, FrozenVGGT
 
@@ -58,7 +58,7 @@ class VGGTNeRF(nn.Module):
         Raises:
             MemoryExceeded: where not even the smallest parts fit, naming options to lower.
         """
-        with named_if_out_of_memory(ENCODE_ADVICE):
+        with named_if_out_of_memory(SOURCES_ADVICE):
             seen = self.frozen_features(source, names) if self.network.uses_backbone else None
             return self.network.encode(source, seen, drops_backbone=drops_backbone)
 
@@ -66,7 +66,7 @@ class VGGTNeRF(nn.Module):
         self, maps: SourceMaps, camera: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
     ) -> TargetView:
         """One target camera per scene, see `Renderer.view`."""
-        with named_if_out_of_memory(VIEW_ADVICE):
+        with named_if_out_of_memory(SOURCES_ADVICE):
             return self.network.view(maps, camera, near, far)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geometry import TensorStruct
 from models.memory import in_parts, joined
 from models.nerf.guided.plane_sweep import DisparityRange
-from models.nerf.renderer import VIEW_ADVICE
+from models.nerf.renderer import SOURCES_ADVICE
 
 _WINDOW = 2
 """Planes on either side of the most likely one that count for the depth."""
@@ -123,7 +123,7 @@ class VolumeRegularizer(nn.Module):
             inner = slice(first - above, last - above)
             return logits[:, inner], context[:, :, inner]
 
-        parts = in_parts(strip, rows, least=halved, advice=VIEW_ADVICE)
+        parts = in_parts(strip, rows, least=halved, advice=SOURCES_ADVICE)
         logits, context = (joined(list(maps), dim) for maps, dim in zip(zip(*parts, strict=True), (1, 2), strict=True))
         return PlaneDistribution(logits, centers, context)
 

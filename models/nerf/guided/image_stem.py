@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geometry import Cameras
 from models.memory import in_parts, joined
-from models.nerf.renderer import ENCODE_ADVICE
+from models.nerf.renderer import SOURCES_ADVICE
 
 SWEEP_CHANNELS = 16
 """Of the map that is swept."""
@@ -80,7 +80,7 @@ class ImageStem(nn.Module):
         """Maps of images in [0, 1]."""
         batch = images.shape[:2]
         flat = images.flatten(0, 1)
-        parts = in_parts(lambda first, last: self._maps(flat[first:last]), len(flat), advice=ENCODE_ADVICE)
+        parts = in_parts(lambda first, last: self._maps(flat[first:last]), len(flat), advice=SOURCES_ADVICE)
         coarse, fine = (joined(list(maps), 0).unflatten(0, batch) for maps in zip(*parts, strict=True))
         return StemMaps(coarse, fine)
 

@@ -32,7 +32,7 @@ from models.nerf.guided.scene_colors import SceneColors
 from models.nerf.guided.scene_field import SceneField
 from models.nerf.guided.shadow_map import depth_behind, shadow_maps
 from models.nerf.renderer import (
-    VIEW_ADVICE,
+    SOURCES_ADVICE,
     Jitter,
     NearFar,
     NetworkConfig,
@@ -323,7 +323,7 @@ class GuidedNeRF(Renderer):
             shown = scene.rgb.flatten(2).transpose(1, 2)[:, rays]
             return cost, scene.mean_color_mismatch(swept, shown).unflatten(1, size)
 
-        parts = in_parts(strip, rows, advice=VIEW_ADVICE)
+        parts = in_parts(strip, rows, advice=SOURCES_ADVICE)
         mismatch = [part[1] for part in parts if part[1] is not None]
         return joined([part[0] for part in parts], 2), joined(mismatch, 1) if mismatch else None
 

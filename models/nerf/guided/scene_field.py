@@ -19,7 +19,7 @@ from models.nerf.compositing import FieldOutput, RenderOutput, composite
 from models.nerf.guided.depth_splat import SplattedDepth
 from models.nerf.guided.plane_sweep import DisparityRange
 from models.nerf.ray_sampling import stratified_samples
-from models.nerf.renderer import VIEW_ADVICE, Jitter
+from models.nerf.renderer import SOURCES_ADVICE, Jitter
 from models.nerf.scene_box import SceneBox
 
 _COARSER = 4
@@ -95,7 +95,7 @@ class SceneField(SceneBox):
             inverse = 1 / (seen.samples.t * rays.cos_optical[..., None])
             return (seen.weights * inverse).sum(-1) / seen.opacity.clamp_min(1e-6), seen.opacity, seen.rgb
 
-        parts = in_parts(strip, rows, advice=VIEW_ADVICE)
+        parts = in_parts(strip, rows, advice=SOURCES_ADVICE)
         mean, opacity, rgb = (joined(list(values), 1) for values in zip(*parts, strict=True))
         # rays end at one surface: how far their weights are spread out says little about how right it is
         maps = (mean, torch.zeros_like(mean), _MAX_CONFIDENCE * opacity)

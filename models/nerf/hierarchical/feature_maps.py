@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geometry import Views
 from models.memory import in_parts, joined
 from models.nerf.depth_prior import DEPTH_CHANNELS
-from models.nerf.renderer import ENCODE_ADVICE, SourceMaps
+from models.nerf.renderer import SOURCES_ADVICE, SourceMaps
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FeatureExtractor(nn.Module):
             own, known = (None if values is None else values[first:last] for values in (tokens, trust))
             return self._maps(images[first:last], own, known)
 
-        maps = joined(in_parts(maps_of, len(images), advice=ENCODE_ADVICE), 0)
+        maps = joined(in_parts(maps_of, len(images), advice=SOURCES_ADVICE), 0)
         return maps.unflatten(0, (batch, view)).float()
 
     def _maps(

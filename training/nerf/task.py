@@ -168,7 +168,7 @@ class NerfTask(SceneTask):
         sums = self.trainer.strategy.reduce(self._scores, reduce_op="sum")
         for name, (total, count) in zip(_SCORES, sums, strict=True):
             if count > 0 or name == "val/psnr":
-                self.log(name, total / count)
+                self.log(name, total / count, sync_dist=True)  # the same everywhere
 
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         """Render a whole view; log metrics and, for the first few, a picture.

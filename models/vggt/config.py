@@ -257,6 +257,11 @@ class TrackHeadConfig:
                 f"got {self.feature_extractor.features} and {self.tracker.latent_dim}"
             )
 
+    @property
+    def smallest_image(self) -> int:
+        """Fewest pixels along a side: the coarsest level of the tracker's pyramid needs one cell."""
+        return self.tracker.stride * 2 ** (self.tracker.corr_levels - 1)
+
 
 @dataclass(frozen=True)
 class VGGTConfig:

@@ -8,7 +8,7 @@ import torch
 from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
 from data.multi_view.sampler import BatchShape
 from data.problems import announce
-from geometry import InputError
+from geometry import InputError, require
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
 from models.vggt.config import MissingHeadError
 from training.checkpoint import read_checkpoint
@@ -55,6 +55,24 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
     data.train_frames()[data.sampler().keys_of(0)[0]]
     data.val_frames()[data.val_keys[0]]
     return data
+
+
+def require_size_for_tracks(options: VGGTOptions, config: VGGTConfig) -> None:
+    """Refuse images whose flattest form is too small for the track head, which training may draw at any step.
+
+    Raises:
+        InputError: naming --image_size and --aspect.
+    """
+    if config.track_head is None:
+        return
+    low, high = options.aspect_range
+    height = batch_shape(options, config.aggregator.patch_size).height(low)
+    require(
+        min(height, options.image_size) >= config.track_head.smallest_image,
+        f"--image_size {options.image_size} --aspect {low:g} {high:g}: expected images of at least "
+        f"{config.track_head.smallest_image} pixels along each side for the track head, got down to "
+        f"{options.image_size}x{height} (width x height)",
+    )
 
 
 def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:

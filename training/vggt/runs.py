@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 from training.launch import require_one_process, resolved
 from training.trainer import fit
-from training.vggt.build import build_vggt_data, build_vggt_task
+from training.vggt.build import build_vggt_data, build_vggt_task, require_size_for_tracks
 from training.vggt.checkpoint import export_weights, load_weights
 from training.vggt.options import VGGTOptions
 
@@ -16,6 +16,7 @@ def train_run(options: VGGTOptions) -> pl.Trainer:
     """Train to the end; the finished weights lie in the run's folder under its name."""
     options = resolved(options)
     task = build_vggt_task(options)
+    require_size_for_tracks(options, task.model.config)
     data = build_vggt_data(options, task.model.config.aggregator.patch_size)
     trainer = fit(options, task, data)
     if trainer.is_global_zero and trainer.state.finished:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geometry import require
 from models.vggt.config import TrackerConfig, TrackHeadConfig
 from models.vggt.heads.correlation import correlate, feature_pyramid, sample_maps
 from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
@@ -127,6 +128,7 @@ class TrackHead(nn.Module):
         """`dim` is the width of an aggregated token."""
         super().__init__()
         self.iters = config.iters
+        self.smallest_image = config.smallest_image
         self.feature_extractor = DPTHead(dim, config.feature_extractor)
         self.tracker = Tracker(config.tracker)
 
@@ -140,7 +142,17 @@ class TrackHead(nn.Module):
         num_iterations: int | None = None,
         frames_chunk_size: int | None = FRAMES_CHUNK_SIZE,
     ) -> Tracks:
-        """Tracks of query points given as (x, y) pixels of the first view; None uses the configured iterations."""
+        """Tracks of query points given as (x, y) pixels of the first view; None uses the configured iterations.
+
+        Raises:
+            InputError: for images too small for the tracker's pyramid.
+        """
+        height, width = image_size
+        require(
+            min(height, width) >= self.smallest_image,
+            f"track head: expected images of at least {self.smallest_image} pixels along each side, got "
+            f"{width}x{height} (width x height)",
+        )
         maps = self.feature_extractor(layers, patch_start, image_size, frames_chunk_size=frames_chunk_size)
         iterations = self.iters if num_iterations is None else num_iterations
         return self.tracker(query_points, maps, num_iterations=iterations)

@@ -17,7 +17,7 @@ from tests.training.vggt.tiny import SIZES, frame_batch, tiny_options
 from training.cli import parse_options
 from training.errors import NonFiniteError
 from training.run_task import clip_by_group
-from training.vggt.build import build_vggt_task
+from training.vggt.build import build_vggt_task, require_size_for_tracks
 from training.vggt.checkpoint import export_weights
 from training.vggt.learning import WeightAverage, frozen_modules, module_groups, restrict_aggregator
 from training.vggt.options import VGGTOptions
@@ -308,6 +308,18 @@ def weights_without(tmp_path: Path) -> str:
     path = tmp_path / "given.safetensors"
     export_weights(VGGT(config).state_dict(), config, path, dtype="float32")
     return str(path)
+
+
+def test_images_too_small_for_the_track_head_stop_at_the_start(tmp_path: Path) -> None:
+    """Fresh track heads have VGGT-1B's seven levels: 64 cells of 2 pixels; the flattest images decide."""
+    changes = {"vggt_config": "", "vggt_ckpt": weights_without(tmp_path), "track_weight": 1.0, "new_heads": ("track",)}
+    task = task_of(tmp_path, **changes)
+    options = replace(task.options, image_size=248, aspect=(0.5, 1.0))
+    with pytest.raises(InputError, match=r"^--image_size 248 --aspect 0\.5 1: .* at least 128 pixels .* 248x120 "):
+        require_size_for_tracks(options, task.model.config)
+    require_size_for_tracks(replace(options, aspect=(0.6, 1.0)), task.model.config)
+    with pytest.raises(InputError, match=r"^track head: expected images of at least 128 pixels .* got 248x120 "):
+        task.model(torch.zeros(1, 2, 3, 120, 248), torch.zeros(1, 1, 2))
 
 
 def test_new_heads_start_from_fresh_weights(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

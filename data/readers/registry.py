@@ -27,6 +27,8 @@ class Reader:
     """find(datadir) -> scan name to folder, without reading anything."""
     parts: tuple[str, ...] = ()
     """Patterns of what lies in a scan's folder: one that has some of them, but is not found, has lost the others."""
+    folders: str = "*"
+    """Pattern of such folders below the root."""
     takes_annotation_dir: bool = False
     """Both take `annotation_dir`, a folder of annotation files outside the data."""
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,7 +55,7 @@ READERS = {
         options={"view_split": ("own", "mvsnerf", "test")},
     ),
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
-    "vkitti": Reader(read_vkitti, find_vkitti_scans),
+    "vkitti": Reader(read_vkitti, find_vkitti_scans, ("extrinsic.txt", "intrinsic.txt", "frames/*"), folders="*/*"),
 }
 
 
@@ -116,11 +118,13 @@ def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) ->
     reader = READERS[dataset_name]
     if not reader.parts:
         return
-    complete = set(reader.find(datadir).values())
-    if datadir in complete:
+    found = set(reader.find(datadir).values())
+    if datadir in found:
         return
-    for folder in sorted(path for path in datadir.iterdir() if path.is_dir() and path not in complete):
-        some = [name for part in reader.parts for name in sorted(path.name for path in folder.glob(part))]
+    complete = found.union(*(folder.parents for folder in found))
+    for folder in sorted(path for path in datadir.glob(reader.folders) if path.is_dir() and path not in complete):
+        parts = [path for part in reader.parts for path in sorted(folder.glob(part))]
+        some = [str(path.relative_to(folder)) for path in parts]
         if some:
             report(InputError(f"{folder}: expected a {dataset_name} scan, got no more of one than {', '.join(some)}"))
 

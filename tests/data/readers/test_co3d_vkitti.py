@@ -291,6 +291,21 @@ def test_an_incomplete_vkitti_is_survived_and_counted(
     assert scene.views([3]).depth is None
 
 
+def test_a_drive_without_its_images_is_counted(vkitti: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The images are an archive of their own, so that a copy may have all but them; the doctor says so, too."""
+    root = tmp_path / "vkitti"
+    shutil.copytree(vkitti, root)
+    lost = root / "Scene07" / "clone"
+    shutil.copytree(next(root.glob("Scene*/clone")), lost)
+    shutil.rmtree(lost / "frames" / "rgb")
+    read_scenes("vkitti", str(root), split="all", scans=None)
+    line = f"{lost}: expected a vkitti scan, got no more of one than extrinsic.txt, intrinsic.txt, frames/depth"
+    assert line in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        check(["--dataset_name", "vkitti", "--datadir", str(root), "--max_pairs", "1"])
+    assert line in capsys.readouterr().out
+
+
 def test_vkitti_depth_beyond_80_meters_is_unknown(vkitti: Path) -> None:
     scene: PosedScene = read_vkitti(vkitti, split="all")[0]
     raw = read_uint16(scene.frames[0].depth_path)

@@ -85,7 +85,9 @@ class UnreadableFiles:
     The count and the names' checksums lie in shared memory, which the loading processes inherit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, consequence: str = "another target takes the place of those that need it") -> None:
+        """`consequence`: what becomes of the files, for the lines that name them."""
+        self._consequence = consequence
         self._named = torch.full((_LISTED,), -1, dtype=torch.int64).share_memory_()
         self._count = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -102,9 +104,13 @@ class UnreadableFiles:
     def replaced(self, error: InputError) -> None:
         """Count a sample that is replaced, and name the file if it is new."""
         self._count += 1
+        self.name(error)
+
+    def name(self, error: InputError) -> None:
+        """Name the file if it is new and not too many have been named."""
         checksum, free = zlib.crc32(str(error).encode()), self._named == -1
         if not bool(free.any()) or bool((self._named == checksum).any()):
             return
         self._named[int(free.nonzero()[0])] = checksum
         last = "" if int(free.sum()) > 1 else "; further files are not named, python -m data.check lists all"
-        tqdm.write(f"{error}: another target takes the place of those that need it{last}", file=sys.stderr)
+        tqdm.write(f"{error}: {self._consequence}{last}", file=sys.stderr)

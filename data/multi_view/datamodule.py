@@ -1,6 +1,5 @@
 """The Lightning data module VGGT trains from: a mixture of sources, and fixed groups to evaluate with."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from data.multi_view.sources import (
     training_part,
 )
 from data.multi_view.windows import ZoomRange
-from data.problems import Problems
+from data.problems import Problems, announce
 from data.readers.registry import READERS, read_scenes
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
@@ -40,7 +39,6 @@ _MADE_GROUPS = 64
 """Evaluation groups of a source that renders endlessly, where no number is given."""
 
 Entry = TypeVar("Entry")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,18 +196,22 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
             val_sources.append(_held_out_stream(spec.render_device))
             has_depth.append(True)
             continue
-        train, val = _read_both(name, datadir, spec.scans, _entry(spec.annotation_dirs, number, ""))
+        problems = Problems()
+        train, val = _read_both(name, datadir, spec.scans, _entry(spec.annotation_dirs, number, ""), problems)
         has_depth.append(any(scene.read_depth for scene in train))
-        if not has_depth[-1]:
-            _log.warning("%s %s: no depth maps, its groups train the cameras only", name, datadir)
         train_sources.append(SceneFrames(name, train, sampling=sampling[number], zoom=zoom))
-        groups = protocol.groups(val, spec.val_views, spec.num_val, {scene.scan for scene in train})
+        trained_scans = {scene.scan for scene in train}
+        groups = protocol.groups(val, spec.val_views, spec.num_val, trained_scans, problems.add)
+        problems.announce(f"{name} in {datadir}")
         val_sources.append(FixedGroups(name, groups, survives=True))
     require(
         any(has_depth) or not spec.needs_depth,
         f"--dataset_name {' '.join(spec.dataset_names)}: expected depth maps to train on in "
         f"{' or '.join(spec.datadirs)}, got none; without them only cameras can be trained (--depth_weight 0)",
     )
+    for name, datadir, is_known in zip(spec.dataset_names, spec.datadirs, has_depth, strict=True):
+        if not is_known:
+            announce(f"{name} in {datadir}: no depth maps, its groups train the cameras only")
     return FrameDataModule(spec, train_sources, val_sources)
 
 
@@ -241,15 +243,18 @@ def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:
         if name == PROCEDURAL:
             sources.append(_held_out_stream(spec.render_device))
             continue
+        problems = Problems()
         scenes = read_scenes(
             name,
             datadir,
+            problems=problems,
             split="test",
             scans=spec.scans or None,
             evaluated_only=True,
             annotation_dir=_entry(spec.annotation_dirs, number, ""),
         )
-        groups = PROTOCOLS[spec.protocol].groups(scenes, spec.val_views, spec.num_val, ())
+        groups = PROTOCOLS[spec.protocol].groups(scenes, spec.val_views, spec.num_val, (), problems.add)
+        problems.announce(f"{name} in {datadir}")
         sources.append(FixedGroups(name, groups))
     return FrameDataModule(spec, (), sources)
 
@@ -284,14 +289,12 @@ def _held_out_stream(render_device: str) -> ProceduralFrames:
 
 
 def _read_both(
-    name: str, datadir: str, named: tuple[str, ...], annotation_dir: str
+    name: str, datadir: str, named: tuple[str, ...], annotation_dir: str, problems: Problems
 ) -> tuple[list[PosedScene], list[PosedScene]]:
     """Scenes to train on and to validate with; of a scan in both the training views are the former's."""
-    problems = Problems()
     read = partial(read_scenes, name, datadir, scans=named or None, annotation_dir=annotation_dir, problems=problems)
     val, test = (read(split=split, evaluated_only=True) for split in ("val", "test"))
     train = training_part(read(split="train"), {scene.scan for scene in [*val, *test]})
-    problems.announce(f"{name} in {datadir}")
     return train, val
 
 

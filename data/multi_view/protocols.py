@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 
 from data.multi_view.sources import FrameGroup, evaluation_groups
+from data.problems import LeftOut, Report, raise_problem
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, seeded_generator
-from geometry import require
 
 NEIGHBORS = "neighbours"
 RANDOM10 = "co3d-random10"
@@ -32,12 +32,17 @@ class EvaluationProtocol(Protocol):
         """Published figures of this protocol are areas under a histogram of whole degrees: they are reported too."""
 
     def groups(
-        self, scenes: Sequence[PosedScene], num_views: int, max_groups: int | None, trained_scans: Collection[str]
+        self,
+        scenes: Sequence[PosedScene],
+        num_views: int,
+        max_groups: int | None,
+        trained_scans: Collection[str],
+        report: Report = raise_problem,
     ) -> list[FrameGroup]:
         """At most `max_groups`, spread over the scenes; of `trained_scans` only held-out views count.
 
         Raises:
-            InputError: naming a scene with too few views.
+            InputError: (unless `report` collects) naming a scene with too few views, which is left out.
         """
 
 
@@ -50,10 +55,15 @@ class Neighbors:
     has_histogram: bool = False
 
     def groups(
-        self, scenes: Sequence[PosedScene], num_views: int, max_groups: int | None, trained_scans: Collection[str]
+        self,
+        scenes: Sequence[PosedScene],
+        num_views: int,
+        max_groups: int | None,
+        trained_scans: Collection[str],
+        report: Report = raise_problem,
     ) -> list[FrameGroup]:
         """See `evaluation_groups`."""
-        return evaluation_groups(scenes, num_views, max_groups, trained_scans=trained_scans)
+        return evaluation_groups(scenes, num_views, max_groups, trained_scans=trained_scans, report=report)
 
 
 @dataclass(frozen=True)
@@ -68,23 +78,28 @@ class RandomFrames:
     has_histogram: bool = True
 
     def groups(
-        self, scenes: Sequence[PosedScene], num_views: int, max_groups: int | None, trained_scans: Collection[str]
+        self,
+        scenes: Sequence[PosedScene],
+        num_views: int,
+        max_groups: int | None,
+        trained_scans: Collection[str],
+        report: Report = raise_problem,
     ) -> list[FrameGroup]:
         """See `EvaluationProtocol`; `num_views` does nothing."""
         count, seed = self.num_frames or num_views, self.seed or 0
         found = []
-        for scene in scenes if max_groups is None else evenly_spread(scenes, max_groups):
+        for scene in scenes:
             is_trained = scene.scan in trained_scans
             views = list(scene.held_out_views if is_trained else scene.frames)
             kind = "held-out views" if is_trained else "views"
-            require(
-                len(views) >= count,
-                f"scene {scene.name}: expected at least {count} {kind} to draw a group from, got {len(views)}",
-            )
+            if len(views) < count:
+                few = f"expected at least {count} {kind} to draw a group from, got {len(views)}"
+                report(LeftOut("scenes with too few views to evaluate", f"scene {scene.name}: {few}"))
+                continue
             generator = seeded_generator(derived_seed(seed, zlib.crc32(scene.name.encode())))
             order = torch.randperm(len(views), generator=generator)[:count].tolist()
             found.append(FrameGroup(scene, tuple(views[at] for at in order)))
-        return found
+        return found if max_groups is None else evenly_spread(found, max_groups)
 
 
 PROTOCOLS: dict[str, EvaluationProtocol] = {NEIGHBORS: Neighbors(), RANDOM10: RandomFrames()}

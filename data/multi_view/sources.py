@@ -6,8 +6,6 @@
 procedural stream (data/multi_view/procedural_stream.py) renders its own.
 """
 
-import functools
-import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,16 +18,15 @@ from torch.utils.data import Dataset
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented
 from data.multi_view.windows import ZoomRange, load_frames
-from data.readers.splits import raise_problem
+from data.problems import LeftOut, Report, UnreadableFiles, raise_problem
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, seeded_generator
 from geometry import FrameBatch, InputError, require
 
-_PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM = 11, 12, 13
+_PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM, _SCENE_STREAM = 11, 12, 13, 14
 """Keep the random numbers of the choices apart; another number changes which samples a run sees."""
-
-
-_log = logging.getLogger(__name__)
+_MOST_SCENES_TRIED = 8
+_PASSED_OVER = "passed over"
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,8 @@ class SceneFrames:
     """Random groups of frames of one scene each, from scenes on disk; geometry is augmented or not.
 
     A frame whose image cannot be read is passed over and said once: what it is replaced by depends on the key and on
-    which images are broken, nothing else. A depth map that cannot be read counts as unknown.
+    which images are broken, nothing else. A scene without any readable image gives way to another one, chosen alike. A
+    depth map that cannot be read counts as unknown.
     """
 
     def __init__(
@@ -132,6 +130,7 @@ class SceneFrames:
         self.scenes = tuple(scenes)
         self.sampling = sampling
         self.zoom = zoom or ZoomRange.training()
+        self.unreadable = UnreadableFiles(_PASSED_OVER)
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -142,20 +141,30 @@ class SceneFrames:
         return [self._sample(key) for key in keys]
 
     def _sample(self, key: GroupKey) -> FrameBatch:
-        scene = self.scenes[key.item]
-        view_ids = self._readable_frames(scene, key)
+        scene, view_ids = self._readable_scene(key)
         generator = seeded_generator(derived_seed(key.seed, _GEOMETRY_STREAM))
         views = load_frames(
-            scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator, report=_say_once
+            scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator, report=self.unreadable.name
         )
         return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed))
 
-    def _readable_frames(self, scene: PosedScene, key: GroupKey) -> tuple[int, ...]:
-        """Chosen again from the same random numbers without the frames that turn out broken.
+    def _readable_scene(self, key: GroupKey) -> tuple[PosedScene, tuple[int, ...]]:
+        """The scene of a key, else the next one with readable images in an order that the key decides; its frames.
 
         Raises:
-            InputError: when no image of the scene can be read.
+            InputError: when no image of so many scenes can be read that the disk has failed rather than files.
         """
+        order = torch.randperm(len(self), generator=seeded_generator(derived_seed(key.seed, _SCENE_STREAM))).tolist()
+        items = [key.item, *(item for item in order if item != key.item)][:_MOST_SCENES_TRIED]
+        for item in items:
+            view_ids = self._readable_frames(self.scenes[item], key)
+            if view_ids is not None:
+                return self.scenes[item], view_ids
+        names = ", ".join(self.scenes[item].name for item in items)
+        raise InputError(f"{self.name}: expected scenes with images that can be read, got none in {names}")
+
+    def _readable_frames(self, scene: PosedScene, key: GroupKey) -> tuple[int, ...] | None:
+        """Chosen again from the same random numbers without the frames that turn out broken; None: all are."""
         broken: set[int] = set()
         while True:
             part = _restricted(scene, [view for view in scene.frames if view not in broken]) if broken else scene
@@ -164,11 +173,11 @@ class SceneFrames:
             errors = {view: error for view in dict.fromkeys(view_ids) if (error := _image_error(scene, view))}
             if not errors:
                 return view_ids
+            for error in errors.values():
+                self.unreadable.name(error)
             broken |= set(errors)
             if len(broken) == len(scene.frames):
-                raise next(iter(errors.values()))
-            for error in errors.values():
-                _say_once(error)
+                return None
 
 
 class FixedGroups:
@@ -181,6 +190,7 @@ class FixedGroups:
         does not end at its validation. An evaluation stops instead: its figures are those of the frames it names.
         """
         self.survives = survives
+        self.unreadable = UnreadableFiles(_PASSED_OVER)
         self.name = name
         self.groups = tuple(groups)
 
@@ -204,12 +214,12 @@ class FixedGroups:
                 )
             views = load_frames(
                 group.scene,
-                _readable_group(group) if self.survives else group.view_ids,
+                _readable_group(group, self.unreadable.name) if self.survives else group.view_ids,
                 key.height,
                 key.width,
                 zoom=ZoomRange.none(),
                 generator=None,
-                report=_say_once if self.survives else raise_problem,
+                report=self.unreadable.name if self.survives else raise_problem,
             )
             batches.append(FrameBatch(views, (f"{self.name}/{group.scene.name}",), torch.tensor(key.seed)))
         return batches
@@ -286,20 +296,21 @@ def evaluation_groups(
     max_groups: int | None = None,
     *,
     trained_scans: Collection[str] = (),
+    report: Report = raise_problem,
 ) -> list[FrameGroup]:
     """For every view of every scene the view and its `num_views - 1` best neighbors; at most `max_groups`, spread.
 
     Of a scan that is also trained on (a root with a single scan) only held-out views are starting points.
 
     Raises:
-        InputError: naming a scene with too few views.
+        InputError: (unless `report` collects) naming a scene with too few views, which is left out.
     """
     starts = []
     for scene in scenes:
-        require(
-            len(scene.frames) >= num_views,
-            f"scene {scene.name}: expected at least {num_views} views to evaluate together, got {len(scene.frames)}",
-        )
+        if len(scene.frames) < num_views:
+            few = f"expected at least {num_views} views to evaluate together, got {len(scene.frames)}"
+            report(LeftOut("scenes with too few views to evaluate", f"scene {scene.name}: {few}"))
+            continue
         views = scene.held_out_views if scene.scan in trained_scans else tuple(scene.frames)
         starts += [(scene, view) for view in views]
     chosen = starts if max_groups is None else evenly_spread(starts, max_groups)
@@ -334,11 +345,11 @@ def _image_error(scene: PosedScene, view: int) -> InputError | None:
     return None
 
 
-def _readable_group(group: FrameGroup) -> tuple[int, ...]:
+def _readable_group(group: FrameGroup, report: Report) -> tuple[int, ...]:
     """The frames of a group; those that cannot be read replaced by the next best neighbors of the first one."""
     errors = {view: error for view in group.view_ids if (error := _image_error(group.scene, view))}
     for error in errors.values():
-        _say_once(error)
+        report(error)
     if not errors:
         return group.view_ids
     others = (view for view in group.scene.neighbors[group.view_ids[0]] if view not in group.view_ids)
@@ -348,15 +359,6 @@ def _readable_group(group: FrameGroup) -> tuple[int, ...]:
     if not found:
         raise next(iter(errors.values()))
     return tuple((found * len(group.view_ids))[: len(group.view_ids)])
-
-
-def _say_once(error: InputError) -> None:
-    _say_line_once(str(error))
-
-
-@functools.cache
-def _say_line_once(line: str) -> None:
-    _log.warning("left out: %s", line)
 
 
 def _below(count: int, generator: torch.Generator) -> int:

@@ -11,6 +11,7 @@ import torch
 from data.image_io import write_image
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented, hue_rotation
+from data.multi_view.protocols import PROTOCOLS
 from data.multi_view.sources import (
     UNIFORM,
     ComposedFrames,
@@ -24,6 +25,7 @@ from data.multi_view.sources import (
     training_part,
 )
 from data.multi_view.windows import Window, ZoomRange, choose_window, load_frames, turned
+from data.problems import Problems
 from data.readers.dtu import read_dtu
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
@@ -99,7 +101,7 @@ def partly_broken(dtu_scene: PosedScene, tmp_path: Path) -> tuple[PosedScene, Pa
 
 
 def test_a_broken_image_is_replaced_and_a_broken_map_unknown(
-    partly_broken: tuple[PosedScene, Path, Path], caplog: pytest.LogCaptureFixture
+    partly_broken: tuple[PosedScene, Path, Path], capsys: pytest.CaptureFixture
 ) -> None:
     """A pure function of the key; said once; the other groups are those of a sound scene."""
     scene, image, depth = partly_broken
@@ -117,10 +119,25 @@ def test_a_broken_image_is_replaced_and_a_broken_map_unknown(
         if second in ids:
             assert (one.views.depth[ids.index(second)] == 0).all()
     assert second in seen
-    assert sorted(line.split(":")[1].strip() for line in caplog.messages) == sorted([str(image), str(depth)])
-    nothing = replace(scene, frames={first: scene.frames[first]}, neighbors={first: ()})
-    with pytest.raises(InputError, match=r"broken\.png"):
-        SceneFrames("dtu", [nothing]).sample_many([KEY])
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == sorted([str(image), str(depth)])
+    assert all(line.endswith(": passed over") for line in lines)
+
+
+def test_another_scene_takes_the_place_of_one_without_a_readable_image(
+    partly_broken: tuple[PosedScene, Path, Path], dtu_scene: PosedScene
+) -> None:
+    """A whole folder that a disk has lost does not end a run; where nothing is left, one line does."""
+    scene, _, _ = partly_broken
+    first = next(iter(scene.frames))
+    broken = replace(scene, name="broken", frames={first: scene.frames[first]}, neighbors={first: ()})
+    source = SceneFrames("dtu", [broken, replace(dtu_scene, name="sound")])
+    keys = [replace(KEY, item=item) for item in (0, 1)]
+    one, other = source.sample_many(keys)
+    assert one.names == other.names == ("dtu/sound",)
+    assert torch.equal(one.views.images, other.views.images)
+    with pytest.raises(InputError, match=r"^dtu: expected scenes with images that can be read, got none in broken$"):
+        SceneFrames("dtu", [broken]).sample_many([KEY])
 
 
 def test_a_validation_survives_a_broken_image_and_an_evaluation_stops(
@@ -332,6 +349,13 @@ def test_evaluation_groups_are_every_view_with_its_best_neighbors(dtu_scene: Pos
     assert len(evaluation_groups([dtu_scene], 3, max_groups=7)) == 7
     with pytest.raises(InputError, match=r"scan2/light3: expected at least 21 views to evaluate together, got 20$"):
         evaluation_groups([dtu_scene], 21)
+    few = replace(dtu_scene, name="few", frames=dict(list(dtu_scene.frames.items())[:2]))
+    for protocol, count in (("neighbours", 20), ("co3d-random10", 1)):
+        problems = Problems()
+        kept = PROTOCOLS[protocol].groups([few, dtu_scene], 3, None, (), problems.add)
+        assert [group.scene.name for group in kept] == [dtu_scene.name] * count
+        (line,) = problems.lines
+        assert line.startswith("scene few: expected at least")
     source = FixedGroups("dtu", groups)
     (group,) = source.sample_many([replace(KEY, item=3, num_frames=3, height=32, width=40)])
     assert tuple(group.views.ids.tolist()) == groups[3].view_ids

@@ -147,7 +147,7 @@ def sweep_loss(
 ) -> Float[Tensor, ""]:
     """Cross entropy with the two planes around the known depth (camera z, 0 = unknown), whose shares have it as mean.
 
-    Depth is looked up in the nearest pixel. Pixels whose depth lies outside the planes are left out.
+    Depth is looked up in the nearest pixel. Pixels whose depth lies outside the planes are left out. NaN in, NaN out.
     """
     rows, cols = level.logits.shape[1:3]
     known = F.interpolate(depth[:, None], (rows, cols), mode="nearest-exact")[:, 0]
@@ -156,7 +156,7 @@ def sweep_loss(
     last = level.logits.shape[-1] - 1
     counts = ((known > 0) & (position > -0.5) & (position < last + 0.5)).to(known)
     position = position.clamp(0, last)
-    before = position.floor().clamp_max(last - 1).long()
+    before = position.nan_to_num().floor().clamp_max(last - 1).long()  # NaN would be no index: an error on GPUs
     share = (position - before)[..., None]
     likely = level.logits.log_softmax(-1)
     entropy = -(1 - share) * likely.gather(-1, before[..., None]) - share * likely.gather(-1, before[..., None] + 1)

@@ -214,6 +214,7 @@ def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> 
     level = PlaneDistribution(torch.zeros(1, 2, 2, 9), centers, torch.zeros(1, 1, 2, 2))
     assert sweep_loss(level, RANGE, depth).item() == pytest.approx(torch.tensor(9.0).log().item())
     assert sweep_loss(level, RANGE, torch.zeros(1, 4, 4)).item() == 0
+    assert sweep_loss(replace(level, centers=level.centers * torch.nan), RANGE, depth).isnan()  # --skip_non_finite
     sharp = replace(level, logits=torch.tensor([-9.0, 0, 1, 0, -9, -9, -9, -9, -9]).expand(1, 2, 2, 9))
     assert sharp.estimate().center[0, 0, 0].item() == pytest.approx(0.75, abs=1e-3)
 

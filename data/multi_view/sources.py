@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.data import Dataset
 
+from data.image_io import UnreadableFileError
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented
 from data.multi_view.windows import ZoomRange, load_frames
@@ -168,8 +169,12 @@ class SceneFrames:
         broken: set[int] = set()
         while True:
             part = _restricted(scene, [view for view in scene.frames if view not in broken]) if broken else scene
-            seed = derived_seed(key.seed, _CHOICE_STREAM)
-            view_ids = choose_frames(part, key.num_frames, self.sampling, seeded_generator(seed))
+            generator = seeded_generator(derived_seed(key.seed, _CHOICE_STREAM))
+            try:
+                view_ids = choose_frames(part, key.num_frames, self.sampling, generator)
+            except UnreadableFileError as error:  # frames of Co3D have the size of any image that can be read
+                self.unreadable.name(error)
+                return None
             errors = {view: error for view in dict.fromkeys(view_ids) if (error := _image_error(scene, view))}
             if not errors:
                 return view_ids

@@ -382,6 +382,17 @@ def test_the_doctor_lists_everything_that_is_missing(tmp_path: Path, capsys: pyt
     assert sum("toy/blind/depths" in line for line in lines) == 24
 
 
+def test_a_sequence_whose_images_are_all_broken_does_not_end_a_training(tmp_path: Path) -> None:
+    for name in ("broken", "sound"):
+        write_sequence(tmp_path, name, 24)
+    scenes = read_co3d(tmp_path, split="all")
+    assert [scene.name for scene in scenes] == ["toy/broken", "toy/sound"]
+    for path in (tmp_path / "toy" / "broken" / "images").iterdir():
+        path.write_bytes(b"half a picture")
+    (group,) = SceneFrames("co3d", scenes).sample_many([GroupKey(0, 0, 2, 16, 16, 5)])
+    assert group.names == ("co3d/toy/sound",)
+
+
 def test_a_co3d_without_any_depth_is_read_without(tmp_path: Path) -> None:
     write_sequence(tmp_path, "a", 24)
     shutil.rmtree(tmp_path / "toy/a/depths")

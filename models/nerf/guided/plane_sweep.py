@@ -66,7 +66,8 @@ class SweepLines(TensorStruct):
         x, y, ratio = (self.base[..., axis, None] + self.shift[..., axis, None] * inverse for axis in range(3))
         in_front = ratio > _MIN_DEPTH_RATIO
         scale = 1 / torch.where(in_front, ratio, 1.0)
-        coordinates = torch.stack([x * scale, y * scale], dim=-1).clamp(-2, 2)
+        # a lookup at NaN ends the process in its backward pass on CPUs; depth_ratio stays NaN
+        coordinates = torch.stack([x * scale, y * scale], dim=-1).nan_to_num(nan=2.0).clamp(-2, 2)
         inside = (coordinates.abs() <= 1).all(-1)
         return SweptPixels(coordinates, ratio, in_front & inside, self.nearest)
 

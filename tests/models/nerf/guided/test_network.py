@@ -13,7 +13,7 @@ from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples,
 from models.nerf.guided.depth_splat import depth_evidence, splat_depth
 from models.nerf.guided.image_stem import sweep_size, working_size
 from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples, GuidedView
-from models.nerf.guided.plane_sweep import DisparityRange, matching_cost, sweep_lines, view_weights
+from models.nerf.guided.plane_sweep import DisparityRange, SweepLines, matching_cost, sweep_lines, view_weights
 from models.nerf.guided.radiance_field import ObservedSamples
 from models.nerf.guided.shadow_map import depth_behind, shadow_maps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
@@ -425,3 +425,12 @@ def test_feature_pixels_decide_how_often_images_are_halved() -> None:
         assert maps.fine.shape[-2:] == view.guide.shape[-2:] == size
     assert GuidedNeRF(GuidedConfig(feature_pixels=1 << 20)).training_window(800, 800) == (128, 160)
     assert GuidedNeRF(GuidedConfig()).training_window(800, 800) == (512, 640)
+
+
+def test_points_at_nan_are_seen_nowhere() -> None:
+    """Not looked up at NaN, which torch's backward pass on a CPU does not survive."""
+    lines = SweepLines(torch.ones(1, 1, 1, 3), torch.ones(1, 1, 1, 3), torch.zeros(1, 1, dtype=torch.long))
+    swept = lines.at(torch.tensor([[[0.0, torch.nan, torch.inf]]]))
+    assert swept.coordinates[0, 0, 0].tolist() == [[1, 1], [2, 2], [2, 2]]
+    assert swept.visible.flatten().tolist() == [True, False, False]
+    assert swept.depth_ratio[0, 0, 0, 1].isnan()

@@ -19,6 +19,10 @@ def means(mine: list[list[float]], others: list[list[float]]) -> dict[str, float
     """What is logged; a row (sum, number of targets with the score) each for PSNR, SSIM and the depth error."""
     logged: dict[str, float] = {}
 
+    def log(name: str, mean: Tensor, *, sync_dist: bool) -> None:
+        assert sync_dist  # else Lightning takes it for the mean of one process, and says so in every run
+        logged[name] = float(mean)
+
     def reduce(sums: Tensor, reduce_op: str) -> Tensor:
         assert reduce_op == "sum"
         return sums + torch.tensor(others)
@@ -26,7 +30,7 @@ def means(mine: list[list[float]], others: list[list[float]]) -> dict[str, float
     task = SimpleNamespace(
         _scores=torch.tensor(mine),
         trainer=SimpleNamespace(strategy=SimpleNamespace(reduce=reduce)),
-        log=lambda name, mean: logged.update({name: float(mean)}),
+        log=log,
     )
     NerfTask.on_validation_epoch_end(task)
     return logged

@@ -18,11 +18,13 @@ _MESSAGES = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_NOT_SUPPORTED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
 )
 """Of failed allocations that are plain RuntimeErrors: CUDA's own, torch's on the CPU, and those inside the libraries.
 
-cuDNN says "not supported" of a convolution when none of its algorithms finds the workspace that it needs.
+cuDNN says "not supported" of a convolution when none of its algorithms finds the workspace that it needs; cuBLAS is not
+initialized when its handle does not fit.
 """
 
 

@@ -22,7 +22,7 @@ from training.allocator import keep_freed_memory
 from training.backbone import VGGTRecord, record_of, replaced_backbone
 from training.checkpoint import Checkpoint
 from training.nerf.checkpoint import NerfRecord
-from training.precision import TRAINED, resolved_precision, slow_precision_note
+from training.precision import TRAINED, announce_slow, resolved_precision
 
 
 def usable_device(name: str) -> torch.device:
@@ -91,9 +91,7 @@ def precision_for(options: RenderOptions, record: NerfRecord, device: torch.devi
     """What `--precision` means for a checkpoint on a device; says so once where float32 would be faster."""
     asked = record.options.get("precision", "32-true") if options.precision == TRAINED else options.precision
     precision = resolved_precision(asked, device)
-    note = slow_precision_note(precision, device)
-    if note is not None:
-        sys.stderr.write(f"{note}\n")
+    announce_slow(precision, device)
     return precision
 
 

@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from data.problems import announce
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 AUTO = "auto"
 TRAINED = "trained"
@@ -41,8 +43,7 @@ def autocast_of(precision: str, device: torch.device) -> contextlib.AbstractCont
     return torch.autocast(device.type, dtype=_AUTOCAST[precision], cache_enabled=False)
 
 
-def slow_precision_note(precision: str, device: torch.device) -> str | None:
+def announce_slow(precision: str, device: torch.device) -> None:
     """One line for a mixed precision that costs time instead of saving it."""
     if precision in _AUTOCAST and device.type == "cpu":
-        return f"note: --precision {precision} on a CPU: 32-true is faster there"
-    return None
+        announce(f"note: --precision {precision} on a CPU: 32-true is faster there")

@@ -19,7 +19,7 @@ from training.cli import write_config
 from training.gradient_check import GradientCheck
 from training.launch import World, launcher, resolved
 from training.options import RunOptions
-from training.precision import device_of, slow_precision_note
+from training.precision import announce_slow, device_of
 from training.progress import StepProgress
 from training.run_task import RunTask
 
@@ -162,9 +162,7 @@ def _say_what_runs(options: RunOptions, trainer: pl.Trainer) -> None:
     world = World(trainer.num_nodes, trainer.world_size // trainer.num_nodes)
     sys.stdout.write(f"{world}, accelerator: {device.type}, precision: {options.precision}\n")
     sys.stdout.flush()
-    note = slow_precision_note(options.precision, device)
-    if note is not None:
-        sys.stderr.write(f"{note}\n")
+    announce_slow(options.precision, device)
 
 
 def _quieten() -> None:

@@ -148,8 +148,12 @@ def read_co3d(
     sequences: dict[str, tuple[Path, AnnotatedSequence]] = {}
     for suffix in kinds:
         for category, path in files[suffix].items():
-            if categories is None or category in categories:
+            if categories is not None and category not in categories:
+                continue
+            try:
                 sequences |= _annotated(category, path, scans, report)
+            except InputError as error:  # a download that broke off
+                report(error)
     present = list(sequences)
     if scans is not None:
         named = scans_below(present, scans)

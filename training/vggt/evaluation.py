@@ -20,7 +20,7 @@ from models.vggt import VGGT, WeightIdentity
 from training.files import staged_file, write_json
 from training.launch import require_one_process
 from training.pictures import as_bytes
-from training.precision import autocast_of, resolved_precision, slow_precision_note
+from training.precision import announce_slow, autocast_of, resolved_precision
 from training.vggt.build import build_vggt_evaluation
 from training.vggt.checkpoint import load_weights
 from training.vggt.metrics import HISTOGRAM_METRICS, MeanScores, group_scores, histogram_scores
@@ -89,9 +89,7 @@ def score_all(
     The frames of every group go into `frames`, by scene. `options.precision` is one of a run, not `auto`.
     """
     frames = {} if frames is None else frames
-    note = slow_precision_note(options.precision, device)
-    if note is not None:
-        sys.stderr.write(f"{note}\n")
+    announce_slow(options.precision, device)
     model = model.to(device).eval()
     loader = DataLoader(
         data.val_frames(),

@@ -55,10 +55,10 @@ class VGGTOptions(RunOptions):
         (),
         "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), or "
         "nearby:R (from R times as many neighbors of the first one); none given: uniform for co3d, else nearby:8",
-        nargs="*",
+        nargs="+",
     )
     expand_ratio: tuple[float, ...] = option(
-        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="*"
+        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"
     )
     augment: bool = option(True, "jitter colors of training images")
     blur: bool = option(False, "blur one training image in twenty as well")
@@ -77,7 +77,7 @@ class VGGTOptions(RunOptions):
     point_weight: float = option(0.0, "weight of the point loss; 0: without that head")
     track_weight: float = option(0.0, "weight of the track loss; 0: without that head")
     new_heads: tuple[str, ...] = option(
-        (), "heads that the given weights lack and that start from fresh ones: camera, depth, point, track", nargs="*"
+        (), "heads that the given weights lack and that start from fresh ones: camera, depth, point, track", nargs="+"
     )
     num_tracks: int = option(DEFAULT_TRACKS, "tracks per group, for the track head")
     match_weight: float = option(0.2, "weight of the match loss, of networks that have a match stem (VGGT-nano)")

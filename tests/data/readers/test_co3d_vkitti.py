@@ -235,6 +235,16 @@ def test_co3d_problems_name_the_file(tmp_path: Path, capsys) -> None:
         assert "expected gzip-compressed JSON, got an unreadable file" in message_of(read_co3d, tmp_path, split="all")
 
 
+def test_a_broken_annotation_file_leaves_the_others(tmp_path: Path) -> None:
+    broken = write_sequence(tmp_path, "a", 24)
+    broken.write_bytes(broken.read_bytes()[:-40])
+    write_sequence(tmp_path, "b", 24, "test")
+    reported = []
+    (scene,) = read_co3d(tmp_path, split="all", report=reported.append)
+    assert scene.scan == "toy/b"
+    assert [str(one).partition(":")[0] for one in reported] == [str(broken)]
+
+
 def test_vkitti_problems_name_the_file(vkitti: Path, tmp_path: Path) -> None:
     assert message_of(read_vkitti, tmp_path, split="all") == (
         f"{tmp_path}: expected Scene*/*/frames/rgb/Camera_*/rgb_00000.jpg, got none"

@@ -25,7 +25,7 @@ def raise_problem(error: InputError) -> None:
 
 def announce(line: str) -> None:
     """A line on stderr that leaves progress bars whole; of a distributed run the first process alone writes it."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
     if int(next((rank for rank in ranks if rank), "0")) == 0:
         tqdm.write(line, file=sys.stderr)
 

@@ -51,7 +51,7 @@ from training.files import staged_folder, write_json
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.pictures import comparison
 from training.pictures import as_bytes
-from training.precision import autocast_of
+from training.precision import autocast_of, is_gpu
 
 _MILLIMETER_DATASET = "dtu"
 BASELINES = {"nearest_source": nearest_source, "mean_colour": mean_color}
@@ -224,7 +224,7 @@ def _render(
 
 def _wait(device: torch.device) -> None:
     """Synchronize with the GPU, so that seconds are counted where they are spent."""
-    if torch.empty(0, device=device).is_cuda:
+    if is_gpu(device):
         torch.cuda.synchronize(device)
 
 

@@ -22,7 +22,7 @@ from training.allocator import keep_freed_memory
 from training.backbone import VGGTRecord, record_of, replaced_backbone
 from training.checkpoint import Checkpoint
 from training.nerf.checkpoint import NerfRecord
-from training.precision import TRAINED, announce_slow, resolved_precision
+from training.precision import TRAINED, announce_slow, is_gpu, resolved_precision
 
 
 def usable_device(name: str) -> torch.device:
@@ -45,13 +45,13 @@ def usable_device(name: str) -> torch.device:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the peak of what ran before on a GPU; a process's own peak cannot be forgotten."""
-    if torch.empty(0, device=device).is_cuda:
+    if is_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
     """Most memory in use so far: tensors on a GPU (since the last reset), else the whole process."""
-    if torch.empty(0, device=device).is_cuda:
+    if is_gpu(device):
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -6,6 +6,7 @@
 procedural stream (data/multi_view/procedural_stream.py) renders its own.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -360,7 +361,7 @@ def _readable_group(group: FrameGroup, report: Report) -> tuple[int, ...]:
     others = (view for view in group.scene.neighbors[group.view_ids[0]] if view not in group.view_ids)
     spares = (view for view in others if _image_error(group.scene, view) is None)
     kept = [view for view in group.view_ids if view not in errors]
-    found = [*kept, *(view for view, _ in zip(spares, errors, strict=False))]
+    found = [*kept, *itertools.islice(spares, len(errors))]
     if not found:
         raise next(iter(errors.values()))
     return tuple((found * len(group.view_ids))[: len(group.view_ids)])

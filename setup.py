@@ -37,9 +37,12 @@ setup(
         "tqdm>=4.66,<5",
         "filelock>=3.13,<4",
         "trimesh>=4,<6",
+        "pycolmap>=4,<5",  # structure from motion, bundle adjustment, COLMAP's files
+        "pi-heif>=0.20,<2",  # iPhone photographs; decodes only
+        "viser>=1,<2",
     ],
     extras_require={
-        "viewer": ["viser>=0.2,<2"],
+        "browser": ["playwright>=1.45,<2"],  # tests of the viewer in Debian's Chromium
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

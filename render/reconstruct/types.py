@@ -1,5 +1,6 @@
 """What goes in and what comes out of every way to find the cameras of photographs."""
 
+import zlib  # noqa: F401 - before pycolmap: a libz first loaded by its wheel binds to symbols of another zlib and crashes Pillow
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

@@ -24,7 +24,8 @@ class _Parser(configargparse.ArgumentParser):
 def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
     """Options from `--config file.txt` (lines `key = value`) and the command line, which takes precedence.
 
-    A list whose default is empty can be emptied: `--freeze` without a value, or `freeze = []` in the file.
+    A list whose default is empty can be emptied: `--freeze` without a value, or `freeze = []` in the file. A field with
+    `is_positional` is a word without `--`, of the command line only; left out, it has its default.
 
     Raises:
         InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, a list left without a
@@ -39,6 +40,9 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     parser.add_argument("--config", is_config_file=True, help="txt file of options")
     fields = dataclasses.fields(cast(Any, cls))
     for field in fields:
+        if field.metadata.get("is_positional"):
+            parser.add_argument(field.name, metavar=field.name.upper(), nargs="?", **_argument(field))
+            continue
         names = (field.name, *field.metadata.get("aliases", ()))
         parser.add_argument(*(f"--{name}" for name in names), **_argument(field))
     arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
@@ -54,7 +58,8 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
 def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
-    argument.pop("aliases", None)
+    for name in ("aliases", "is_positional"):
+        argument.pop(name, None)
     if argument.get("nargs") == "+":
         argument["nargs"] = "*"  # whether none is enough depends on the default: see `parse_options`
     if bool in (field.type, *get_args(field.type)):

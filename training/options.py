@@ -18,7 +18,8 @@ _LONGEST_NAME = 255
 def option(default: Any, description: str, **argument: Any) -> Any:
     """A dataclass field that becomes a command-line option; `argument` goes to `add_argument`.
 
-    `aliases`: older names, which keep working on the command line and in txt configs.
+    `aliases`: older names, which keep working on the command line and in txt configs. `is_positional`: see
+    `training.cli.parse_options`.
     """
     return field(default=default, metadata={"help": description, **argument})
 

@@ -1,5 +1,6 @@
 """Options and txt configs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from geometry import InputError
 from training.cli import parse_options, write_config
 from training.nerf.options import FinetuneOptions, GeneralOptions
-from training.options import RunOptions
+from training.options import RunOptions, option
 from training.vggt.options import VGGTOptions
 
 ROOT = Path(__file__).parents[2]
@@ -146,3 +147,20 @@ def test_older_names_of_options_keep_working(tmp_path: Path) -> None:
     config.write_text("distrust = 0.25\ndepth_prior = True\n")
     assert parse_options(GeneralOptions, "test", ["--config", str(config)]).backbone_dropout == 0.25
     assert parse_options(GeneralOptions, "test", ["--depth_prior", "--distrust", "0.5"]).backbone_dropout == 0.5
+
+
+def test_a_word_without_a_name(tmp_path: Path) -> None:
+    """It may stand before or behind the options; it is none itself, in a config neither."""
+
+    @dataclass(frozen=True)
+    class Copy:
+        source: str = option("", "what to copy", is_positional=True)
+        size: int = option(3, "its size")
+
+    assert parse_options(Copy, "test", ["a b", "--size", "5"]) == Copy("a b", 5)
+    assert parse_options(Copy, "test", ["--size", "5", "a"]) == Copy("a", 5)
+    assert parse_options(Copy, "test", []) == Copy()
+    with pytest.raises(InputError, match="second"):
+        parse_options(Copy, "test", ["first", "second"])
+    with pytest.raises(InputError, match="--source"):
+        parse_options(Copy, "test", ["--source", "a"])

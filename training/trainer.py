@@ -1,9 +1,11 @@
 """Run folder, callbacks, logger and the Lightning trainer; the same for every task."""
 
 import logging
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
@@ -51,6 +53,7 @@ def fit(
     Raises:
         InputError: when the folder holds another run already, training meets a number that is not finite, or a
             parameter has no part in the loss.
+        KeyboardInterrupt: after Ctrl-C, when the loggers are closed.
     """
     _quieten()
     keep_freed_memory()
@@ -61,7 +64,8 @@ def fit(
         _say_what_runs(options, trainer)
     path = None if task.resumed is None else task.resumed.path
     task.resumed = None  # the trainer has it: nothing but the trainer keeps its tensors, and only until they are loaded
-    trainer.fit(task, data, ckpt_path=path, weights_only=True)
+    with _ctrl_c_as_usual():
+        trainer.fit(task, data, ckpt_path=path, weights_only=True)
     if trainer.state.finished:  # the last step need not be one that --save_every names
         trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
     return trainer
@@ -123,6 +127,23 @@ def _lightning_trainer(
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+
+
+@contextmanager
+def _ctrl_c_as_usual() -> Iterator[None]:
+    """Lightning ends the process after Ctrl-C, with status 1 and deaf to a second one; a command may have more to say.
+
+    Raises:
+        KeyboardInterrupt: instead.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geometry import InputError, one_line_errors
+from render.stages import StageLog
 from training.cli import parse_options
 from training.files import write_json
 from training.options import option
@@ -56,11 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run all stages, print the table, write summary.json."""
     options = parse_options(DemoOptions, __doc__, argv)
     out = Path(options.out)
-    done = _finished_stages(out)
-    for stage in stages(options):
-        done[stage.name] = _run(stage, done.get(stage.name), sys.executable)
-        write_json(out / "stages.json", done)
-    summary = summarize(out, {name: entry["seconds"] for name, entry in done.items()})
+    log = StageLog(out / "stages.json")
+    seconds = {stage.name: _run(stage, log, sys.executable) for stage in stages(options)}
+    summary = summarize(out, seconds)
     write_json(out / "summary.json", summary)
     sys.stdout.write(f"\n{table(summary)}\n\nvideo: {summary['video']}\nsummary: {out / 'summary.json'}\n")
 
@@ -102,27 +101,24 @@ def _stage(name: str, *arguments: object, resumable: Path | None = None) -> Stag
     return Stage(name, tuple(str(argument) for argument in arguments), resumable)
 
 
-def _finished_stages(out: Path) -> dict[str, Any]:
-    path = out / "stages.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _run(stage: Stage, before: dict[str, Any] | None, python: str) -> dict[str, Any]:
-    """Run a stage unless it finished before with the same command; what `stages.json` keeps of it."""
+def _run(stage: Stage, log: StageLog, python: str) -> float:
+    """Run a stage unless it finished before with the same command; its seconds."""
     command = shlex.join(["python", *stage.arguments])
-    if before is not None and before["command"] == command:
+    before = log.finished(stage.name, {"command": command})
+    if before is not None:
         sys.stdout.write(f"\n[{stage.name}] finished before: {command}\n")
-        return before
+        return before["seconds"]
     arguments = list(stage.arguments)
     if stage.resumable is not None and stage.resumable.is_file():
         arguments += ["--ckpt", str(stage.resumable)]
     sys.stdout.write(f"\n[{stage.name}] {command}\n")
     sys.stdout.flush()
+    log.begin(stage.name, {"command": command})
     start = time.monotonic()
     status = subprocess.run([python, *arguments]).returncode
     if status != 0:
         raise InputError(f"stage {stage.name}: expected exit status 0, got {status} from: {command}")
-    return {"command": command, "seconds": round(time.monotonic() - start, 1)}
+    return log.finish(stage.name, time.monotonic() - start)["seconds"]
 
 
 def summarize(out: Path, seconds: dict[str, float]) -> dict[str, Any]:

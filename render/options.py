@@ -5,12 +5,13 @@ from pathlib import Path
 
 from data.novel_view.protocols import PROTOCOLS
 from geometry import require
+from models.nerf.renderer import NEAR_FAR as RANGES
 from render.trajectories import TRAJECTORIES
 from training.nerf.data_options import DataOptions
 from training.options import option
 from training.precision import AUTO, PRECISIONS, TRAINED
 
-NEAR_FAR = ("trained", "data", "auto")
+NEAR_FAR = (TRAINED, *RANGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class RenderOptions(DataOptions):
     )
     near_far: str = option(
         "trained",
-        "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), or as trained",
+        "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says), open (well before "
+        "and behind the data's bounds), or trained",
     )
     precision: str = option(
         TRAINED, "numbers to compute with: trained (as the checkpoint's run, which validated so), 32-true, ..., or auto"

@@ -1,6 +1,9 @@
-"""Near and far of a view from the depth that VGGT sees in the source views: `--near_far auto`."""
+"""Near and far of a view, where they are not the data's.
 
-from dataclasses import dataclass
+`--near_far auto`: from the depth that VGGT sees in the source views; `--near_far open`: beyond the data's.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +27,8 @@ _MIN_TRUST = 0.2
 """See `DepthPrior.trust`; below it the data set's bounds stay."""
 _MAX_POINTS_PER_VIEW = 2000
 """Points whose quantiles are taken; chosen for speed."""
+NEARER, FARTHER = 0.6, 10.0
+"""Open ranges start at so many times the data's near and end at so many times its far."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,13 @@ class DepthRange(TensorStruct):
     def of_data(cls, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]) -> "DepthRange":
         """The bounds of the data set."""
         return cls(near, far, torch.zeros_like(near, dtype=torch.bool))
+
+    def opened(self) -> "DepthRange":
+        """For photographs, of which points are known mostly on what they are about: a table before it, a room behind.
+
+        Ten times as far nothing moves any more between neighboring views.
+        """
+        return replace(self, near=self.near * NEARER, far=self.far * FARTHER)
 
 
 @torch.no_grad()

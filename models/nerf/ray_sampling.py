@@ -4,11 +4,16 @@ A sampler is any function from rays (and what an earlier pass found) to ascendin
 is one more of them.
 """
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from geometry import RayBundle, RaySamples
+
+_INNER_BINS = (0.1, 0.7)
+"""Share of the samples of an open ray at which its inner part begins and ends."""
 
 
 def stratified_samples(
@@ -21,6 +26,30 @@ def stratified_samples(
     bins = torch.arange(count, device=rays.t_near.device, dtype=rays.t_near.dtype)
     fraction = (bins + (0.5 if jitter is None else jitter)) / count
     t = rays.t_near[..., None] + (rays.t_far - rays.t_near)[..., None] * fraction
+    return RaySamples.from_positions(t, rays.t_near, rays.t_far)
+
+
+def open_samples(
+    rays: RayBundle,
+    count: int,
+    inner: tuple[Float[Tensor, "*batch ray"], Float[Tensor, "*batch ray"]],
+    jitter: Float[Tensor, "*batch ray count"] | None = None,
+) -> RaySamples:
+    """Stratified as `stratified_samples`, in bins that are equal between the two distances `inner` alone.
+
+    Three fifths of the bins lie there. A tenth lies before them, the rest behind, both equal in 1 / t, as what parallax
+    can tell apart grows with the distance (Barron et al. 2022, eq. 11).
+    """
+    starts, ends = (1 / rays.t_near, inner[0], 1 / inner[1]), (1 / inner[0], inner[1], 1 / rays.t_far)
+    bins = torch.arange(count, device=rays.t_near.device, dtype=rays.t_near.dtype)
+    fraction = ((bins + (0.5 if jitter is None else jitter)) / count).expand(*rays.t_near.shape, count)
+    shares = [((fraction - low) / (high - low)) for low, high in pairwise((0, *_INNER_BINS, 1))]
+    before, between, behind = (
+        start[..., None] + (end - start)[..., None] * share
+        for start, end, share in zip(starts, ends, shares, strict=True)
+    )
+    low, high = _INNER_BINS
+    t = torch.where(fraction < low, 1 / before, torch.where(fraction < high, between, 1 / behind))
     return RaySamples.from_positions(t, rays.t_near, rays.t_far)
 
 

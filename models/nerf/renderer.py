@@ -11,7 +11,7 @@ Every sampler (`models/nerf/samplers.py`) implements it; nobody outside `models/
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from models.vggt.frozen import FrozenFeatures
 
 Jitter = Callable[[int], Float[Tensor, "batch ray count"]]
 """Uniform numbers in [0, 1) for `count` samples of every ray."""
-NearFar = Literal["data", "auto"]
+NearFar = Literal["data", "auto", "open"]
+NEAR_FAR: tuple[NearFar, ...] = get_args(NearFar)
 SOURCES_ADVICE = "--imgScale_test or --n_views"
 RENDER_ADVICE = "--imgScale_test or --chunk"
 """Options that make the three calls smaller, for errors where memory does not suffice."""
@@ -156,12 +157,19 @@ class Renderer(nn.Module, ABC):
     ) -> DepthRange:
         """Where rays start and end: at the data set's bounds or, with `near_far` "auto", where VGGT's depth says.
 
+        With "open" well before and behind the data set's, see `DepthRange.opened`.
+
         Raises:
             InputError: for "auto" without VGGT's depth.
         """
-        data = DepthRange.of_data(near, far)
-        if self.near_far == "data":
+        data = self.bounds_without_sources(near, far)
+        if self.near_far != "auto":
             return data
         if maps.prior is None:
             raise InputError("--near_far auto: expected a VGGT with camera and depth heads, got one without")
         return automatic_range(maps.prior, maps.cameras, camera, data)
+
+    def bounds_without_sources(self, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]) -> DepthRange:
+        """The data set's bounds, opened where `near_far` says so."""
+        data = DepthRange.of_data(near, far)
+        return data.opened() if self.near_far == "open" else data

@@ -38,7 +38,7 @@ class RendererSpec:
     background: float = 0.0
     """Gray level of what a ray does not hit."""
     near_far: NearFar = "data"
-    """Where rays start and end: at the bounds of the data set, or where VGGT's depth says that there is something."""
+    """Where rays start and end: at the bounds of the data set, beyond them, or where VGGT sees something."""
 
     def build(self) -> Renderer:
         """The renderer, with random weights."""

@@ -51,6 +51,14 @@ class SceneBox(nn.Module):
 
     def contracted(self, points_world: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Axes stay x, y, z."""
-        unit = (points_world - self.box_min) / (self.box_max - self.box_min) * 2 - 1
-        radius = unit.abs().amax(-1, keepdim=True).clamp_min(1)
+        unit, radius = self._unit_and_radius(points_world)
         return (2 - 1 / radius) * unit / radius / 2
+
+    def shrinkage(self, points_world: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """By how much a step away from the box is shorter in coordinates than inside it: 1 inside, 1 / 9 at x = 3."""
+        return self._unit_and_radius(points_world)[1][..., 0].square().reciprocal()
+
+    def _unit_and_radius(self, points_world: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates in which the box goes from -1 to 1, and the largest of them, at least 1."""
+        unit = (points_world - self.box_min) / (self.box_max - self.box_min) * 2 - 1
+        return unit, unit.abs().amax(-1, keepdim=True).clamp_min(1)

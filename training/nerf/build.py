@@ -135,7 +135,7 @@ def build_scene_field_task(options: FinetuneOptions, scene: PosedScene, start: F
     spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | _given_sizes(options))
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
     load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
-    field = SceneField(options.scene_field, spec.background)
+    field = SceneField(options.scene_field, spec.background, is_open=spec.near_far == "open")
     field.set_bounds(*box_of(model, scene))
     about = (spec, start.vggt_record, _trained_on(record, scene), start.vggt_before)
     task = SceneFieldTask(options, model, *about, scene=scene, field=field)

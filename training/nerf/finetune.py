@@ -65,24 +65,28 @@ class SceneFieldTask(SceneTask):
         return self.options.scene_field_steps
 
     def on_train_start(self) -> None:
-        """The general model looks at every training view, for the field to learn from."""
+        """The general model looks at the training views, for the field to learn from."""
         self.surfaces = self.see_surfaces()
 
     @torch.no_grad()
     def see_surfaces(self) -> Surfaces:
-        """Of all training views, at the finest scale of the run, from as many of the others as a step has at most."""
+        """Of the training views, at the finest scale of the run, from as many of the others as a step has at most.
+
+        Nothing is known (confidence 0) in views that `--surface_views` leaves out.
+        """
         scale, count = max(self.options.imgScale_train), self.options.view_range[1]
-        targets = pool_targets(self.scene, self.scene.train_views)
-        surfaces = []
+        views, wanted = self.scene.train_views, self.options.surface_views or len(self.scene.train_views)
+        targets = pool_targets(self.scene, evenly_spread(views, wanted if self.options.surface_loss else 1))
+        surfaces = {}
         bar = tqdm(targets, desc="surfaces", unit="view", leave=False, disable=not self.trainer.is_global_zero)
         for target in bar:
             source = Views.stack([self.scene.views(target.candidates[:count], scale, wants_depth=False)])
             view = self.scene.views([target.view_id], scale, wants_depth=False).to(self.device)
             maps = self.model.encode(source.to(self.device))
             seen_from: Any = self.model.view(maps, view.cameras, view.near, view.far)  # a `GuidedView`: see the options
-            surfaces.append(seen_from.surface)
-        ids = torch.tensor([target.view_id for target in targets])
-        return Surfaces(ids, torch.cat(surfaces))
+            surfaces[target.view_id] = seen_from.surface
+        nothing = torch.zeros_like(seen_from.surface)
+        return Surfaces(torch.tensor(views), torch.cat([surfaces.get(view, nothing) for view in views]))
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Colors of random rays, and how far their weights lie from the surfaces that the general model saw.
@@ -92,11 +96,12 @@ class SceneFieldTask(SceneTask):
         count = -(-self.options.rays_per_step // batch.source.images.shape[1])
         views = batch.source.map(lambda values: values.flatten(0, 1))
         streams = [one for one in scene_generators(batch) for _ in range(len(views.images) // len(batch.seeds))]
-        drawn = draw_target_rays(views, count, streams)
+        bounds = self.model.network.bounds_without_sources(views.near, views.far)
+        drawn = draw_target_rays(views, count, streams, bounds)
         output = self.field.render(drawn.rays, jitter_from(streams, count, self.device))
         color = F.mse_loss(output.rgb, drawn.rgb)
         known = self.surfaces.of(views, drawn.pixels)
-        planes, is_background = DisparityRange(views.near, views.far), self.field.hits_nothing(drawn.rgb)
+        planes, is_background = DisparityRange(bounds.near, bounds.far), self.field.hits_nothing(drawn.rgb)
         away = surface_loss(output, drawn.rays, planes, known, is_background)
         loss = color + self.options.surface_loss * away
         self.watch_loss(loss, identity_of(batch))
@@ -108,7 +113,8 @@ class SceneFieldTask(SceneTask):
         """What the field shows of a view, coarsely."""
         target = batch.target[:, 0]
         rows, cols = (-(-side // _COARSER) for side in target.images.shape[-2:])
-        shown = self.field.view(target.cameras, target.near, target.far, rows, cols)
+        bounds = self.model.network.bounds_without_sources(target.near, target.far)
+        shown = self.field.view(target.cameras, bounds.near, bounds.far, rows, cols)
         truth = F.interpolate(target.images, (rows, cols), mode="area")
         score = -10 * F.mse_loss(shown.rgb, truth).clamp_min(1e-10).log10()
         self.log("val/scene_field_psnr", score, batch_size=1, sync_dist=True, on_epoch=True, on_step=False)
@@ -117,7 +123,7 @@ class SceneFieldTask(SceneTask):
             depth = torch.where(inverse > 0, 1 / inverse.clamp_min(1e-12), 0.0)
             rendered = RenderedImage(shown.rgb[0].movedim(0, -1).cpu(), depth, opacity)
             sources = F.interpolate(batch.source.images[0], (rows, cols), mode="area")
-            near, far = target.near[0].item(), target.far[0].item()
+            near, far = bounds.near[0].item(), bounds.far[0].item()
             self.save_picture(comparison(sources, truth[0], rendered, near, far), batch_idx)
 
     def build_optimizer(self) -> Optimizer:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from data.novel_view.datamodule import NovelViewSpec
 from data.novel_view.protocols import PROTOCOLS, validation_protocol
 from geometry import require
+from models.nerf.renderer import NEAR_FAR
 from models.nerf.samplers import SAMPLERS, require_own_options
 from training.nerf.data_options import DataOptions
 from training.options import RunOptions, option
 
-OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss")
+OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surface_views")
 """Options of the per-scene field."""
 
 
@@ -42,7 +43,9 @@ class TrainOptions(RunOptions, DataOptions):
         "guided: most pixels of a feature map; larger images are halved, and again (131072; fine-tuning: as before)",
     )
     near_far: str = option(
-        "data", "where rays start and end: data (bounds of the data set) or auto (where VGGT's depth says)"
+        "data",
+        "where rays start and end: data (bounds of the data set), auto (where VGGT's depth says) or open (well before "
+        "and behind the data's bounds: photographs with surroundings)",
     )
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
@@ -75,7 +78,7 @@ class TrainOptions(RunOptions, DataOptions):
             f"--imgScale_train: expected positive numbers, got {list(self.imgScale_train)}",
         )
         self._require_range("n_views", 2, "at least 2 views")
-        require(self.near_far in ("data", "auto"), f"--near_far: expected data or auto, got {self.near_far!r}")
+        require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
         require(
             self.max_steps == -1 or self.warmup_steps < self.max_steps,
             f"--warmup_steps {self.warmup_steps}: expected fewer than --max_steps {self.max_steps}",
@@ -183,13 +186,25 @@ class FinetuneOptions(TrainOptions):
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
+    minutes: float = option(
+        0.0,
+        "take only as many of the steps as fit into so many minutes here, by a short measurement; one process; "
+        "0 = all. A resumed run has as many as it had",
+    )
+    surface_views: int = option(
+        0, "training views, evenly spread, in which the general model looks for these surfaces; 0 = all"
+    )
 
     def __post_init__(self) -> None:
         """See `TrainOptions`; besides, fine-tuning needs something to start from."""
         super().__post_init__()
         require(bool(self.ckpt or self.init_from), "--init_from: expected a general checkpoint to fine-tune, got none")
         self._require_positive("residual_channels", "residual_resolution", "residual_lrate", "scene_field_lrate")
-        self._require_at_least(0, "scene_field", "surface_loss", "val_views")
+        require(
+            not self.minutes or self.max_steps > 0,
+            f"--minutes {self.minutes:g}: expected --max_steps beside it, the most that are of use",
+        )
+        self._require_at_least(0, "minutes", "scene_field", "surface_loss", "surface_views", "val_views")
         if not self.scene_field:
             for name in OF_SCENE_FIELD:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
@@ -197,8 +212,8 @@ class FinetuneOptions(TrainOptions):
             return
         self._require_at_least(8, "scene_field")
         require(
-            self.near_far == "data",
-            f"--scene_field marches between the data's bounds: expected --near_far data, got {self.near_far}",
+            self.near_far != "auto",
+            f"--scene_field marches between the data's bounds: expected --near_far data or open, got {self.near_far}",
         )
         require(
             self.scene_field_steps > self.warmup_steps,

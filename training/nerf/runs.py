@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 
 from models.nerf.samplers import SAMPLERS
 from training.launch import resolved
+from training.nerf.budget import planned
 from training.nerf.build import (
     build_data,
     build_finetune_task,
@@ -37,6 +38,7 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
     start = read_finetune_start(options)
     renderer = SAMPLERS[start.checkpoint.record.renderer.sampler]
     options = with_loss_weights(options, renderer, has_depth=data.has_depth, is_per_scene=True)
+    options = planned(options, data, start)
     field = None
     if options.scene_field and start.is_before_the_field:
         task = build_scene_field_task(options, scene, start)

@@ -240,7 +240,9 @@ class GuidedNeRF(Renderer):
         )
         # learned before, by a task of its own; one that went on would know the training views better than others
         resolution = config.scene_field
-        self.scene_field = SceneField(resolution, background).requires_grad_(False) if resolution else None
+        self.scene_field = (
+            SceneField(resolution, background, is_open=near_far == "open").requires_grad_(False) if resolution else None
+        )
 
     @property
     def reads_depth(self) -> bool:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.memory import in_parts, joined
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
+from models.nerf.depth_range import FARTHER, NEARER
 from models.nerf.guided.depth_splat import SplattedDepth
 from models.nerf.guided.plane_sweep import DisparityRange
-from models.nerf.ray_sampling import stratified_samples
+from models.nerf.ray_sampling import open_samples, stratified_samples
 from models.nerf.renderer import SOURCES_ADVICE, Jitter
 from models.nerf.scene_box import SceneBox
 
@@ -43,10 +44,14 @@ _SAME_COLOR = 1.5 / 255
 class SceneField(SceneBox):
     """Density and color, seen alike from everywhere, on a grid and a four times coarser one; their sum counts."""
 
-    def __init__(self, resolution: int, background: float = 0.0) -> None:
-        """`background`: gray level, in the images, of what rays do not hit; 0 = photographs, where all rays hit."""
+    def __init__(self, resolution: int, background: float = 0.0, *, is_open: bool = False) -> None:
+        """`background`: gray level, in the images, of what rays do not hit; 0 = photographs, where all rays hit.
+
+        `is_open`: rays are those of `DepthRange.opened`, of which the most part lies outside the box.
+        """
         super().__init__()
         self.background = background
+        self.is_open = is_open
         sizes = (resolution // _COARSER, resolution)
         self.grids = nn.ParameterList(nn.Parameter(torch.zeros(1, 4, size, size, size)) for size in sizes)
 
@@ -64,10 +69,17 @@ class SceneField(SceneBox):
 
     def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
         """March rays from t_near to t_far with evenly spread samples; what they do not hit is background, else gray."""
-        samples = stratified_samples(rays, _SAMPLES, None if jitter is None else jitter(_SAMPLES))
-        logits = self.logits(rays.at(samples.t))
+        draw = None if jitter is None else jitter(_SAMPLES)
+        inner = (rays.t_near / NEARER, rays.t_far / FARTHER)
+        samples = (
+            open_samples(rays, _SAMPLES, inner, draw) if self.is_open else stratified_samples(rays, _SAMPLES, draw)
+        )
+        points_world = rays.at(samples.t)
+        logits = self.logits(points_world)
         size = (self.box_max - self.box_min).mean()
         density = F.softplus(logits[..., 0] + _FIRST_LOGIT) * _OPTICAL_LENGTH / size
+        if self.is_open:  # cells grow with the distance; each is to hide as much as one inside the box
+            density = density * self.shrinkage(points_world)
         return composite(
             FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, self.background or _UNSEEN
         )

@@ -17,7 +17,8 @@ from geometry import InputError
 _CACHED_IMAGES = 64
 """Per process, about 1 MB each at 640x512: the views of one DTU scan (49) fit."""
 _PFM_HEADER = re.compile(rb"\s*(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)\s")
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
+"""What Pillow raises about files that are damaged or no images."""
 
 
 class UnreadableFileError(InputError):
@@ -51,7 +52,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: expected an image file, got none") from None
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
 
 
@@ -94,7 +95,7 @@ def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
             mode, values = image.mode, np.asarray(image)
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: expected an image file, got none") from None
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
     if not mode.startswith("I"):
         raise UnreadableFileError(f"{path}: expected a 16-bit gray image, got one of mode {mode}")
@@ -165,19 +166,8 @@ def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     return depth
 
 
-@functools.lru_cache(maxsize=_CACHED_IMAGES)
-def _decode(path: Path, background: int, _modified: int, _size: int) -> UInt8[np.ndarray, "height width 3"]:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            rgb = _to_rgb(image, background)
-    except _DECODE_ERRORS as error:
-        raise _unreadable(path, error) from None
-    rgb.flags.writeable = False
-    return rgb
-
-
-def _to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
+def to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
+    """8-bit RGB of any mode; of 16 bits the high byte, alpha composited over the gray level `background`."""
     if image.mode.startswith("I"):  # 16-bit gray; Pillow itself reduces 16-bit color to its high byte
         gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=-1)
@@ -186,6 +176,18 @@ def _to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height wi
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32)
     alpha = rgba[..., 3:] / 255
     return np.rint(rgba[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=_CACHED_IMAGES)
+def _decode(path: Path, background: int, _modified: int, _size: int) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            rgb = to_rgb(image, background)
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+    rgb.flags.writeable = False
+    return rgb
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableFileError:

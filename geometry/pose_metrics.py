@@ -99,8 +99,12 @@ class Similarity(NamedTuple):
 
 
 @full_precision
-def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "point 3"]) -> Similarity:
+def best_similarity(
+    source: Float[Tensor, "point 3"], target: Float[Tensor, "point 3"], weights: Float[Tensor, " point"] | None = None
+) -> Similarity:
     """The similarity from `source` to `target` with the least squared error, in float64 (Umeyama 1991, eq. 40-43).
+
+    Errors count as often as `weights` say; None: once each.
 
     With U D V^T the singular value decomposition of the covariance of target and source, S = diag(1, 1, det U det V):
     R = U S V^T, scale = trace(D S) / variance of the source, t = mean of target - scale R mean of source.
@@ -110,14 +114,16 @@ def best_similarity(source: Float[Tensor, "point 3"], target: Float[Tensor, "poi
     """
     require(len(source) >= 3, f"a similarity needs at least 3 points, got {len(source)}")
     source, target = source.double(), target.double()
-    mean_source, mean_target = source.mean(0), target.mean(0)
+    weights = torch.ones_like(source[:, 0]) if weights is None else weights.double()
+    share = weights / weights.sum()
+    mean_source, mean_target = share @ source, share @ target
     centered = source - mean_source
-    covariance = (target - mean_target).mT @ centered / len(source)
+    covariance = (target - mean_target).mT @ (share[:, None] * centered)
     left, strengths, right = torch.linalg.svd(covariance)
     signs = torch.ones_like(strengths)
     signs[2] = torch.det(left) * torch.det(right)  # a rotation, not a reflection
     rotation = left @ torch.diag(signs) @ right
-    variance = centered.square().sum(-1).mean()
+    variance = share @ centered.square().sum(-1)
     scale = (strengths * signs).sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
 

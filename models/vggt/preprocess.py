@@ -25,12 +25,12 @@ PATCH_SIZE = 14
 """Pixels a side, VGGT-1B's."""
 
 
-class SquareImages(NamedTuple):
-    """Images padded to squares and resized."""
+class PlacedImages(NamedTuple):
+    """Images resized and padded to one canvas, and where they lie in it."""
 
-    images: Float[Tensor, "view 3 size size"]
+    images: Float[Tensor, "view 3 height width"]
     boxes: Float[Tensor, "view 6"]
-    """[x1, y1, x2, y2, width, height] in pixels: corners of the picture in the square, its size in the file."""
+    """[x1, y1, x2, y2, width, height] in pixels: corners of the picture in the canvas, its size in the file."""
 
 
 def load_images(
@@ -68,7 +68,49 @@ def load_images(
     return torch.stack([_pad_centered(image, height, width) for image in images])
 
 
-def load_images_square(paths: Sequence[str | Path], *, size: int = DEFAULT_SQUARE_SIZE) -> SquareImages:
+def load_images_whole(
+    paths: Sequence[str | Path], *, size: int = DEFAULT_SIZE, patch_size: int = PATCH_SIZE
+) -> PlacedImages:
+    """Longer sides resized to `size` pixels, sides multiples of the patch; nothing is cut off.
+
+    Landscape images of one shape are those of `load_images` in either mode without its padding: a square costs twice as
+    many tokens. Otherwise white fills up to the largest height and width, and to `size` columns, because VGGT was
+    trained on images that are not higher than wide.
+    """
+    images, sizes = [], []
+    for image in _open_all(paths):
+        width, height = image.size
+        scale = size / max(width, height)
+        resized = tuple(max(1, round(side * scale / patch_size)) * patch_size for side in (width, height))
+        images.append(_to_tensor(image.resize(resized, Image.Resampling.BICUBIC)))
+        sizes.append((width, height))
+    rows = max(image.shape[1] for image in images)
+    cols = max([image.shape[2] for image in images] + [rows])
+    boxes = []
+    for image, (width, height) in zip(images, sizes, strict=True):
+        left, top = (cols - image.shape[2]) // 2, (rows - image.shape[1]) // 2
+        corners = (left, top, left + image.shape[2], top + image.shape[1])
+        boxes.append([float(entry) for entry in (*corners, width, height)])
+    return PlacedImages(torch.stack([_pad_centered(image, rows, cols) for image in images]), torch.tensor(boxes))
+
+
+def intrinsics_in_files(
+    intrinsics: Float[Tensor, "view 3 3"], boxes: Float[Tensor, "view 6"]
+) -> Float[Tensor, "view 3 3"]:
+    """Intrinsics in pixels of the canvas -> in pixels of the image files.
+
+    f_x' = f_x w / (x2 - x1) and c_x' = (c_x - x1) w / (x2 - x1) with the `boxes` of `PlacedImages`; y alike. No half
+    pixel is added, since pixel centers are at +0.5: a file 1036 pixels wide that fills columns
+    112 to 406 of a canvas has c_x = 518 for the canvas's 259.
+    """
+    left, top, right, bottom, width, height = boxes.to(intrinsics).unbind(-1)
+    scale_x, scale_y = width / (right - left), height / (bottom - top)
+    zero, one = torch.zeros_like(left), torch.ones_like(left)
+    entries = [scale_x, zero, -left * scale_x, zero, scale_y, -top * scale_y, zero, zero, one]
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3)) @ intrinsics
+
+
+def load_images_square(paths: Sequence[str | Path], *, size: int = DEFAULT_SQUARE_SIZE) -> PlacedImages:
     """Pad each image with black to a square, centered, and resize it to size x size pixels."""
     images, boxes = [], []
     for image in _open_all(paths):
@@ -80,7 +122,7 @@ def load_images_square(paths: Sequence[str | Path], *, size: int = DEFAULT_SQUAR
         images.append(_to_tensor(square.resize((size, size), Image.Resampling.BICUBIC)))
         corners = [entry * size / side for entry in (left, top, left + width, top + height)]
         boxes.append([*corners, float(width), float(height)])
-    return SquareImages(torch.stack(images), torch.tensor(boxes))
+    return PlacedImages(torch.stack(images), torch.tensor(boxes))
 
 
 def _open_all(paths: Sequence[str | Path]) -> list[Image.Image]:

@@ -94,3 +94,14 @@ def test_histogram_auc_is_the_mean_of_the_recalls_at_whole_degrees(threshold: in
     counts, _ = np.histogram(errors.numpy(), bins=np.arange(threshold + 1))
     assert histogram_auc(errors, threshold) == pytest.approx(np.cumsum(counts / 1000).mean(), abs=1e-9)
     assert 0 < histogram_auc(errors, threshold) - pose_auc(errors, float(threshold)) < 1 / threshold
+
+
+def test_similarity_counts_points_by_weight() -> None:
+    """A weight of 2 is the point twice, a weight of 0 is not there."""
+    source = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3], [5, 5, 5]])
+    target = source @ torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) * 2 + torch.tensor([0.1, 0.0, -0.2])
+    target = target + torch.tensor([[0.1], [0.0], [-0.2], [0.0], [9.0]])
+    found = best_similarity(source, target, torch.tensor([2.0, 1, 1, 1, 0]))
+    expected = best_similarity(source[[0, 0, 1, 2, 3]], target[[0, 0, 1, 2, 3]])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

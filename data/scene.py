@@ -14,7 +14,7 @@ from data.image_io import UnreadableFileError, read_image
 from data.lazy import LazyMapping
 from geometry import Cameras, InputError, Views, rigid_inverse
 
-_MIN_SIDE = 8
+MIN_SIDE = 8
 """Pixels; chosen by hand, a smaller image is a mistaken scale."""
 
 
@@ -85,9 +85,9 @@ class PosedScene:
         if len(sizes) != 1:
             raise InputError(f"scene {self.name}: expected images of one size, got {sorted(sizes)} in views {view_ids}")
         height, width = self.image_size(view_ids[0], scale)
-        if min(height, width) < _MIN_SIDE:
+        if min(height, width) < MIN_SIDE:
             raise InputError(
-                f"scene {self.name}: expected images of at least {_MIN_SIDE} pixels a side, "
+                f"scene {self.name}: expected images of at least {MIN_SIDE} pixels a side, "
                 f"got {width}x{height} (width x height) at scale {scale}"
             )
         return Cameras(

@@ -112,9 +112,12 @@ class VideoOptions(RenderOptions):
     source_views: tuple[int, ...] = option(
         (), "view numbers that may be sources; none given: the scan's training views", nargs="+"
     )
-    trajectory: str = option("interpolate", f"path of the camera: {', '.join(TRAJECTORIES)}")
-    frames: int = option(60, "number of frames")
-    fps: int = option(24, "frames per second")
+    trajectory: str | None = option(
+        None, f"path of the camera: {', '.join(TRAJECTORIES)}; not given: interpolate, or --path"
+    )
+    path: str = option("", "camera path file (JSON), for example of render.viewer, instead of --trajectory")
+    frames: int | None = option(None, "number of frames; not given: 60, or as --path says")
+    fps: int | None = option(None, "frames per second; not given: 24, or as --path says")
     out: str = option("", "video file, .mp4 or .gif")
     gif: bool = option(False, "write a .gif beside the .mp4")
 
@@ -122,11 +125,17 @@ class VideoOptions(RenderOptions):
         """See `RenderOptions`."""
         super().__post_init__()
         require(
-            self.trajectory in TRAJECTORIES,
+            self.trajectory in (None, *TRAJECTORIES),
             f"--trajectory: expected one of {', '.join(TRAJECTORIES)}, got {self.trajectory!r}",
         )
-        require(self.frames >= 1, f"--frames: expected 1 or more, got {self.frames}")
-        require(self.fps >= 1, f"--fps: expected 1 or more, got {self.fps}")
+        require(
+            not self.path or self.trajectory is None,
+            f"--path: expected no --trajectory beside it, got {self.trajectory}",
+        )
+        require(not self.path or Path(self.path).is_file(), f"--path: expected a file, got {self.path!r}")
+        for name in ("frames", "fps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name}: expected 1 or more, got {value}")
         suffix = Path(self.out).suffix
         require(suffix in (".mp4", ".gif"), f"--out: expected a file name ending in .mp4 or .gif, got {self.out!r}")
         require(not Path(self.out).is_dir(), f"--out: expected a file name, got the folder {self.out!r}")

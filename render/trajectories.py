@@ -30,6 +30,13 @@ _MAX_ELEVATION = math.radians(85)
 """Straight above, the direction that is up in the image would be undefined."""
 _MIN_CONVERGENCE = 1e-4
 """Smallest eigenvalue of the mean projection across the axes: that of two axes 1.15 degrees apart. Chosen by hand."""
+_MAX_KEYS = 7
+"""Views that `auto` interpolates between, of those that it spreads over the capture: all orders of 7 are tried."""
+_MIN_SHARE_AROUND = 0.9
+"""Of the views of a closed capture, those that have in their image what all look at. Chosen by hand: a few views of
+other things are common in captures of an object, and a camera that turns on the spot has none."""
+_OPEN_LEG = 2.0
+"""A round whose longest leg is so many times the mean of the others is flown there and back. Chosen by hand."""
 _UP_PRIOR = 0.01
 """Weight of the images' mean up against the rows' mean square, at most 1: decides only where rows hardly turn."""
 
@@ -44,7 +51,11 @@ class CameraPath(TensorStruct):
     far: Float[Tensor, " frame"]
 
 
-def camera_path(trajectory: str, views: Views, frames: int) -> CameraPath:
+PosedViews = Views | CameraPath
+"""What a path follows: cameras with one leading axis, and their depth bounds."""
+
+
+def camera_path(trajectory: str, views: PosedViews, frames: int) -> CameraPath:
     """The path of that name around `views` (one leading axis, at least one view), near and far those of all views.
 
     Raises:
@@ -56,16 +67,20 @@ def camera_path(trajectory: str, views: Views, frames: int) -> CameraPath:
     return CameraPath(cameras, views.near.min().expand(frames), views.far.max().expand(frames))
 
 
-def interpolate(views: Views, frames: int) -> Cameras:
+def interpolate(views: PosedViews, frames: int) -> Cameras:
     """Through all the views' cameras in a short round and back to the first, which the first and last frame equal.
 
     Centers move on straight lines, rotations take the shortest way, every leg lasts equally long.
     """
     order = _short_round(views.cameras.centers)
-    keys = views.cameras[torch.tensor([*order, order[0]])]
+    return _through(views.cameras[torch.tensor([*order, order[0]])], frames)
+
+
+def _through(keys: Cameras, frames: int) -> Cameras:
+    """From the first camera to the last in as many frames; see `interpolate`."""
     c2w = keys.c2w.double()
-    position = torch.linspace(0, len(order), frames, dtype=torch.float64)
-    leg = position.long().clamp(max=len(order) - 1)
+    position = torch.linspace(0, len(c2w) - 1, frames, dtype=torch.float64)
+    leg = position.long().clamp(max=len(c2w) - 2)
     fraction = (position - leg)[:, None]
     rotation = c2w[leg, :3, :3]
     turn = rotation_matrix_to_axis_angle(rotation.mT @ c2w[leg + 1, :3, :3])
@@ -80,7 +95,7 @@ def interpolate(views: Views, frames: int) -> Cameras:
     return Cameras(w2c, intrinsics, keys.height, keys.width)
 
 
-def spiral(views: Views, frames: int) -> Cameras:
+def spiral(views: PosedViews, frames: int) -> Cameras:
     """LLFF's spiral (Mildenhall et al. 2019): two turns about the mean camera, all looking at one point ahead of it.
 
     Radii are the 70 % quantile of the views' offsets along the mean camera's axes; the point is at the harmonic mix
@@ -104,7 +119,7 @@ def spiral(views: Views, frames: int) -> Cameras:
     return _with_mean_lens(views.cameras, _looking(center + offsets @ mean[:3, :3].T, focus[None], -down))
 
 
-def orbit(views: Views, frames: int) -> Cameras:
+def orbit(views: PosedViews, frames: int) -> Cameras:
     """A circle around what the views look at, at their mean distance and elevation, looking at it.
 
     Where the views leave more than a third of the circle unseen, only the arc they cover, there and back.
@@ -120,16 +135,48 @@ def orbit(views: Views, frames: int) -> Cameras:
     elevation = torch.asin((height / radius).clamp(-1, 1)).mean().clamp(-_MAX_ELEVATION, _MAX_ELEVATION)
     east = _horizontal_axis(c2w[0], up)
     north = torch.linalg.cross(up, east)
-    azimuth = _swept(torch.atan2(offsets @ north, offsets @ east), frames)
+    azimuth = _swept(_azimuth(c2w, center), frames)
     around = azimuth.cos()[:, None] * east + azimuth.sin()[:, None] * north
     positions = center + radius.mean() * (elevation.cos() * around + elevation.sin() * up)
     return _with_mean_lens(views.cameras, _looking(positions, center[None], up))
 
 
-TRAJECTORIES: dict[str, Callable[[Views, int], Cameras]] = {
+def automatic(views: PosedViews, frames: int) -> Cameras:
+    """The orbit of a closed capture, see `automatic_kind`, else an interpolation through views all over the capture.
+
+    A round whose ends are far apart, as of a capture from one side, is not closed across what was not captured: the
+    camera flies there and back.
+    """
+    if automatic_kind(views) == "orbit":
+        return orbit(views, frames)
+    spread = _spread(views.cameras.centers)
+    order = _opened(views.cameras.centers[spread], _short_round(views.cameras.centers[spread]))
+    return _through(views.cameras[torch.tensor(spread)[torch.tensor([*order, order[0]])]], frames)
+
+
+def automatic_kind(views: PosedViews) -> str:
+    """Which path `auto` is: `orbit` where the views surround what they look at, else `interpolate`.
+
+    They surround it when the point nearest to all optical axes lies within the image of at least 90 % of the views, and
+    no two neighbors around it (about the upward axis) are more than 120 degrees apart. The views of a room taken from
+    its middle look away from that point, those of a camera array leave most of the circle unseen.
+    """
+    c2w = views.cameras.c2w.double()
+    if not _converges(c2w):
+        return "interpolate"
+    center = _looked_at(c2w)
+    is_around = views.cameras.map(Tensor.double).project(center.expand(len(c2w), 1, 3)).visible[:, 0]
+    if is_around.double().mean() < _MIN_SHARE_AROUND:
+        return "interpolate"
+    azimuth = _azimuth(c2w, center)[is_around]
+    return "orbit" if _widest_gap(azimuth)[1] <= _SURROUNDED_GAP else "interpolate"
+
+
+TRAJECTORIES: dict[str, Callable[[PosedViews, int], Cameras]] = {
     "interpolate": interpolate,
     "spiral": spiral,
     "orbit": orbit,
+    "auto": automatic,
 }
 
 
@@ -152,17 +199,57 @@ def _short_round(centers: Float[Tensor, "view 3"]) -> list[int]:
     return [0, *min(itertools.permutations(rest), key=length)]
 
 
+def _spread(centers: Float[Tensor, "view 3"]) -> list[int]:
+    """At most 7 of the points, the first among them, each the farthest from those before it."""
+    distance = torch.cdist(centers.double()[None], centers.double()[None])[0]
+    chosen, nearest = [0], distance[0]
+    while len(chosen) < min(_MAX_KEYS, len(centers)):
+        # rounded, so that ties stay ties wherever the world lies
+        farthest = int((nearest / distance.max().clamp_min(1e-300)).round(decimals=6).argmax())
+        chosen.append(farthest)
+        nearest = torch.minimum(nearest, distance[farthest])
+    return chosen
+
+
+def _opened(centers: Float[Tensor, "view 3"], order: list[int]) -> list[int]:
+    """A round of the points in which no leg is much longer than the others: there and back where one would be."""
+    stops = centers[torch.tensor([*order, order[0]])].double()
+    legs = (stops[1:] - stops[:-1]).norm(dim=-1)
+    longest = int(legs.argmax())
+    if len(order) < 3 or legs[longest] * (len(order) - 1) <= _OPEN_LEG * (legs.sum() - legs[longest]):
+        return order
+    there = [*order[longest + 1 :], *order[: longest + 1]]
+    return [*there, *there[-2:0:-1]]
+
+
+def _across(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, "view 3 3"]:
+    """Projections onto the planes perpendicular to the optical axes."""
+    axes = c2w[:, :3, 2]
+    return torch.eye(3).to(c2w) - axes[:, :, None] * axes[:, None, :]
+
+
+def _converges(c2w: Float[Tensor, "view 4 4"]) -> bool:
+    """Whether the optical axes differ enough to have a nearest point."""
+    return bool(torch.linalg.eigvalsh(_across(c2w).mean(0))[0] >= _MIN_CONVERGENCE)
+
+
+def _azimuth(c2w: Float[Tensor, "view 4 4"], center: Float[Tensor, " 3"]) -> Float[Tensor, " view"]:
+    """Of the views around the upward axis through `center`, from the first view's most horizontal axis on."""
+    up = _upward(c2w)
+    east = _horizontal_axis(c2w[0], up)
+    offsets = c2w[:, :3, 3] - center
+    return torch.atan2(offsets @ torch.linalg.cross(up, east), offsets @ east)
+
+
 def _looked_at(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
     """The point nearest to all optical axes (least squares)."""
-    centers, axes = c2w[:, :3, 3], c2w[:, :3, 2]
-    across = torch.eye(3).to(c2w) - axes[:, :, None] * axes[:, None, :]
-    normal = across.mean(0)
-    if torch.linalg.eigvalsh(normal)[0] < _MIN_CONVERGENCE:
+    if not _converges(c2w):
         raise InputError(
             "--trajectory orbit: expected views that look at a common point, got parallel ones (try spiral)"
         )
+    centers, across = c2w[:, :3, 3], _across(c2w)
     origin = centers.mean(0)
-    return origin + torch.linalg.solve(normal, (across @ (centers - origin)[..., None]).mean(0))[:, 0]
+    return origin + torch.linalg.solve(across.mean(0), (across @ (centers - origin)[..., None]).mean(0))[:, 0]
 
 
 def _upward(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
@@ -183,13 +270,18 @@ def _horizontal_axis(c2w: Float[Tensor, "4 4"], up: Float[Tensor, " 3"]) -> Floa
 def _swept(azimuth: Float[Tensor, " view"], frames: int) -> Float[Tensor, " frame"]:
     """Azimuths of the frames: the whole circle from the first view's on, or to and fro over the arc of the views."""
     phase = torch.arange(frames, dtype=torch.float64) / frames * 2 * math.pi
+    begin, gap = _widest_gap(azimuth)
+    if gap <= _SURROUNDED_GAP:
+        return azimuth[0] + phase
+    return begin + (2 * math.pi - gap) * (1 - phase.cos()) / 2
+
+
+def _widest_gap(azimuth: Float[Tensor, " view"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Where the widest gap between neighbors around the circle ends, and how wide it is, in radians."""
     ordered = azimuth.sort().values
     gaps = torch.cat([ordered[1:], ordered[:1] + 2 * math.pi]) - ordered
     widest = int(gaps.argmax())
-    if gaps[widest] <= _SURROUNDED_GAP:
-        return azimuth[0] + phase
-    begin, extent = ordered[(widest + 1) % len(ordered)], 2 * math.pi - gaps[widest]
-    return begin + extent * (1 - phase.cos()) / 2
+    return ordered[(widest + 1) % len(ordered)], gaps[widest]
 
 
 def _looking(

@@ -6,6 +6,7 @@ python -m render.video --ckpt C --dataset_name dtu --datadir D --scan scan24 --t
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -15,14 +16,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from data.scene import PosedScene
+from data.scene import MIN_SIDE, PosedScene
 from data.view_selection.neighbors import nearest_by_center
-from geometry import InputError, Views, one_line_errors
+from geometry import InputError, Views, one_line_errors, require
 from models.nerf.renderer import SourceMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import load_for, precision_for, scenes_for, usable_device
 from render.options import VideoOptions
-from render.trajectories import CameraPath, camera_path
+from render.paths import PathFile, frames_of, read_path
+from render.source_pool import SourcePool
+from render.trajectories import CameraPath, automatic_kind, camera_path
 from training.cli import parse_options
 from training.files import staged_file
 from training.nerf.checkpoint import read_nerf_checkpoint
@@ -30,6 +33,8 @@ from training.pictures import as_bytes, colored_depth
 from training.precision import autocast_of
 
 Picture = UInt8[np.ndarray, "height width 3"]
+_FRAMES, _FPS = 60, 24
+"""Where neither an option nor a camera path file says."""
 _QUALITY = 8
 """imageio's scale of 0 to 10 for its encoder: larger files show fewer artifacts. Chosen by hand."""
 
@@ -44,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_video(options: VideoOptions) -> list[Path]:
     """Render the path that the options describe and return the files written.
 
-    A general model renders all frames from the same `n_views` source views, neighbors in the middle of the pool,
-    and the path leads around them. A fine-tuned model covers its whole scene: every frame has the sources nearest to
-    it, and spirals and orbits follow all views of the pool.
+    Along `--path` and `--trajectory auto` every frame has the sources that see most of what it sees, and `auto` follows
+    all views of the pool. Otherwise a general model renders all frames from the same `n_views` source views, neighbors
+    in the middle of the pool, and the path leads around them. A fine-tuned model covers its whole scene: every frame
+    has the sources nearest to it, and spirals and orbits follow all views of the pool.
 
     Raises:
         InputError: for anything the user can correct, before a file is written or with none left behind.
@@ -57,27 +63,78 @@ def make_video(options: VideoOptions) -> list[Path]:
     scans = (options.scan,) if options.scan else ()
     scene = _only(scenes_for(record, options, scans, split="all"))
     pool = pool_of(scene, options.source_views, options.n_views)
-    central = central_views(scene, pool, options.n_views)
-    is_local = record.task == "finetune"
-    along = pool if is_local and options.trajectory != "interpolate" else central
-    seen = scene.views(along, options.imgScale_test, wants_depth=False, wants_mask=False)
-    path = camera_path(options.trajectory, seen, options.frames)
-    choice = nearest_views(scene, pool, path, options.n_views) if is_local else [central] * options.frames
+    plan = _plan(options, scene, pool, is_local=record.task == "finetune")
     model = load_for(options, checkpoint, device, [scene])
     precision = precision_for(options, record, device)
     out = Path(options.out)
     files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
     with ExitStack() as stack:
-        writers = [stack.enter_context(video_file(file, options.fps)) for file in files]
-        bar = stack.enter_context(tqdm(total=options.frames, unit="frame", desc=f"{scene.scan} {options.trajectory}"))
+        writers = [stack.enter_context(video_file(file, plan.fps)) for file in files]
+        bar = stack.enter_context(tqdm(total=len(plan.sources), unit="frame", desc=f"{scene.scan} {plan.name}"))
         for rendered in render_path(
-            model, scene, path, choice, device, options.imgScale_test, options.chunk, precision
+            model, scene, plan.path, plan.sources, device, options.imgScale_test, options.chunk, precision
         ):
-            picture = frame_picture(rendered, path)
+            picture = frame_picture(rendered, plan.path)
             for write in writers:
                 write(picture)
             bar.update()
     return files
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to film."""
+
+    path: CameraPath
+    sources: list[tuple[int, ...]]
+    """Of every frame."""
+    fps: float | int
+    name: str
+
+
+def _plan(options: VideoOptions, scene: PosedScene, pool: tuple[int, ...], *, is_local: bool) -> _Plan:
+    scale, count = options.imgScale_test, options.n_views
+    fps = options.fps or _FPS
+    views = SourcePool.of(scene, pool, scale)
+    if options.path:
+        file = read_path(Path(options.path), scene.image_size(pool[0]))
+        path, sources = filmed(file, views, count, scale, options.frames)
+        return _Plan(path, sources, options.fps or file.fps or _FPS, Path(options.path).name)
+    trajectory, frames = options.trajectory or "interpolate", options.frames or _FRAMES
+    everywhere = CameraPath(views.cameras, views.near, views.far)
+    if trajectory == "auto":
+        path = camera_path(trajectory, everywhere, frames)
+        sources = [views.nearest(w2c, count) for w2c in path.cameras.w2c]
+        return _Plan(path, sources, fps, f"auto ({automatic_kind(everywhere)})")
+    central = central_views(scene, pool, count)
+    if not is_local or trajectory == "interpolate":
+        everywhere = CameraPath(scene.cameras(central, scale), *scene.near_far(central))
+    path = camera_path(trajectory, everywhere, frames)
+    sources = nearest_views(scene, pool, path, count) if is_local else [central] * frames
+    return _Plan(path, sources, fps, trajectory)
+
+
+def filmed(
+    file: PathFile, pool: SourcePool, count: int, scale: float = 1.0, frames: int | None = None
+) -> tuple[CameraPath, list[tuple[int, ...]]]:
+    """The frames of a camera path file, resized by `scale`, and the `count` sources of each.
+
+    Bounds that the file does not give are those of what the sources see in the frame, see `SourcePool.bounds`.
+
+    Raises:
+        InputError: for a scale that leaves almost nothing of the images.
+    """
+    wanted = frames_of(file, frames)
+    height, width = (round(side * scale) for side in (wanted.cameras.height, wanted.cameras.width))
+    least = f"at least {MIN_SIDE} pixels a side"
+    require(min(height, width) >= MIN_SIDE, f"--path: expected images of {least} after scaling, got {width}x{height}")
+    cameras = wanted.cameras.resized(height, width)
+    sources = [pool.nearest(w2c, count) for w2c in cameras.w2c]
+    near, far = wanted.near, wanted.far
+    if near is None or far is None:
+        bounds = [pool.bounds(cameras[index : index + 1], ids) for index, ids in enumerate(sources)]
+        near, far = torch.tensor(bounds).unbind(-1)
+    return CameraPath(cameras, near, far), sources
 
 
 @torch.no_grad()
@@ -145,7 +202,7 @@ def frame_picture(rendered: RenderedImage, path: CameraPath) -> Picture:
 
 
 @contextmanager
-def video_file(path: Path, fps: int) -> Iterator[Callable[[Picture], None]]:
+def video_file(path: Path, fps: float | int) -> Iterator[Callable[[Picture], None]]:
     """A function that appends a frame to the .mp4 or .gif `path`, which appears when the block ends well."""
     with staged_file(path) as partial:
         if path.suffix == ".gif":

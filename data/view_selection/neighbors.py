@@ -108,12 +108,17 @@ def most_similar(w2c: Float[Tensor, "view 4 4"], view: int) -> list[int]:
     Dissimilarity: the angle between the optical axes in radians plus the distance of the centers in units of the rig's
     radius (their root mean square distance from the middle), so that both count alike for cameras around an object.
     """
-    axes, centers = w2c[:, 2, :3].double(), rigid_inverse(w2c)[:, :3, 3].double()
-    angles = torch.atan2(torch.linalg.cross(axes, axes[view].expand_as(axes)).norm(dim=-1), axes @ axes[view])
-    radius = (centers - centers.mean(0)).square().sum(-1).mean().sqrt()
-    distances = (centers - centers[view]).norm(dim=-1) / radius.clamp_min(torch.finfo(radius.dtype).tiny)
-    order = (angles + distances).argsort(stable=True).tolist()
+    order = dissimilarity(w2c, w2c[view]).argsort(stable=True).tolist()
     return [other for other in order if other != view]
+
+
+def dissimilarity(w2c: Float[Tensor, "view 4 4"], target: Float[Tensor, "4 4"]) -> Float[Tensor, " view"]:
+    """How little the views see of what a camera anywhere sees, see `most_similar`; double precision."""
+    axes, centers = w2c[:, 2, :3].double(), rigid_inverse(w2c)[:, :3, 3].double()
+    axis, center = target[2, :3].double(), rigid_inverse(target)[:3, 3].double()
+    angles = torch.atan2(torch.linalg.cross(axes, axis.expand_as(axes)).norm(dim=-1), axes @ axis)
+    radius = (centers - centers.mean(0)).square().sum(-1).mean().sqrt()
+    return angles + (centers - center).norm(dim=-1) / radius.clamp_min(torch.finfo(radius.dtype).tiny)
 
 
 def select_sources(

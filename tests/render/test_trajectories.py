@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geometry import Cameras, InputError, Views
-from render.trajectories import TRAJECTORIES, camera_path, interpolate
+from render.trajectories import TRAJECTORIES, automatic_kind, camera_path, interpolate
 from tests.render.tiny import moved
 from tests.scenes import random_views, rigid_motion, ring_cameras
 
@@ -151,3 +151,70 @@ def test_views_without_a_common_point_or_direction():
         camera_path("orbit", views_of(replace(parallel, w2c=w2c)), 5)
     with pytest.raises(InputError, match="spiral"):
         camera_path("spiral", surrounding(elevation=0.0), 5)
+
+
+def outward(count: int = 8) -> Views:
+    """On the circle of `surrounding`, looking away from its middle."""
+    views = surrounding(count, elevation=0.0)
+    turn = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
+    return replace(views, cameras=replace(views.cameras, w2c=turn @ views.cameras.w2c))
+
+
+def grid(columns: int = 5, rows: int = 3) -> Views:
+    """A plane of parallel cameras."""
+    w2c = torch.eye(4, dtype=torch.float64).repeat(rows * columns, 1, 1)
+    w2c[:, 0, 3] = torch.arange(columns, dtype=torch.float64).repeat(rows)
+    w2c[:, 1, 3] = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)
+    cameras = ring_cameras(rows * columns)
+    return views_of(replace(cameras, w2c=w2c, intrinsics=cameras.intrinsics.double()))
+
+
+def some(views: Views, chosen: list[int]) -> Views:
+    return views[torch.tensor(chosen)]
+
+
+@pytest.mark.parametrize(
+    ("views", "kind"),
+    [
+        (surrounding(), "orbit"),
+        (surrounding(elevation=0.0), "orbit"),
+        (some(surrounding(12), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), "orbit"),  # a gap of 90 degrees
+        (some(surrounding(12), [0, 1, 2, 3, 4, 5, 6, 7]), "interpolate"),  # one of 150
+        (outward(), "interpolate"),
+        (grid(), "interpolate"),
+        (views_of(ring_cameras(5)), "interpolate"),  # from one side
+        (views_of(ring_cameras(1)), "interpolate"),
+    ],
+)
+def test_auto_is_an_orbit_of_closed_captures_only(views: Views, kind: str):
+    assert automatic_kind(views) == kind
+    path = camera_path("auto", views, 12).cameras
+    assert torch.isfinite(path.w2c).all()
+    if kind == "orbit":
+        assert torch.equal(path.w2c, camera_path("orbit", views, 12).cameras.w2c)
+
+
+def test_auto_keeps_away_from_what_was_not_captured():
+    """8 of 12 views around an object: the way from the last to the first would lead through it."""
+    views = some(surrounding(12), [0, 1, 2, 3, 4, 5, 6, 7])
+    path = camera_path("auto", views, 61).cameras
+    assert path.centers.norm(dim=-1).min() > 1.9
+    azimuth = torch.atan2(path.centers[:, 1], path.centers[:, 0]) % (2 * math.pi)
+    assert azimuth.min() > -1e-6
+    assert azimuth.max() < 7 / 12 * 2 * math.pi + 1e-6
+    assert torch.allclose(path.w2c[0], path.w2c[-1])
+
+
+def test_auto_of_a_camera_array_goes_around_its_rim():
+    path = camera_path("auto", grid(), 29).cameras
+    assert path.centers[:, 0].min().item() == -4
+    assert path.centers[:, 0].max().item() == 0
+    assert path.centers[:, 1].min().item() == -2
+    assert torch.equal(path.w2c[0], path.w2c[-1])
+
+
+def test_auto_of_a_room_looks_all_around_it():
+    path = camera_path("auto", outward(), 24).cameras
+    axes = path.c2w[:, :3, 2]
+    assert (torch.atan2(axes[:, 1], axes[:, 0]).sort().values.diff() < 0.8).all()
+    assert path.centers.norm(dim=-1).max() < 2.0001

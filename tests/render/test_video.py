@@ -14,8 +14,10 @@ from models.nerf.hierarchical.network import HierarchicalView
 from models.nerf.vggt_nerf import render_image
 from render import video as command
 from render.options import VideoOptions
+from render.paths import PathFile, write_path
+from render.source_pool import SourcePool
 from render.trajectories import camera_path
-from render.video import central_views, make_video, nearest_views, pool_of, render_path, video_file
+from render.video import central_views, filmed, make_video, nearest_views, pool_of, render_path, video_file
 from tests.render.tiny import HEIGHT, SCAN, WIDTH, TruthModel, scene_on_a_line
 from training.nerf.checkpoint import load_model
 
@@ -58,7 +60,7 @@ def test_odd_sizes_are_padded_and_not_rescaled(tmp_path: Path):
     assert frames[1][:, 20:].min() > 225
 
 
-@pytest.mark.parametrize("trajectory", ["spiral", "orbit"])
+@pytest.mark.parametrize("trajectory", ["spiral", "orbit", "auto"])
 @pytest.mark.parametrize("kind", ["general", "finetuned"])
 def test_other_paths_as_gif(
     kind: str, trajectory: str, data_root: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -68,6 +70,40 @@ def test_other_paths_as_gif(
     changes = {"trajectory": trajectory, "imgScale_test": 0.25, "gif": True, "frames": 4}
     assert make_video(options(ckpt, data_root, out, **changes)) == [out]
     assert len(imageio.mimread(out)) == 4
+
+
+def test_along_a_path_file(general: Path, data_root: Path, tmp_path: Path):
+    """Its size, number of frames and speed, unless options say otherwise; sources change with the camera."""
+    scene = only_scene(data_root)
+    cameras = scene.cameras(scene.train_views[:4]).resized(48, 60)
+    write_path(tmp_path / "p.json", PathFile(cameras, frames=6, fps=7.0))
+    changes = {"path": str(tmp_path / "p.json"), "frames": None}
+    out = tmp_path / "v.mp4"
+    chosen = []
+    with mock.patch.object(command, "render_path", wraps=command.render_path) as render:
+        make_video(options(general, data_root, out, **changes))
+        chosen = render.call_args.args[3]
+    assert len(set(chosen)) > 1
+    assert all(len(ids) == 3 and set(ids) <= set(scene.train_views) for ids in chosen)
+    assert [frame.shape for frame in imageio.mimread(out)] == [(24, 60, 3)] * 6  # half the size, color beside depth
+    assert imageio.get_reader(out).get_meta_data()["fps"] == 7
+    make_video(options(general, data_root, out, **{**changes, "frames": 3, "fps": 5}))
+    assert len(imageio.mimread(out)) == 3
+    assert imageio.get_reader(out).get_meta_data()["fps"] == 5
+
+
+def test_bounds_along_a_path_are_the_files_or_those_of_the_sources(data_root: Path):
+    scene = only_scene(data_root)
+    pool = SourcePool.of(scene, scene.train_views)
+    cameras = scene.cameras(scene.train_views[:2])
+    path, sources = filmed(PathFile(cameras), pool, 3)
+    assert (path.near[0].item(), path.far[0].item()) == pytest.approx(pool.bounds(cameras[:1], sources[0]))
+    near = torch.tensor([7.0, 8.0])
+    path, _ = filmed(PathFile(cameras, near, near * 2), pool, 3, frames=3)
+    assert path.near.tolist() == pytest.approx([7, 7.5, 8])
+    assert path.far.tolist() == pytest.approx([14, 15, 16])
+    with pytest.raises(InputError, match="expected images of at least 8 pixels a side after scaling, got 4x3"):
+        filmed(PathFile(cameras), pool, 3, scale=0.1)
 
 
 def test_first_frame_is_the_first_source(data_root: Path):
@@ -163,6 +199,9 @@ def test_a_failure_leaves_no_file(whole_frames: int, general: Path, data_root: P
         ({"trajectory": "zigzag"}, "--trajectory: expected one of interpolate, spiral, orbit"),
         ({"frames": 0}, "--frames"),
         ({"fps": 0}, "--fps"),
+        ({"path": "none.json"}, "--path: expected a file, got 'none.json'"),
+        ({"path": __file__, "trajectory": "orbit"}, "--path: expected no --trajectory beside it, got orbit"),
+        ({"path": __file__}, "--path .*: expected JSON"),
         ({"out": "v.avi"}, "--out: expected a file name ending in .mp4 or .gif"),
         ({"source_views": (25, 99, 14)}, "--source_views"),
         ({"n_views": 17}, "expected 17 source views"),

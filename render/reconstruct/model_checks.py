@@ -1,8 +1,6 @@
-"""Whether a model of photographs is to be trusted, and why there is none: numbers first, then what to do."""
+"""Whether a model of photographs is to be trusted."""
 
 import math
-from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -14,8 +12,6 @@ from render.reconstruct.types import PhotoSet
 _MIN_POINTS = 30
 """Below, a model is refused."""
 _FEW_POINTS_PER_IMAGE = 40
-_MIN_FEATURES = 150
-"""Median per photograph; sharp ones of 640 pixels have 800 to 6000."""
 _MIN_SPREAD = 0.01
 """Root mean square distance of the cameras from their middle, in median depths: below, all stand at one point."""
 _MAX_REPROJECTION = 1.5
@@ -24,8 +20,6 @@ _MIN_FIELD, _MAX_FIELD = 8.0, 130.0
 """Degrees across the longer side: what lenses of photographs have."""
 _PLANAR = 0.01
 """Smallest over second largest standard deviation of the points."""
-_ROTATION_ONLY = 0.04
-"""Baseline over depth, about, of the pairs of photographs; see `rotation_residual`."""
 
 
 def check_model(model: pycolmap.Reconstruction, photos: PhotoSet) -> list[str]:
@@ -86,56 +80,3 @@ def _lens_warnings(model: pycolmap.Reconstruction) -> list[str]:
                 "degrees, which no usual lens has: do not trust depths"
             )
     return sentences
-
-
-def why_nothing_registered(photos: PhotoSet, database: Path) -> str:
-    """The likeliest cause, with the numbers that tell it, and what to do."""
-    count = len(photos.photos)
-    pairs = count * (count - 1) // 2
-    with pycolmap.Database.open(database) as opened:
-        images = opened.read_all_images()
-        features = float(np.median([opened.num_keypoints_for_image(image.image_id) for image in images]))
-        geometries = [
-            geometry
-            for first, second in combinations(sorted(image.image_id for image in images), 2)
-            if opened.exists_two_view_geometry(first, second)
-            and len((geometry := opened.read_two_view_geometry(first, second)).inlier_matches)
-            >= 15  # COLMAP's own limit
-        ]
-    start = f"no cameras could be found for {count} photographs"
-    if features < _MIN_FEATURES:
-        return f"{start}: they show {features:.0f} features in the median. Take sharper photographs of textured things"
-    if len(geometries) < count - 1:
-        return (
-            f"{start}: only {len(geometries)} of {pairs} pairs show the same things. "
-            "Take more photographs, each overlapping the next by two thirds"
-        )
-    homographies = [geometry.H for geometry in geometries if geometry.H is not None]
-    longest = max(max(photo.height, photo.width) for photo in photos.photos)
-    if (
-        homographies
-        and rotation_residual(homographies, photos.photos[0].height, photos.photos[0].width, longest) < _ROTATION_ONLY
-    ):
-        return (
-            f"{start}: {len(geometries)} pairs match, but all seem taken from one point (the camera only turned). "
-            "Walk sideways or around while taking photographs"
-        )
-    return (
-        f"{start}: {len(geometries)} of {pairs} pairs show the same things, but not from different enough places "
-        "or not of a rigid scene. Move more between photographs and take more of them"
-    )
-
-
-def rotation_residual(homographies: list[np.ndarray], height: int, width: int, longest: int) -> float:
-    """How far the homographies are from those of a turning camera, for the focal length that fits best.
-
-    A camera that only turns has H = K R K^-1 (Hartley and Zisserman 2004, section 8.4.2), so that all singular values
-    of K^-1 H K are equal; of a plane at distance d and a translation t, they spread by about |t| / d. The result is the
-    90 % quantile over the pairs of log(largest / smallest).
-    """
-    best = math.inf
-    for focal in longest * np.geomspace(0.3, 5, 60):
-        lens = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-        values = np.linalg.svd(np.linalg.inv(lens) @ np.stack(homographies) @ lens, compute_uv=False)
-        best = min(best, float(np.quantile(np.log(values[:, 0] / values[:, 2]), 0.9)))
-    return best

@@ -1,11 +1,12 @@
 """Structure from motion by COLMAP, in this process: photographs alone -> cameras and points (`--poses colmap`).
 
-Schoenberger and Frahm 2016. Every attempt looks laxer or harder than the one before; the model with the most
-photographs counts.
+Incremental mapping (Schoenberger and Frahm 2016) first; where that leaves too many photographs without a camera, other
+attempts follow, and the model with the most photographs counts.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pycolmap
 from tqdm import tqdm
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from data.problems import shortened
 from geometry import InputError, require
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet
-from render.reconstruct.model_checks import check_model, why_nothing_registered
+from render.reconstruct.model_checks import check_model
+from render.reconstruct.overlap import Overlap, measure_overlap, why_nothing_registered
 from render.reconstruct.types import PhotoSet, Solution
 
 MIN_PHOTOS = 3
@@ -22,32 +24,25 @@ ENOUGH_REGISTERED = 0.9
 """Of the photographs: no further attempt then."""
 
 
+Mapper = Literal["incremental", "global"]
+
+
 @dataclass(frozen=True)
 class Attempt:
-    """One way to run COLMAP's incremental mapper."""
+    """One way to run COLMAP."""
 
     name: str
+    mapper: Mapper
     matching: MatchingOptions = field(default_factory=MatchingOptions)
-    min_angle: float = 16.0
-    """Degrees between the rays of the first pair of photographs, as a median over its points."""
-    min_first_inliers: int = 100
-    """Matches of that pair."""
-    min_inliers: int = 30
-    """Points that a further photograph is placed by."""
 
 
 ATTEMPTS = (
-    Attempt("standard"),
-    Attempt("small baselines", min_angle=4.0, min_first_inliers=50, min_inliers=15),
-    Attempt(
-        "more features",
-        MatchingOptions(peak_threshold=0.002, affine=True, max_ratio=0.85),
-        min_angle=4.0,
-        min_first_inliers=40,
-        min_inliers=15,
-    ),
+    Attempt("incremental mapping", "incremental"),
+    Attempt("global mapping", "global"),
+    Attempt("global mapping of more features", "global", MatchingOptions(peak_threshold=0.002, max_ratio=0.85)),
 )
-"""Angle and inliers of the first are COLMAP's defaults."""
+"""Where both mappers place the same photographs they are equally exact. The global one (GLOMAP, Pan et al. 2024) needs
+no pair of photographs with a wide baseline to begin with, so that it manages frames of a car that drives ahead."""
 
 
 def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1) -> Solution:
@@ -68,17 +63,20 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
     count = len(photos.photos)
     require(count >= MIN_PHOTOS, f"cameras are found from at least {MIN_PHOTOS} photographs, got {count}")
     best: list[pycolmap.Reconstruction] = []
-    used, databases = ATTEMPTS[0], []
+    used = ATTEMPTS[0]
+    overlap = Overlap(0, 0, 0, 0)
     for attempt in ATTEMPTS:
         database = matched_database(photos, work, attempt.matching, seed=seed, num_threads=num_threads)
-        databases.append(database)
+        if attempt is ATTEMPTS[0]:
+            overlap = measure_overlap(photos, database)
+            require(not overlap.only_turned, why_nothing_registered(overlap))
         models = _map(photos, database, work, attempt, seed=seed, num_threads=num_threads)
         if models and (not best or models[0].num_reg_images() > best[0].num_reg_images()):
             best, used = models, attempt
         if best and best[0].num_reg_images() >= ENOUGH_REGISTERED * count:
             break
     if not best or best[0].num_reg_images() < MIN_PHOTOS:
-        raise InputError(why_nothing_registered(photos, databases[0]))
+        raise InputError(why_nothing_registered(overlap))
     model = best[0]
     registered = {image.name for image in model.images.values() if image.has_pose}
     unregistered = tuple(photo.name for photo in photos.photos if photo.name not in registered)
@@ -93,30 +91,28 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
 def _map(
     photos: PhotoSet, database: Path, work: Path, attempt: Attempt, *, seed: int, num_threads: int
 ) -> list[pycolmap.Reconstruction]:
-    """All models, the one with most photographs first; fewest reprojection error among equals."""
-    options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads, options.random_seed = num_threads, seed
-    options.min_model_size = MIN_PHOTOS
-    options.mapper.init_min_tri_angle = attempt.min_angle
-    options.mapper.init_min_num_inliers = attempt.min_first_inliers
-    options.mapper.abs_pose_min_num_inliers = attempt.min_inliers
+    """All models, the one with most photographs first; of equal ones that with the smallest reprojection error."""
     folder = work / "models"
     folder.mkdir(parents=True, exist_ok=True)
     pycolmap.set_random_seed(seed)
-    with (
-        quiet(),
-        tqdm(total=len(photos.photos), desc=f"place cameras ({attempt.name})", unit="image", leave=False) as bar,
-    ):
-        models = pycolmap.incremental_mapping(
-            database, photos.folder, folder, options, next_image_callback=lambda: bar.update(1)
-        )
+    with quiet(), tqdm(total=len(photos.photos), desc=attempt.name, unit="image", leave=False) as bar:
+        if attempt.mapper == "incremental":
+            incremental = pycolmap.IncrementalPipelineOptions()
+            incremental.num_threads, incremental.random_seed, incremental.min_model_size = num_threads, seed, MIN_PHOTOS
+            models = pycolmap.incremental_mapping(
+                database, photos.folder, folder, incremental, next_image_callback=lambda: bar.update(1)
+            )
+        else:
+            glomap = pycolmap.GlobalPipelineOptions()
+            glomap.num_threads, glomap.random_seed, glomap.min_model_size = num_threads, seed, MIN_PHOTOS
+            models = pycolmap.global_mapping(database, photos.folder, folder, glomap)
     return sorted(models.values(), key=lambda model: (-model.num_reg_images(), model.compute_mean_reprojection_error()))
 
 
 def _attempt_warning(attempt: Attempt) -> list[str]:
     if attempt is ATTEMPTS[0]:
         return []
-    return [f"cameras were found only with laxer options ({attempt.name}): overlap or parallax is small"]
+    return [f"most cameras were found by {attempt.name} only: overlap or baselines are small"]
 
 
 def _other_models(others: list[pycolmap.Reconstruction], registered: set[str]) -> list[str]:

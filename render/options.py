@@ -52,13 +52,16 @@ class RenderOptions(DataOptions):
             InputError: naming the option.
         """
         super().__post_init__()
-        require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
+        self._require_checkpoint()
         require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
         require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
         known = (TRAINED, *PRECISIONS, AUTO)
         require(self.precision in known, f"--precision: expected one of {', '.join(known)}, got {self.precision!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")
+
+    def _require_checkpoint(self) -> None:
+        require(Path(self.ckpt).is_file(), f"--ckpt: expected a checkpoint file, got {self.ckpt!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

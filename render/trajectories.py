@@ -128,7 +128,7 @@ def orbit(views: PosedViews, frames: int) -> Cameras:
         InputError: when the views' axes are parallel, so that they look at no common point.
     """
     c2w = views.cameras.c2w.double()
-    center, up = _looked_at(c2w), _upward(c2w)
+    center, up = _looked_at(c2w), upward(c2w)
     offsets = c2w[:, :3, 3] - center
     radius = offsets.norm(dim=-1)
     height = offsets @ up
@@ -235,7 +235,7 @@ def _converges(c2w: Float[Tensor, "view 4 4"]) -> bool:
 
 def _azimuth(c2w: Float[Tensor, "view 4 4"], center: Float[Tensor, " 3"]) -> Float[Tensor, " view"]:
     """Of the views around the upward axis through `center`, from the first view's most horizontal axis on."""
-    up = _upward(c2w)
+    up = upward(c2w)
     east = _horizontal_axis(c2w[0], up)
     offsets = c2w[:, :3, 3] - center
     return torch.atan2(offsets @ torch.linalg.cross(up, east), offsets @ east)
@@ -252,7 +252,7 @@ def _looked_at(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
     return origin + torch.linalg.solve(across.mean(0), (across @ (centers - origin)[..., None]).mean(0))[:, 0]
 
 
-def _upward(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
+def upward(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
     """The direction that the images' rows are most perpendicular to; where rows hardly turn, the images' mean up."""
     rows = c2w[:, :3, 0]
     prior = torch.nn.functional.normalize(-c2w[:, :3, 1].mean(0), dim=0)

@@ -61,7 +61,7 @@ def make_video(options: VideoOptions) -> list[Path]:
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
     record = checkpoint.record
     scans = (options.scan,) if options.scan else ()
-    scene = _only(scenes_for(record, options, scans, split="all"))
+    scene = only_scene(scenes_for(record, options, scans, split="all"))
     pool = pool_of(scene, options.source_views, options.n_views)
     plan = _plan(options, scene, pool, is_local=record.task == "finetune")
     model = load_for(options, checkpoint, device, [scene])
@@ -228,7 +228,12 @@ def _centers(scene: PosedScene, views: Sequence[int]) -> dict[int, Float[Tensor,
     return {view: scene.frames[view].center for view in views}
 
 
-def _only(scenes: Sequence[PosedScene]) -> PosedScene:
+def only_scene(scenes: Sequence[PosedScene]) -> PosedScene:
+    """The one scene among those read.
+
+    Raises:
+        InputError: asking for `--scan`, when there are several.
+    """
     if len(scenes) != 1:
         found = ", ".join(scene.scan for scene in scenes)
         raise InputError(f"--scan: expected the name of one scan, got none for {len(scenes)} there: {found}")

@@ -1,0 +1,63 @@
+"""The keys of a camera path that somebody edits."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry import Cameras
+from render.paths import PathFile, intrinsics_of_fov
+from render.viewer.schedule import Size
+
+
+class PathEditor:
+    """Cameras of one size with square pixels; `path` None without any."""
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.closed = False
+        self.frames = 120
+        self.fps = 24
+        self._keys: list[tuple[Tensor, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, w2c: Float[Tensor, "4 4"], vertical_fov: float) -> None:
+        """A key behind the last one; `vertical_fov` in radians."""
+        self._keys.append((w2c, intrinsics_of_fov(vertical_fov, *self.size)))
+
+    def take(self, path: PathFile) -> None:
+        """The keys of a file instead of those here, its lenses and speed too."""
+        height, width = self.size
+        fov = 2 * torch.atan(path.cameras.height / 2 / path.cameras.intrinsics[:, 1, 1])
+        self._keys = [
+            (w2c, intrinsics_of_fov(angle, height, width))
+            for w2c, angle in zip(path.cameras.w2c, fov.tolist(), strict=True)
+        ]
+        self.closed, self.frames = path.closed, path.frames or max(len(self._keys), 2)
+        self.fps = max(1, round(path.fps or self.fps))
+
+    def delete(self, index: int = -1) -> None:
+        """Drop a key if there is one."""
+        if self._keys:
+            del self._keys[index]
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._keys.clear()
+
+    @property
+    def path(self) -> PathFile | None:
+        """What `render.video --path` renders."""
+        if not self._keys:
+            return None
+        w2c, intrinsics = zip(*self._keys, strict=True)
+        cameras = Cameras(torch.stack(w2c), torch.stack(intrinsics), *self.size)
+        return PathFile(cameras, frames=self.frames, closed=self.closed, fps=self.fps)
+
+
+def vertical_fov(cameras: Cameras, index: int = 0) -> float:
+    """Of one of the cameras, radians."""
+    return 2 * math.atan(cameras.height / 2 / cameras.intrinsics[index, 1, 1].item())

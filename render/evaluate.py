@@ -162,7 +162,11 @@ def evaluate_targets(
             truth = target.scene.views([target.view_id], target_scale)
             rendered, bounds, seconds = _render(model, source, truth, target.scene.name, device, chunk, precision, bar)
             reference = reference_of(protocol, truth.to(device))
-            views.append(_evaluated(target, source, truth, rendered, reference, bounds, seconds, is_millimeter))
+            views.append(
+                _evaluated(
+                    target, source, truth, rendered, reference, bounds, model.network.near_far, seconds, is_millimeter
+                )
+            )
             if pictures is not None:
                 name = f"{target.scene.scan}_{target.view_id}.png"
                 write_image(pictures / name, _picture(source, rendered, reference, bounds))
@@ -235,6 +239,7 @@ def _evaluated(
     rendered: RenderedImage,
     reference: Reference,
     bounds: DepthRange,
+    near_far: NearFar,
     seconds: tuple[float, float],
     is_millimeter: bool,
 ) -> EvaluatedView:
@@ -250,7 +255,7 @@ def _evaluated(
         width=truth.cameras.width,
         near=bounds.near.item(),
         far=bounds.far.item(),
-        near_far="auto" if bounds.is_auto.item() else "data",
+        near_far="auto" if bounds.is_auto.item() else near_far if near_far == "open" else "data",
         encode_seconds=seconds[0],
         render_seconds=seconds[1],
     )

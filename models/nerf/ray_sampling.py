@@ -4,52 +4,41 @@ A sampler is any function from rays (and what an earlier pass found) to ascendin
 is one more of them.
 """
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from geometry import RayBundle, RaySamples
+from models.nerf.depth_range import FARTHER, NEARER
 
 _INNER_BINS = (0.1, 0.7)
-"""Share of the samples of an open ray at which its inner part begins and ends."""
+"""Share of the samples of an open ray before the bounds that were opened, and up to their end."""
 
 
 def stratified_samples(
-    rays: RayBundle, count: int, jitter: Float[Tensor, "*batch ray count"] | None = None
+    rays: RayBundle,
+    count: int,
+    jitter: Float[Tensor, "*batch ray count"] | None = None,
+    *,
+    is_open: bool = False,
 ) -> RaySamples:
-    """One position in each of `count` equal bins between t_near and t_far (Mildenhall et al. 2020, eq. 2).
+    """One position in each of `count` bins between t_near and t_far (Mildenhall et al. 2020, eq. 2).
 
-    `jitter` in [0, 1) places it in its bin; None means the middle.
+    `jitter` in [0, 1) places it in its bin; None means the middle. The bins are equal or, on rays of
+    `DepthRange.opened`, three fifths of them are, between the bounds that were opened. A tenth lies before them, the
+    rest behind, both equal in 1 / t, as parallax tells distances apart (cf. Barron et al. 2022, eq. 11).
     """
     bins = torch.arange(count, device=rays.t_near.device, dtype=rays.t_near.dtype)
     fraction = (bins + (0.5 if jitter is None else jitter)) / count
-    t = rays.t_near[..., None] + (rays.t_far - rays.t_near)[..., None] * fraction
-    return RaySamples.from_positions(t, rays.t_near, rays.t_far)
-
-
-def open_samples(
-    rays: RayBundle,
-    count: int,
-    inner: tuple[Float[Tensor, "*batch ray"], Float[Tensor, "*batch ray"]],
-    jitter: Float[Tensor, "*batch ray count"] | None = None,
-) -> RaySamples:
-    """Stratified as `stratified_samples`, in bins that are equal between the two distances `inner` alone.
-
-    Three fifths of the bins lie there. A tenth lies before them, the rest behind, both equal in 1 / t, as what parallax
-    can tell apart grows with the distance (Barron et al. 2022, eq. 11).
-    """
-    starts, ends = (1 / rays.t_near, inner[0], 1 / inner[1]), (1 / inner[0], inner[1], 1 / rays.t_far)
-    bins = torch.arange(count, device=rays.t_near.device, dtype=rays.t_near.dtype)
-    fraction = ((bins + (0.5 if jitter is None else jitter)) / count).expand(*rays.t_near.shape, count)
-    shares = [((fraction - low) / (high - low)) for low, high in pairwise((0, *_INNER_BINS, 1))]
-    before, between, behind = (
-        start[..., None] + (end - start)[..., None] * share
-        for start, end, share in zip(starts, ends, shares, strict=True)
-    )
+    near, far = rays.t_near[..., None], rays.t_far[..., None]
+    if not is_open:
+        return RaySamples.from_positions(near + (far - near) * fraction, rays.t_near, rays.t_far)
+    first, last = near / NEARER, far / FARTHER
     low, high = _INNER_BINS
-    t = torch.where(fraction < low, 1 / before, torch.where(fraction < high, between, 1 / behind))
+    before = 1 / torch.lerp(1 / near, 1 / first, fraction / low)
+    between = torch.lerp(first, last, (fraction - low) / (high - low))
+    behind = 1 / torch.lerp(1 / last, 1 / far, (fraction - high) / (1 - high))
+    t = torch.where(fraction < low, before, torch.where(fraction < high, between, behind))
     return RaySamples.from_positions(t, rays.t_near, rays.t_far)
 
 

@@ -114,7 +114,8 @@ def measured(
             looking = min(_VIEWS, seen)
             task = build_scene_field_task(replace(short, surface_views=looking), scene, start)
             preparation, of_field = _timed(short, task, data, clock)
-            surfaces = preparation * min(seen, len(scene.train_views)) / looking if short.surface_loss else 0.0
+            if short.surface_loss:
+                surfaces = preparation * min(seen, len(scene.train_views)) / looking
             field = task.field
         task = build_finetune_task(short, scene, start, field)
         return StepTimes(_timed(short, task, data, clock)[1], of_field, surfaces)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from geometry import InputError
+from geometry import InputError, require
 from models.nerf.renderer import NearFar
 from models.nerf.samplers import RendererSpec
 from models.nerf.scene_box import SceneBox
@@ -58,6 +58,11 @@ def _build(
         record.renderer.with_samples(samples or {}),
         near_far=near_far or record.renderer.near_far,
         background=record.renderer.background if background is None else background,
+    )
+    is_open, was_open = (one.near_far == "open" for one in (spec, record.renderer))
+    require(
+        is_open == was_open or not getattr(spec.config, "scene_field", 0),
+        f"--near_far {spec.near_far}: the field of this scene was learned with --near_far {record.renderer.near_far}",
     )
     network = spec.build()
     vggt, _ = load_recorded_backbone(

@@ -72,11 +72,13 @@ class SceneFieldTask(SceneTask):
     def see_surfaces(self) -> Surfaces:
         """Of the training views, at the finest scale of the run, from as many of the others as a step has at most.
 
-        Nothing is known (confidence 0) in views that `--surface_views` leaves out.
+        Nothing is known (confidence 0) in views that `--surface_views` leaves out, and without `--surface_loss`.
         """
         scale, count = max(self.options.imgScale_train), self.options.view_range[1]
-        views, wanted = self.scene.train_views, self.options.surface_views or len(self.scene.train_views)
-        targets = pool_targets(self.scene, evenly_spread(views, wanted if self.options.surface_loss else 1))
+        views = self.scene.train_views
+        if not self.options.surface_loss:
+            return Surfaces(torch.tensor(views), torch.zeros(len(views), 2, 1, 1, device=self.device))
+        targets = pool_targets(self.scene, evenly_spread(views, self.options.surface_views or len(views)))
         surfaces = {}
         bar = tqdm(targets, desc="surfaces", unit="view", leave=False, disable=not self.trainer.is_global_zero)
         for target in bar:
@@ -104,6 +106,8 @@ class SceneFieldTask(SceneTask):
         planes, is_background = DisparityRange(bounds.near, bounds.far), self.field.hits_nothing(drawn.rgb)
         away = surface_loss(output, drawn.rays, planes, known, is_background)
         loss = color + self.options.surface_loss * away
+        if self.options.roughness_loss:
+            loss = loss + self.options.roughness_loss * self.field.roughness(streams[0])
         self.watch_loss(loss, identity_of(batch))
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
         return loss

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from geometry import Cameras, RayBundle, TensorStruct, Views, pixel_centers, sample_at_pixels
 from models.memory import in_parts, joined
 from models.nerf.compositing import FieldOutput, RenderOutput, composite
-from models.nerf.depth_range import FARTHER, NEARER
 from models.nerf.guided.depth_splat import SplattedDepth
 from models.nerf.guided.plane_sweep import DisparityRange
-from models.nerf.ray_sampling import open_samples, stratified_samples
+from models.nerf.ray_sampling import stratified_samples
 from models.nerf.renderer import SOURCES_ADVICE, Jitter
 from models.nerf.scene_box import SceneBox
 
@@ -70,10 +69,7 @@ class SceneField(SceneBox):
     def render(self, rays: RayBundle, jitter: Jitter | None = None) -> RenderOutput:
         """March rays from t_near to t_far with evenly spread samples; what they do not hit is background, else gray."""
         draw = None if jitter is None else jitter(_SAMPLES)
-        inner = (rays.t_near / NEARER, rays.t_far / FARTHER)
-        samples = (
-            open_samples(rays, _SAMPLES, inner, draw) if self.is_open else stratified_samples(rays, _SAMPLES, draw)
-        )
+        samples = stratified_samples(rays, _SAMPLES, draw, is_open=self.is_open)
         points_world = rays.at(samples.t)
         logits = self.logits(points_world)
         size = (self.box_max - self.box_min).mean()
@@ -83,6 +79,20 @@ class SceneField(SceneBox):
         return composite(
             FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, self.background or _UNSEEN
         )
+
+    def roughness(self, generator: torch.Generator) -> Float[Tensor, ""]:
+        """Mean squared difference of neighboring cells (Sun et al. 2022, sec. 5, total variation), of both grids.
+
+        Of a random slab of a quarter of each, because all of it costs more than the rays of a step.
+        """
+        parts = []
+        for grid in self.grids:
+            size = grid.shape[-1]
+            thick = -(-size // _COARSER) + 1
+            first = int(torch.randint(size - thick + 1, (), generator=generator))
+            slab = grid[:, :, first : first + thick]
+            parts.append(sum(slab.diff(dim=dim).square().mean() for dim in (2, 3, 4)))
+        return sum(parts)
 
     def hits_nothing(self, rgb: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether pixels have the background's color. Those of photographs all show a surface, black ones too.

@@ -113,7 +113,7 @@ class HierarchicalNeRF(Renderer):
         """
         draw = jitter or (lambda _count: None)
         coarse_count, fine_count = self.samples.N_samples, self.samples.N_importance
-        samples = stratified_samples(rays, coarse_count, draw(coarse_count))
+        samples = stratified_samples(rays, coarse_count, draw(coarse_count), is_open=self.near_far == "open")
         fused, rgb = self._evaluate(maps, rays, samples.t)
         field = FieldOutput(self.field.densities(fused, rays, samples), rgb)
         coarse = composite(field, samples, rays, self.background)

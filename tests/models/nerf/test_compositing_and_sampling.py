@@ -7,6 +7,7 @@ import torch
 
 from geometry import RayBundle, RaySamples
 from models.nerf.compositing import FieldOutput, composite, weights_from_density
+from models.nerf.depth_range import FARTHER, NEARER
 from models.nerf.ray_sampling import importance_positions, merged, stratified_samples, widened
 
 
@@ -80,6 +81,20 @@ def test_stratified_positions_lie_one_in_each_bin() -> None:
     middle = stratified_samples(rays, 16)
     torch.testing.assert_close(middle.t[0, :2], torch.tensor([2.25, 2.75]))
     torch.testing.assert_close(middle.deltas, torch.full((20, 16), 0.5))
+
+
+def test_open_rays_have_most_samples_between_the_bounds_that_were_opened() -> None:
+    """From 2 to 4, opened: 1 of 10 samples before 2, 6 in equal steps, 3 behind, in equal steps of the inverse."""
+    rays = rays_of_length(4 * FARTHER - 2 * NEARER, near=2 * NEARER)
+    t = stratified_samples(rays, 10, is_open=True).t[0]
+    torch.testing.assert_close(t[1:7], torch.linspace(2, 4, 13)[1::2])
+    torch.testing.assert_close(1 / t[0], (1 / rays.t_near[0] + 1 / 2) / 2)
+    torch.testing.assert_close(1 / t[7:], torch.linspace(1 / 4, 1 / (4 * FARTHER), 7)[1::2])
+    jittered = stratified_samples(rays, 10, torch.rand(1, 10), is_open=True).t[0]
+    assert (jittered.diff() > 0).all()
+    torch.testing.assert_close(
+        stratified_samples(rays, 10, torch.zeros(1, 10), is_open=True).t[0, 1], torch.tensor(2.0)
+    )
 
 
 def test_importance_positions_follow_a_known_histogram() -> None:

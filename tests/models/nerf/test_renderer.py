@@ -73,6 +73,18 @@ def test_contract_from_source_views_to_losses(sampler: str, options: dict[str, A
     assert view.losses(output, truth).keys() == {"photometric"}
 
 
+@contract
+def test_open_bounds_lie_beyond_the_datas(sampler: str) -> None:
+    spec = RendererSpec.from_options(sampler, SMALL, background=0.0, near_far="open")
+    batch = random_batch(2)
+    with torch.no_grad():
+        view, _, output, _ = rendered(spec.build().eval(), batch, seen_in(batch))
+    assert (view.bounds.near < batch.target.near).all()
+    assert (view.bounds.far > 5 * batch.target.far).all()
+    assert not view.bounds.is_auto.any()
+    assert torch.isfinite(output.rgb).all()
+
+
 @with_options
 @contract
 def test_batch_of_two_is_two_batches_of_one(sampler: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import torch
 import render.evaluate
 import render.video
 from geometry import InputError, SceneBatch
+from models.nerf.guided.scene_field import Surfaces
 from render.evaluate import evaluate
 from render.loading import load_for
 from render.options import EvaluateOptions, RenderOptions
@@ -311,3 +312,30 @@ def test_the_second_part_goes_on_in_the_data(guided_general: Path, small_dtu: Pa
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0, accelerator=None)
     expected = [(batch.target.ids.tolist(), batch.seeds.tolist()) for batch in islice(data.train_dataloader(), 6)]
     assert [tuple(sample) for _, *sample in seen] == expected
+
+
+def test_photographs_with_surroundings(
+    guided_general: Path, small_dtu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--near_far open` with a field of the scene, whose surfaces are looked for in two views, or in none."""
+    looks: dict[str, Surfaces] = {}
+
+    def spy(self: SceneFieldTask, see: Callable = SceneFieldTask.see_surfaces) -> Surfaces:
+        return looks.setdefault(self.options.expname, see(self))
+
+    monkeypatch.setattr(SceneFieldTask, "see_surfaces", spy)
+    more = ("--init_from", str(guided_general), "--scans", "scan2", "--N_guided", "3", "--n_views", "2")
+    more += ("--scene_field", "8", "--scene_field_steps", "2", "--warmup_steps", "1", "--max_steps", "4")
+    for name, option in (("two", ("--surface_views", "2")), ("none", ("--surface_loss", "0"))):
+        arguments = (*more, "--near_far", "open", "--expname", name, *option)
+        status, errors = outcome_of_finetune(
+            tiny_arguments("train_finetune.py", small_dtu, tmp_path / "runs", *arguments)
+        )
+        assert status == 0, errors
+    known = {name: seen.maps[:, 1].flatten(1).amax(1) > 0 for name, seen in looks.items()}
+    assert (known["two"].sum().item(), known["none"].sum().item()) == (2, 0)
+    assert looks["two"].ids.tolist() == looks["none"].ids.tolist()
+    checkpoint = read_nerf_checkpoint(tmp_path / "runs" / "two" / "checkpoints" / "last.ckpt")
+    assert checkpoint.network().network.scene_field.is_open
+    with pytest.raises(InputError, match="--near_far data: the field of this scene was learned with --near_far open"):
+        checkpoint.network(near_far="data")

@@ -8,6 +8,7 @@ import torch
 from geometry import RayBundle, SceneBatch, pixel_centers
 from models.nerf.compositing import RenderOutput, weights_from_density
 from models.nerf.depth_prior import DepthPrior
+from models.nerf.depth_range import DepthRange
 from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples, GuidedView
 from models.nerf.guided.plane_sweep import DisparityRange
 from models.nerf.guided.scene_field import SceneField, Surfaces, surface_loss
@@ -27,6 +28,42 @@ def test_the_box_gets_the_middle_half_and_everything_else_the_rest() -> None:
     torch.testing.assert_close(box.contracted(torch.zeros(2, 5, 3)), torch.zeros(2, 5, 3))
     line = box.contracted(torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [4.0, 0, 0]]))[:, 0]
     torch.testing.assert_close(line, torch.tensor([0.5, 0.75, 0.875]))
+
+
+def test_steps_away_from_the_box_shrink_as_their_coordinates_do() -> None:
+    box = SceneBox()
+    box.set_bounds(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    points = torch.tensor([[0.5, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, -10.0, 0.0]])
+    outward = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    step = 1e-3
+    moved = (box.contracted(points + step * outward) - box.contracted(points)).abs().amax(-1) / (step / 2)
+    torch.testing.assert_close(box.shrinkage(points), moved, rtol=0.02, atol=0)
+    torch.testing.assert_close(box.shrinkage(points), torch.tensor([1, 1 / 9, 1 / 100]))
+
+
+@pytest.mark.parametrize("distance", [1.5, 3.0, 25.0], ids=["before", "inside", "behind"])
+def test_an_open_field_is_empty_at_first_and_learns_walls_at_any_distance(distance: float) -> None:
+    """A wall across the rays, beyond the bounds of the data on either side and between them."""
+    torch.manual_seed(0)
+    camera = replace(random_views(1).cameras, w2c=torch.eye(4)[None])
+    data = DepthRange.of_data(torch.tensor([2.0]), torch.tensor([4.0]))
+    bounds = data.opened()
+    field = SceneField(32, is_open=True)
+    field.set_bounds(torch.tensor([-1.0, -1, 2]), torch.tensor([1.0, 1, 4]))
+    rays = camera.rays(pixel_centers(6, 8, bounds.near)[None] * camera.width / 8, bounds.near, bounds.far)
+    assert field.render(rays).opacity.max() < 0.5
+    planes = DisparityRange(bounds.near, bounds.far)
+    fraction = planes.fraction(torch.full((1, 48), 1 / distance))
+    known = torch.stack([fraction, torch.ones(1, 48)], dim=-1)
+    optimizer = torch.optim.Adam(field.parameters(), lr=0.3, eps=1e-15)
+    for _ in range(200):
+        loss = surface_loss(field.render(rays), rays, planes, known, torch.zeros(1, 48, dtype=torch.bool))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = field.view(camera, bounds.near, bounds.far, 6, 8).depth
+    torch.testing.assert_close(planes.fraction(found.inverse_depth[0].flatten()[None]), fraction, atol=0.03, rtol=0)
+    assert found.confidence.min() > 0.85
 
 
 def test_threads_do_not_alter_what_is_looked_up() -> None:

@@ -166,6 +166,18 @@ def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     return depth
 
 
+def decode_image(path: Path, background: int) -> UInt8[np.ndarray, "height width 3"]:
+    """As `read_image`, decoded anew every time."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image, background)
+    except FileNotFoundError:
+        raise UnreadableFileError(f"{path}: expected an image file, got none") from None
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
 def to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
     """8-bit RGB of any mode; of 16 bits the high byte, alpha composited over the gray level `background`."""
     if image.mode.startswith("I"):  # 16-bit gray; Pillow itself reduces 16-bit color to its high byte
@@ -180,12 +192,7 @@ def to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height wid
 
 @functools.lru_cache(maxsize=_CACHED_IMAGES)
 def _decode(path: Path, background: int, _modified: int, _size: int) -> UInt8[np.ndarray, "height width 3"]:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            rgb = to_rgb(image, background)
-    except DECODE_ERRORS as error:
-        raise _unreadable(path, error) from None
+    rgb = decode_image(path, background)
     rgb.flags.writeable = False
     return rgb
 

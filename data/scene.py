@@ -1,13 +1,13 @@
 """A scene on disk, and how some of its frames become `Views`. Readers of formats build these and nothing else."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from data.image_io import UnreadableFileError, read_image
@@ -42,6 +42,20 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class ScenePoints:
+    """Sparse points of a scene, and where its views observe them."""
+
+    points_world: Float[np.ndarray, "point 3"]
+    """Scene units."""
+    track_lengths: Int[np.ndarray, " point"]
+    """Number of views that observe a point; 0: not known."""
+    rows: Mapping[int, Int[np.ndarray, " observation"]] = field(default_factory=dict)
+    """Of `points_world`, by view, those that it observes."""
+    pixels: Mapping[int, Float[np.ndarray, "observation 2"]] = field(default_factory=dict)
+    """(x, y) where it does, in pixels of its frame; NaN: not known."""
+
+
+@dataclass(frozen=True)
 class PosedScene:
     """One scan under one lighting."""
 
@@ -57,6 +71,15 @@ class PosedScene:
     """Targets of the evaluation; per-scene training never opens their files."""
     read_depth: Callable[[Frame], Float[np.ndarray, "height width"]] | None = None
     """Depth map of a frame that has a `depth_path`, at the frame's size, scene units, 0 = unknown."""
+    is_depth_sparse: bool = False
+    """Depth is known at single pixels, which a resized map keeps."""
+    read_image: Callable[[Frame, int], UInt8[np.ndarray, "height width 3"]] | None = None
+    """The photograph of a frame at the frame's size, transparent pixels over that gray level; None: the file as it is.
+
+    For photographs that are not pinhole images of the frame's size, such as those of a lens with distortion.
+    """
+    read_mask: Callable[[Frame], UInt8[np.ndarray, "height width"]] | None = None
+    """Likewise for a frame that has a `mask_path`."""
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
     is_evaluated: bool = True
@@ -67,6 +90,10 @@ class PosedScene:
     """Where training and held-out views are from: a value of `ReaderOptions.view_split`."""
     resized_to: tuple[int, int] | None = None
     """(height, width) of the scene's `views` at scale 1, if not that of its files. Proportions may change."""
+    notes: tuple[str, ...] = ()
+    """What its reader did to the photographs or had to assume, one sentence each."""
+    points: "ScenePoints | None" = None
+    """Sparse points that came with the cameras."""
 
     def image_size(self, view_id: int, scale: float = 1.0) -> tuple[int, int]:
         """(height, width) of a view in `views`."""
@@ -137,6 +164,7 @@ class PosedScene:
         near, far = self.near_far(view_ids)
         images = np.stack([_resize(self.image(view_id), height, width, cv2.INTER_AREA) for view_id in view_ids])
         has_depth = wants_depth and all(self.has_depth(view_id) for view_id in view_ids)
+        resize_depth = _resize_sparse if self.is_depth_sparse else _nearest
         has_mask = wants_mask and all(frame.mask_path for frame in frames)
         return Views(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
@@ -144,18 +172,19 @@ class PosedScene:
             near=near,
             far=far,
             ids=torch.tensor(view_ids, dtype=torch.int64),
-            depth=self._stack([self.depth(view_id) for view_id in view_ids], height, width) if has_depth else None,
-            mask=self._stack([self._mask(frame) for frame in frames], height, width) > 127 if has_mask else None,
+            depth=_stack([self.depth(view) for view in view_ids], resize_depth, height, width) if has_depth else None,
+            mask=_stack([self.mask(view) for view in view_ids], _nearest, height, width) > 127 if has_mask else None,
         )
 
     def image(self, view_id: int) -> UInt8[np.ndarray, "height width 3"]:
-        """The photograph of a view as it is on disk, RGB.
+        """The photograph of a view, RGB: as it is on disk, or as `read_image` makes it of that.
 
         Raises:
             InputError: for an unreadable image, or one whose size is not its frame's.
         """
-        frame = self.frames[view_id]
-        image = read_image(frame.image_path, background=255 if self.white_background else 0)
+        frame, background = self.frames[view_id], 255 if self.white_background else 0
+        is_as_on_disk = self.read_image is None
+        image = read_image(frame.image_path, background) if is_as_on_disk else self.read_image(frame, background)
         return _checked_size(image, frame, frame.image_path, "image")
 
     def depth(self, view_id: int) -> Float[np.ndarray, "height width"]:
@@ -167,15 +196,18 @@ class PosedScene:
         frame = self.frames[view_id]
         return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")
 
-    @staticmethod
-    def _stack(maps: Sequence[np.ndarray], height: int, width: int) -> Float[Tensor, "view height width"]:
-        resized = [_resize(one, height, width, cv2.INTER_NEAREST_EXACT) for one in maps]
-        return torch.from_numpy(np.stack(resized)).float()
+    def mask(self, view_id: int) -> UInt8[np.ndarray, "height width"]:
+        """The mask of a view that has one, at the size of the photograph, 0 to 255.
 
-    def _mask(self, frame: Frame) -> np.ndarray:
+        Raises:
+            InputError: for an unreadable mask, or one whose proportions are not its frame's.
+        """
+        frame = self.frames[view_id]
+        if self.read_mask is not None:
+            return _checked_size(self.read_mask(frame), frame, frame.mask_path, "mask")
         mask = read_image(frame.mask_path)[..., 0]
         if mask.shape[0] * frame.width == mask.shape[1] * frame.height:  # NeuS ships masks smaller than its images
-            mask = _resize(mask, frame.height, frame.width, cv2.INTER_NEAREST_EXACT)
+            mask = _nearest(mask, frame.height, frame.width)
         return _checked_size(mask, frame, frame.mask_path, "mask")
 
 
@@ -192,3 +224,26 @@ def _resize(array: np.ndarray, height: int, width: int, interpolation: int) -> n
     if array.shape[:2] == (height, width):
         return array
     return cv2.resize(array, (width, height), interpolation=interpolation)
+
+
+def _nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    return _resize(array, height, width, cv2.INTER_NEAREST_EXACT)
+
+
+def _resize_sparse(
+    depth: Float[np.ndarray, "old_height old_width"], height: int, width: int
+) -> Float[np.ndarray, "height width"]:
+    """Every known pixel at its new place; of several there the nearest."""
+    rows, columns = np.nonzero(depth)
+    values = depth[rows, columns]
+    order = np.argsort(-values, kind="stable")
+    rows, columns = (2 * rows + 1) * height // (2 * depth.shape[0]), (2 * columns + 1) * width // (2 * depth.shape[1])
+    resized = np.zeros((height, width), depth.dtype)
+    resized[rows[order], columns[order]] = values[order]
+    return resized
+
+
+def _stack(
+    maps: Sequence[np.ndarray], resize: Callable[[np.ndarray, int, int], np.ndarray], height: int, width: int
+) -> Float[Tensor, "view height width"]:
+    return torch.from_numpy(np.stack([resize(one, height, width) for one in maps])).float()

@@ -165,6 +165,31 @@ class Cameras(TensorStruct):
         intrinsics = self.intrinsics - offset.to(self.intrinsics, non_blocking=True)
         return replace(self, intrinsics=intrinsics, host_intrinsics=host, height=height, width=width)
 
+    def turned(self, quarter_turns: int) -> "Cameras":
+        """The same cameras for images turned counterclockwise by so many quarters, as `numpy.rot90` does.
+
+        One quarter takes (x, y) to (y, width - x), with axes X' = Y, Y' = -X: for a 32x24 image f = (50, 40) and
+        c = (16, 12) become f' = (40, 50) and c' = (12, 16).
+        """
+        if quarter_turns % 4 == 0:
+            return self
+        axes = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+        pixels = axes + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, self.width], [0.0, 0.0, 0.0]])
+        rotation = torch.eye(4)
+        rotation[:3, :3] = axes
+
+        def of(matrix: Tensor) -> Tensor:
+            return pixels.to(matrix) @ matrix @ axes.T.to(matrix)
+
+        return replace(
+            self,
+            w2c=rotation.to(self.w2c) @ self.w2c,
+            intrinsics=of(self.intrinsics),
+            host_intrinsics=None if self.host_intrinsics is None else of(self.host_intrinsics),
+            height=self.width,
+            width=self.height,
+        ).turned(quarter_turns % 4 - 1)
+
     def scaled(self, factor: float) -> "Cameras":
         """The same cameras in a unit in which lengths are `factor` times as large: t times `factor`."""
         unit = torch.ones(4, 4).to(self.w2c)

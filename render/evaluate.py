@@ -306,6 +306,7 @@ def _settings(
         "view_split": {scene.scan: scene.view_split for scene in scenes},
         "llff_factor": options.llff_factor,
         "llff_size": list(options.llff_size),
+        "image_factor": options.image_factor,
         "white_bkgd": scenes[0].white_background,
         "imgScale_test": options.imgScale_test,
         "sampler": sampler,

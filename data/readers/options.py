@@ -21,6 +21,10 @@ class ReaderOptions:
     """LLFF: images of the folder images_<N>, or images for 1. None: the most reduced folder."""
     llff_size: tuple[int, ...] = ()
     """LLFF: (width, height) in pixels to which images are resized, whatever their proportions. Empty: as they are."""
+    image_factor: int | None = None
+    """COLMAP: images of the folder images_<N>. None or 1: of images."""
+    sparse_depth: bool = False
+    """COLMAP, transforms.json: views without a depth map have the depth of the points that they observe."""
 
     def __post_init__(self) -> None:
         """Refuse values that no format understands.
@@ -35,6 +39,10 @@ class ReaderOptions:
         require(
             self.llff_factor is None or self.llff_factor >= 1,
             f"--llff_factor: expected 1 or more, got {self.llff_factor}",
+        )
+        require(
+            self.image_factor is None or self.image_factor >= 1,
+            f"--image_factor: expected 1 or more, got {self.image_factor}",
         )
         require(
             len(self.llff_size) in (0, 2) and all(side >= 1 for side in self.llff_size),

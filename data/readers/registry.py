@@ -1,5 +1,6 @@
 """The data sets by the name that `--dataset_name` takes. All readers have one signature."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from data.problems import Problems, Report, announce, shortened
 from data.readers.blendedmvs import find_blendedmvs_scans, read_blendedmvs
 from data.readers.blender import find_blender_scans, read_blender
 from data.readers.co3d import find_co3d_scans, read_co3d
+from data.readers.colmap import find_colmap_scans, read_colmap
 from data.readers.dtu import find_dtu_and_idr_scans, read_dtu
 from data.readers.llff import find_llff_scans, read_llff
 from data.readers.options import ReaderOptions
@@ -54,6 +56,9 @@ READERS = {
         ("transforms_*.json",),
         options={"view_split": ("own", "mvsnerf", "test")},
     ),
+    "colmap": Reader(
+        read_colmap, find_colmap_scans, ("sparse", "colmap/sparse"), options={"image_factor": (), "sparse_depth": ()}
+    ),
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
     "vkitti": Reader(read_vkitti, find_vkitti_scans, ("extrinsic.txt", "intrinsic.txt", "frames/*"), folders="*/*"),
 }
@@ -91,6 +96,8 @@ def read_scenes(
     scenes = [scene for scene in scenes if scene.is_evaluated or not evaluated_only]
     if scans is None:
         report_incomplete_scans(dataset_name, Path(datadir), found.add)
+    for note in [note for scene in scenes for note in scene.notes]:
+        _announce_once(note)
     if not scenes:
         why = f": {shortened(found.lines)}" if found.lines else ""
         raise InputError(
@@ -111,6 +118,12 @@ def announce_own_split(options: ReaderOptions, scenes: Iterable[PosedScene]) -> 
             f"--view_split {options.view_split}: the data set's own split instead for scenes that the lists do not "
             f"name, or that lack a listed view: {shortened(names)}"
         )
+
+
+@functools.cache
+def _announce_once(note: str) -> None:
+    """A data set is read once per split."""
+    announce(note)
 
 
 def report_incomplete_scans(dataset_name: str, datadir: Path, report: Report) -> None:

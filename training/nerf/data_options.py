@@ -24,6 +24,10 @@ class DataOptions:
     llff_size: tuple[int, ...] = option(
         (), "llff: width and height to which images are resized, whatever their proportions", nargs="+"
     )
+    image_factor: int | None = option(None, "colmap: images of the folder images_<N>; not given: of images")
+    sparse_depth: bool = option(
+        False, "colmap, transforms: views without a depth map have the depth of the sparse points that they observe"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what no data set understands, by name.
@@ -36,4 +40,10 @@ class DataOptions:
     def reader_options(self, view_split: str | None = None) -> ReaderOptions:
         """What `read_scenes` takes; `view_split` if the option is not given."""
         split = self.view_split or view_split or "own"
-        return ReaderOptions(view_split=split, llff_factor=self.llff_factor, llff_size=self.llff_size)
+        return ReaderOptions(
+            view_split=split,
+            llff_factor=self.llff_factor,
+            llff_size=self.llff_size,
+            image_factor=self.image_factor,
+            sparse_depth=self.sparse_depth,
+        )

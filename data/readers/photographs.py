@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data.image_io import image_size
+from data.image_io import UnreadableFileError, image_size
 from data.problems import LeftOut, Report
+from data.readers.matched_points import matched_points
 from data.readers.options import ReaderOptions
 from data.readers.splits import present_only, split_views
 from data.rectification import Rectification, camera_of_size, canvas_of, onto_canvas, undistortion
@@ -22,7 +23,7 @@ from data.rectified_files import RectifiedFiles, SparseDepth
 from data.scene import Frame, PosedScene, ScenePoints
 from data.view_selection.covisibility import covisible_views
 from data.view_selection.neighbors import complete_neighbors
-from geometry import InputError, check_camera, require, rigid_inverse
+from geometry import Cameras, InputError, check_camera, require
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _ASPECT_TOLERANCE = 0.02
@@ -63,6 +64,8 @@ class SceneDescription:
 
     held_out: tuple[str, ...] = ()
     """Names of images; none: every 8th."""
+    train: tuple[str, ...] = ()
+    """Names of images; none: all that are not held out."""
     bounds: tuple[float, float] | None = None
     """Near and far of all views, scene units; None: from the points."""
     depth_scale: float | None = None
@@ -90,7 +93,7 @@ def read_description(path: Path) -> SceneDescription:
             f"{path}: expected numbers 0 < near < far, got near {near!r} and far {far!r}",
         )
     require(scale is None or (is_number(scale) and scale > 0), f"{path}: expected depth_scale above 0, got {scale!r}")
-    return SceneDescription(tuple(held_out), None if near is None else (float(near), float(far)), scale)
+    return SceneDescription(tuple(held_out), (), None if near is None else (float(near), float(far)), scale)
 
 
 def read_json(path: Path) -> dict:
@@ -170,6 +173,9 @@ def build_scene(
     kept = [photograph for photograph, _ in chosen]
     cameras = {one.view_id: ways[one.view_id].camera(one.w2c) for one in kept}
     seen = None if points is None else _on_canvas(points, kept, ways)
+    if seen is None and (description.bounds is None or options.sparse_depth):
+        seen = _matched(kept, cameras, ways)
+        notes = [*notes, f"{scan}: no points came with the cameras; {len(seen.points_world)} are triangulated matches"]
     bounds, bound_notes = _bounds(scan, cameras, seen, description)
     sparse = _sparse_depth(kept, cameras, seen) if options.sparse_depth and seen is not None else {}
     frames = {
@@ -192,7 +198,7 @@ def build_scene(
         f"--sparse_depth: expected observed points in {scan}, got none",
     )
     files = RectifiedFiles(ways, description.depth_scale or 1.0, sparse)
-    train, held_out = _split(scan, names, description.held_out, report)
+    train, held_out = _split(scan, names, description, report)
     centers = {view: frame.center for view, frame in frames.items()}
     return PosedScene(
         name=scan,
@@ -257,8 +263,29 @@ def _on_canvas(
     return replace(points, rows=rows, pixels=pixels)
 
 
+def _matched(
+    photographs: Sequence[Photograph], cameras: Mapping[int, Cameras], ways: Mapping[int, Rectification]
+) -> ScenePoints:
+    """Points from the photographs themselves; those that cannot be read take no part."""
+    paths = {one.view_id: one.image_path for one in photographs}
+    black = Frame(0, Path(), torch.eye(4), torch.eye(3), 0, 0, 0.0, 0.0)
+
+    def read(view: int) -> np.ndarray:
+        try:
+            return files.read_image(replace(black, view_id=view, image_path=paths[view]), 0)
+        except UnreadableFileError:  # reported where it is loaded
+            return np.zeros((cameras[view].height, cameras[view].width, 3), np.uint8)
+
+    files = RectifiedFiles(ways)
+    status = {view: path.stat() for view, path in paths.items()}
+    identity = "|".join(
+        f"{paths[view].resolve()} {one.st_mtime_ns} {one.st_size} {ways[view]}" for view, one in status.items()
+    )
+    return matched_points(cameras, read, identity)
+
+
 def _bounds(
-    scan: str, cameras: Mapping[int, object], points: ScenePoints | None, description: SceneDescription
+    scan: str, cameras: Mapping[int, Cameras], points: ScenePoints | None, description: SceneDescription
 ) -> tuple[dict[int, tuple[float, float]], list[str]]:
     """Near and far of every view, and what had to be assumed."""
     if description.bounds is not None:
@@ -290,7 +317,7 @@ def _bounds(
 
 
 def _sparse_depth(
-    photographs: Sequence[Photograph], cameras: Mapping[int, object], points: ScenePoints
+    photographs: Sequence[Photograph], cameras: Mapping[int, Cameras], points: ScenePoints
 ) -> dict[int, SparseDepth]:
     """Depth of the points that a view without a depth map observes, where they are sure."""
     found = {}
@@ -313,19 +340,31 @@ def _sparse_depth(
 
 
 def _split(
-    scan: str, names: Mapping[int, str], held_out_names: Sequence[str], report: Report
+    scan: str, names: Mapping[int, str], description: SceneDescription, report: Report
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if not held_out_names:
-        return split_views(tuple(names))
-    known = {name: view for view, name in names.items()} | {Path(name).stem: view for view, name in names.items()}
-    found = [known.get(name, known.get(Path(name).stem)) for name in held_out_names]
-    for name, view in zip(held_out_names, found, strict=True):
-        if view is None:
-            report(LeftOut("held-out names without a view", f"{scan}: expected a camera of held-out image {name!r}"))
-    held_out = tuple(sorted({view for view in found if view is not None}))
+    """(training views, held-out views): the listed ones, with or without extension, else every 8th held out."""
+    exact = {_plain(name): view for view, name in names.items()}
+    known = {str(PurePosixPath(name).with_suffix("")): view for name, view in exact.items()} | exact
+
+    def views_of(listed: Sequence[str], what: str) -> tuple[int, ...]:
+        found = {}
+        for name in map(_plain, listed):
+            view = known.get(name, known.get(str(PurePosixPath(name).with_suffix(""))) if name else None)
+            if view is None:
+                report(LeftOut(f"{what} names without a view", f"{scan}: expected a camera of {what} image {name!r}"))
+            else:
+                found[view] = None
+        return tuple(sorted(found))
+
+    held_out = views_of(description.held_out, "held-out")
     if not held_out:
         return split_views(tuple(names))
-    return tuple(view for view in names if view not in held_out), held_out
+    train = views_of(description.train, "training") or tuple(names)
+    return tuple(view for view in train if view not in held_out), held_out
+
+
+def _plain(name: str) -> str:
+    return str(PurePosixPath(name)) if name else ""
 
 
 def _rectification_notes(scan: str, ways: Sequence[Rectification]) -> list[str]:
@@ -345,8 +384,3 @@ def _rectification_notes(scan: str, ways: Sequence[Rectification]) -> list[str]:
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     height, width = ways[0].size
     return [f"{scan}: {len(ways)} images on one canvas of {width}x{height}: {done}"] if done else []
-
-
-def camera_center(w2c: Float[Tensor, "4 4"]) -> Float[Tensor, "3"]:
-    """Optical center in the world frame."""
-    return rigid_inverse(w2c)[:3, 3]

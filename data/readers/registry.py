@@ -14,6 +14,7 @@ from data.readers.dtu import find_dtu_and_idr_scans, read_dtu
 from data.readers.llff import find_llff_scans, read_llff
 from data.readers.options import ReaderOptions
 from data.readers.splits import Split
+from data.readers.transforms import find_transforms_scans, read_transforms
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
 from data.scene import PosedScene
 from geometry import InputError
@@ -60,6 +61,7 @@ READERS = {
         read_colmap, find_colmap_scans, ("sparse", "colmap/sparse"), options={"image_factor": (), "sparse_depth": ()}
     ),
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
+    "transforms": Reader(read_transforms, find_transforms_scans, options={"image_factor": (), "sparse_depth": ()}),
     "vkitti": Reader(read_vkitti, find_vkitti_scans, ("extrinsic.txt", "intrinsic.txt", "frames/*"), folders="*/*"),
 }
 

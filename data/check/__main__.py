@@ -3,6 +3,7 @@
 Lists what is missing, unreadable or inconsistent, one line per problem, then a summary; exit status 1 if there is any.
 Every image, depth map and mask is decoded. Neighboring views must agree: by depth maps where there are any (more than
 20 percent of the points confirmed within 1 percent), else by SIFT matches (median Sampson distance below 2 pixels).
+Sparse points that came with the cameras must project where they were observed and lie between near and far.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
+from data.check.points import PointsOfView, points_of_view
 from data.image_io import read_image
 from data.readers.registry import READERS, annotation_folder, report_incomplete_scans
 from data.scene import Frame, PosedScene
@@ -26,6 +28,8 @@ _MAX_SAMPSON = 2.0
 """Pixels of the median match; chosen by hand, above the error of a SIFT position and below that of a wrong camera."""
 _MIN_AGREEMENT = 0.2
 """Share of the points; chosen by hand, low because points that the other view sees occluded disagree."""
+_MIN_WITHIN = 0.8
+"""Share of a view's points between near and far; chosen by hand, as some points are wrong, or behind the scene."""
 _NEIGHBORS_TRIED = 3
 """More of them settle more views and take longer; chosen by hand."""
 
@@ -44,6 +48,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     sampson: list[float] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
+    points: list[PointsOfView] = field(default_factory=list)
     num_undecided: int = 0
 
     def add(self, problem: InputError | str) -> None:
@@ -84,6 +89,7 @@ def check_data(
     one_per_scan = {scene.scan: scene for scene in reversed(scenes)}  # lightings share cameras
     for scene in tqdm(list(one_per_scan.values())[::-1], desc="views against each other", unit="scan"):
         views = [view for view in scene.frames if is_sound.get((scene.name, view))]
+        _check_points(scene, findings)
         _check_pairs(scene, views, max_pairs, findings)
     _write_summary(dataset_name, scenes, findings)
     return findings
@@ -109,6 +115,8 @@ def _read_scenes(
             continue
         if not scenes and len(findings.problems) == before:  # of problems shared with other scans nothing was said here
             findings.add(f"{present[scan]}: expected at least one usable view of {scan}, got none")
+        for note in [note for scene in scenes for note in scene.notes]:
+            tqdm.write(f"note: {note}", file=sys.stdout)
         yield from scenes
 
 
@@ -121,9 +129,10 @@ def _check_files(scenes: Sequence[PosedScene], findings: Findings) -> dict[tuple
     scenes = [scene for scene in scenes if findings.run(partial(list, scene.frames.values()))]
     items = [(scene, frame) for scene in scenes for frame in scene.frames.values()]
     for scene, frame in tqdm(items, desc="files", unit="view"):
-        checks = [lambda frame=frame: _check_image(frame.image_path, frame)]
+        is_rectified, view = scene.read_image is not None, frame.view_id
+        checks = [partial(scene.image, view) if is_rectified else partial(_check_image, frame.image_path, frame)]
         if frame.mask_path is not None:
-            checks.append(lambda frame=frame: _check_image(frame.mask_path, frame))
+            checks.append(partial(scene.mask, view) if is_rectified else partial(_check_image, frame.mask_path, frame))
         if frame.depth_path is not None:
             checks.append(lambda scene=scene, frame=frame: _check_depth(scene, frame))
         is_sound[scene.name, frame.view_id] = all([findings.run(check) for check in checks])
@@ -158,6 +167,24 @@ def _check_depth(scene: PosedScene, frame: Frame) -> None:
         )
 
 
+def _check_points(scene: PosedScene, findings: Findings) -> None:
+    for view, frame in scene.frames.items():
+        found = points_of_view(scene, view, _MAX_SAMPSON)
+        if found is None:
+            continue
+        findings.points.append(found)
+        what = f"{frame.image_path}: expected the {found.num_points} points that view {view} observes"
+        if not found.reprojection < _MAX_SAMPSON:
+            findings.add(
+                f"{what} to project within {_MAX_SAMPSON:g} pixels of where they are seen, got a median of "
+                f"{found.reprojection:.1f}"
+            )
+        if found.within < _MIN_WITHIN:
+            findings.add(
+                f"{what} between near {frame.near:g} and far {frame.far:g}, got {100 * found.within:.0f} % of them"
+            )
+
+
 def _check_pairs(scene: PosedScene, views: Sequence[int], max_pairs: int, findings: Findings) -> None:
     """Up to `max_pairs` views, spread evenly, against their best neighbors, until one agrees.
 
@@ -187,7 +214,7 @@ def _compare(
 ) -> Verdict | None:
     """None if the two views share too little to be compared."""
     frames = scene.frames[view], scene.frames[other]
-    if all(frame.depth_path for frame in frames):
+    if all(frame.depth_path for frame in frames) and not scene.is_depth_sparse:
         agreement = depth_agreement(scene, view, other)
         if agreement is None:
             return None
@@ -217,9 +244,22 @@ def _write_summary(dataset_name: str, scenes: Sequence[PosedScene], findings: Fi
             f"epipolar error of {len(findings.sampson)} pairs {np.median(findings.sampson):.3g} pixels "
             f"(worst {max(findings.sampson):.3g})"
         )
+    if findings.points:
+        parts.append(_points_summary(findings.points))
     parts.append(f"{findings.num_undecided} views without a neighbor that could tell")
     parts.append(f"{len(findings.problems)} problems")
     sys.stdout.write(f"checked {dataset_name}: {', '.join(parts)}\n")
+
+
+def _points_summary(found: Sequence[PointsOfView]) -> str:
+    observed = np.array([view.num_points for view in found])
+    reprojection = np.median([view.reprojection for view in found])
+    bad = 100 * np.average([view.bad for view in found], weights=observed)
+    within = 100 * np.average([view.within for view in found], weights=observed)
+    return (
+        f"points of {len(found)} views reproject to {reprojection:.3g} pixels ({bad:.2g} % of {observed.sum()} "
+        f"observations are off by more than {_MAX_SAMPSON:g}), {within:.3g} % of them between near and far"
+    )
 
 
 @one_line_errors

@@ -22,7 +22,7 @@ class ReaderOptions:
     llff_size: tuple[int, ...] = ()
     """LLFF: (width, height) in pixels to which images are resized, whatever their proportions. Empty: as they are."""
     image_factor: int | None = None
-    """COLMAP: images of the folder images_<N>. None or 1: of images."""
+    """COLMAP, transforms.json: images of the folder images_<N>. None or 1: of images."""
     sparse_depth: bool = False
     """COLMAP, transforms.json: views without a depth map have the depth of the points that they observe."""
 

@@ -1,5 +1,6 @@
 """Projection, rays and camera edits against closed forms."""
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -174,3 +175,19 @@ def test_shapes_are_checked_at_construction() -> None:
         Views(torch.rand(2, 3, 24, 32), cameras, torch.ones(3), bound, ids)
     with pytest.raises(TypeCheckError):
         Cameras(torch.eye(4)[None, :3], torch.eye(3)[None], 4, 4)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_turned_cameras_see_the_turned_image(quarters):
+    intrinsics = torch.tensor([[50.0, 0, 15], [0, 40, 11], [0, 0, 1]], dtype=torch.float64)
+    camera = Cameras(torch.eye(4, dtype=torch.float64), intrinsics, 24, 32)
+    image = np.zeros((24, 32))
+    image[5, 20] = 1
+    point = camera.unproject(torch.tensor([[20.5, 5.5]], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64))
+    turned = camera.turned(quarters)
+    row, column = np.argwhere(np.rot90(image, quarters))[0]
+    torch.testing.assert_close(
+        turned.project(point).pixels, torch.tensor([[column + 0.5, row + 0.5]], dtype=torch.float64)
+    )
+    assert (turned.height, turned.width) == np.rot90(image, quarters).shape
+    check_camera(turned.w2c, turned.intrinsics, "turned")

@@ -24,7 +24,7 @@ class DataOptions:
     llff_size: tuple[int, ...] = option(
         (), "llff: width and height to which images are resized, whatever their proportions", nargs="+"
     )
-    image_factor: int | None = option(None, "colmap: images of the folder images_<N>; not given: of images")
+    image_factor: int | None = option(None, "colmap, transforms: images of the folder images_<N>; not given: of images")
     sparse_depth: bool = option(
         False, "colmap, transforms: views without a depth map have the depth of the sparse points that they observe"
     )

@@ -11,7 +11,8 @@ from render.reconstruct.types import PhotoSet
 
 _MIN_POINTS = 30
 """Below, a model is refused."""
-_FEW_POINTS_PER_IMAGE = 40
+_FEW_POINTS_PER_IMAGE = 15
+"""Sets that came out well have 27 to 460 per photograph."""
 _MIN_SPREAD = 0.01
 """Root mean square distance of the cameras from their middle, in median depths: below, all stand at one point."""
 _MAX_REPROJECTION = 1.5

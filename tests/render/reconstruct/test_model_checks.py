@@ -1,0 +1,70 @@
+"""Doubts about a model, each on a model that gives cause for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from geometry import InputError
+from render.reconstruct.model_checks import check_model, relative_spread
+from render.reconstruct.types import PhotoSet
+from tests.render.reconstruct.conftest import Solved
+
+NO_PHOTOS = PhotoSet(Path(), (), is_video=False)
+
+
+@pytest.fixture
+def model(solved: Solved) -> pycolmap.Reconstruction:
+    """A sound one, to be spoiled."""
+    return pycolmap.Reconstruction(solved.solution.model)
+
+
+def test_a_sound_model_gives_no_cause_for_doubt(model: pycolmap.Reconstruction):
+    """What the other tests start from."""
+    assert check_model(model, NO_PHOTOS) == []
+
+
+def test_the_spread_is_that_of_the_cameras_over_the_depth():
+    """Centers 1 to either side of the middle, points 4 in front."""
+    assert relative_spread(np.array([[-1.0, 0, 0], [1, 0, 0]]), np.array([[0.0, 0, 4]])) == pytest.approx(0.25)
+
+
+def test_too_few_points_are_refused(model: pycolmap.Reconstruction):
+    """29 remain."""
+    for point in list(model.points3D)[29:]:
+        model.delete_point3D(point)
+    with pytest.raises(InputError, match="only 29 points"):
+        check_model(model, NO_PHOTOS)
+
+
+def test_cameras_at_one_point_are_refused(model: pycolmap.Reconstruction):
+    """Everything else far away."""
+    for point in model.points3D.values():
+        point.xyz = point.xyz + 1e4 * point.xyz / np.linalg.norm(point.xyz)
+    with pytest.raises(InputError, match="all 8 cameras stand at one point"):
+        check_model(model, NO_PHOTOS)
+
+
+def test_points_on_a_plane_are_warned_of(model: pycolmap.Reconstruction):
+    """Flattened."""
+    for point in model.points3D.values():
+        point.xyz = point.xyz * [1, 1, 1e-4]
+    assert any("one plane" in warning for warning in check_model(model, NO_PHOTOS))
+
+
+def test_a_large_reprojection_error_is_warned_of(model: pycolmap.Reconstruction):
+    """In pixels."""
+    for point in model.points3D.values():
+        point.error = 2.5
+    assert any("2.50 pixels" in warning for warning in check_model(model, NO_PHOTOS))
+
+
+@pytest.mark.parametrize(("focal", "degrees"), [(30.0, 152), (5000.0, 3)])
+def test_lenses_that_do_not_exist_are_warned_of(model: pycolmap.Reconstruction, focal: float, degrees: int):
+    """Field of view across 240 pixels."""
+    for camera in model.cameras.values():
+        camera.focal_length = focal
+    warnings = check_model(model, NO_PHOTOS)
+    assert len(warnings) == 2
+    assert all(f"a field of view of {degrees} degrees" in warning for warning in warnings)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 import pytest
 import torch
@@ -145,21 +144,3 @@ def test_an_interrupted_run_leaves_no_database(tmp_path: Path, monkeypatch: pyte
             solve(photos, tmp_path / "work", num_threads=1)
     assert [path for path in (tmp_path / "work").iterdir() if path.suffix == ".db"] == []
     assert len(posed_images(solve(photos, tmp_path / "work", num_threads=1).model)) == 3
-
-
-def test_of_many_photographs_neighbors_and_similar_ones_are_matched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Far along the way the camera comes back to where it began: the loop is closed by similarity."""
-    monkeypatch.setattr("render.reconstruct.matching.EXHAUSTIVE_BELOW", 3)
-    monkeypatch.setattr("render.reconstruct.matching._NEIGHBORS", 1)
-    monkeypatch.setattr("render.reconstruct.matching._SIMILAR", 2)
-    w2c = torch.cat([ring(3), ring(3, start=180.0), ring(1, start=2.0)])
-    photos = take_photos(tmp_path / "images", w2c)
-    database = structure_from_motion.matched_database(
-        photos, tmp_path / "work", structure_from_motion.MatchingOptions(), seed=0, num_threads=1
-    )
-    with pycolmap.Database.open(database) as opened:
-        numbers, counts = opened.read_two_view_geometry_num_inliers()
-    good = {number for number, count in zip(numbers, np.asarray(counts), strict=True) if count >= 15}
-    pairs = {pycolmap.pair_id_to_image_pair(int(np.ravel(number)[0])) for number in good}
-    assert (1, 7) in pairs
-    assert not any(first <= 3 < second <= 6 for first, second in pairs)

@@ -87,7 +87,7 @@ def round_trip(
     pixels: Float[Tensor, "pixel 2"],
     depth_of_pixels: Float[Tensor, " pixel"],
 ) -> RoundTrip:
-    """There and back of `pixels` of the first view. Between pixels of the second, `depth` (0 = unknown) is interpolated."""
+    """There and back of `pixels` of the first view; `depth` (0 = unknown) is interpolated."""
     height, width = cameras.height, cameras.width
     there = cameras[second].project(cameras[first].unproject(pixels, depth_of_pixels))
     in_second = there.pixels.nan_to_num().clamp(-1, max(height, width) + 1)

@@ -16,6 +16,8 @@ from geometry import InputError
 def staged_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`; what is in it moves to `folder` when the block ends well, else it is deleted.
 
+    Files and folders of the same names in `folder` are replaced, others stay.
+
     Raises:
         InputError: when `folder` cannot be one.
     """
@@ -31,6 +33,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         # JSON last: once it is there, the pictures are too
         for path in sorted(staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
+            if path.is_dir() and (folder / path.name).is_dir():  # os.replace wants an empty one
+                shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -58,6 +58,7 @@ TOY: dict[str, str] = {
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
+    "render.export": "--device cpu --agreeing 0 --voxels 16",
     "render.video": "--device cpu --frames 2",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "

@@ -1,0 +1,271 @@
+"""Export points, a mesh, cameras and depth from a radiance field, or from VGGT's own prediction.
+
+python -m render.export --ckpt C --dataset_name dtu --datadir D --scan scan24 --what points mesh cameras depth --out DIR
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.depth_fusion import DepthMaps, FusedPoints, fused_points
+from data.point_cloud import ColoredPoints, write_ply
+from data.readers.registry import read_scenes
+from data.scene import PosedScene
+from geometry import Cameras, InputError, one_line_errors, require
+from models.vggt.weights import file_sha256
+from render.export.cameras import PhotoCameras, write_cameras
+from render.export.depth import write_depth
+from render.export.mesh import write_mesh
+from render.export.options import ExportOptions
+from render.export.renderings import (
+    Renderings,
+    file_names,
+    image_names,
+    render_views,
+    save_renderings,
+    saved_renderings,
+)
+from render.export.vggt import photo_cameras, predicted_views
+from render.loading import load_for, precision_for, scenes_for, usable_device
+from render.reconstruct.vggt_prediction import CHUNK_OVERLAP, CHUNK_SIZE, predict
+from render.video import only_scene
+from training.cli import parse_options
+from training.files import staged_folder, write_json
+from training.nerf.checkpoint import read_nerf_checkpoint
+
+_CACHE = "renderings.npz"
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_SHARED_SEED = 0
+"""Of the draw of points for COLMAP's model."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What products are made of."""
+
+    photos: PhotoCameras
+    renderings: Renderings | None
+    """None where no product needs them."""
+    cache_key: str = ""
+    """Of the renderings; empty: they are not to be kept."""
+    warnings: tuple[str, ...] = ()
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse options, export, print what was written."""
+    options = parse_options(ExportOptions, __doc__, argv)
+    report = export(options)
+    sys.stdout.write("\n".join([*_lines(report), f"written to {options.out}"]) + "\n")
+
+
+def export(options: ExportOptions) -> dict[str, Any]:
+    """Export what the options ask for and return what `<out>/export.json` holds.
+
+    Raises:
+        InputError: for anything the user can correct, before a file is written or with none left behind.
+    """
+    origin = _from_vggt(options) if options.is_from_vggt else _from_model(options)
+    report: dict[str, Any] = {"warnings": list(origin.warnings)}
+    maps, fused = (None, None) if origin.renderings is None else _fused(options, origin.renderings)
+    with staged_folder(Path(options.out)) as folder:
+        if fused is not None:
+            report["fusion"] = _fusion_report(fused)
+        if "points" in options.what and fused is not None:
+            write_ply(folder / "points.ply", fused.cloud)
+        if "mesh" in options.what and fused is not None and maps is not None:
+            report["mesh"] = write_mesh(
+                folder / f"mesh.{options.mesh_format}",
+                maps,
+                fused,
+                voxels=options.voxels or 0,
+                voxel_size=options.voxel_size or 0.0,
+                truncation=options.truncation,
+                min_component=options.min_component,
+                closes_holes=options.close_holes,
+            )
+        if "cameras" in options.what:
+            report["cameras"] = write_cameras(
+                folder / "cameras",
+                Path(options.out).resolve() / "cameras",
+                origin.photos,
+                points=_drawn(fused.cloud, options.model_points) if fused and options.model_points else None,
+                seen_in=maps,
+                is_text=options.colmap_text,
+            )
+        if "depth" in options.what and origin.renderings is not None:
+            report["depth"] = write_depth(folder / "depth", origin.renderings)
+        if origin.cache_key and origin.renderings is not None:
+            save_renderings(folder / _CACHE, origin.renderings, origin.cache_key)
+        report["settings"] = {field.name: getattr(options, field.name) for field in fields(options)}
+        write_json(folder / "export.json", report)
+    return report
+
+
+def _from_model(options: ExportOptions) -> Origin:
+    checkpoint = read_nerf_checkpoint(Path(options.ckpt))
+    scans = (options.scan,) if options.scan else ()
+    scene = only_scene(scenes_for(checkpoint.record, options, scans, split="all"))
+    views = _views_of(scene, options.views)
+    photos = _photos_of(scene, views)
+    if not options.wants_views:
+        return Origin(photos, None)
+    key = _cache_key(options, scene, views) if options.keep_renderings else ""
+    renderings = saved_renderings(Path(options.out) / _CACHE, key) if key else None
+    if renderings is None:
+        device = usable_device(options.device)
+        renderings = render_views(
+            load_for(options, checkpoint, device, [scene]),
+            scene,
+            views,
+            options.n_views,
+            device=device,
+            scale=options.imgScale_test,
+            chunk=options.chunk,
+            precision=precision_for(options, checkpoint.record, device),
+        )
+    return Origin(photos, renderings, key)
+
+
+def _from_vggt(options: ExportOptions) -> Origin:
+    if options.images:
+        folder = Path(options.images)
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+        require(len(paths) > 0, f"--images {folder}: expected photographs ({', '.join(_IMAGE_SUFFIXES)}), got none")
+        names = [path.stem for path in paths]
+        names = names if len(set(names)) == len(names) else [path.name.replace(".", "_") for path in paths]
+    else:
+        scenes = read_scenes(
+            options.dataset_name,
+            options.datadir,
+            split="all",
+            scans=(options.scan,) if options.scan else None,
+            evaluated_only=True,
+            options=options.reader_options(),
+        )
+        scene = only_scene(scenes)
+        views = _views_of(scene, options.views)
+        paths, names = [scene.frames[view].image_path for view in views], list(file_names(scene, views))
+    with tqdm(total=len(paths), unit="image", desc="VGGT") as bar:
+
+        def on_chunk(done: int, _count: int) -> None:
+            bar.update(done - bar.n)
+
+        prediction = predict(
+            paths,
+            options.vggt_ckpt,
+            image_size=options.vggt_image_size or 0,
+            chunk_size=(options.chunk_size or CHUNK_SIZE) if options.long else 0,
+            chunk_overlap=CHUNK_OVERLAP if options.chunk_overlap is None else options.chunk_overlap,
+            device=usable_device(options.device),
+            on_chunk=on_chunk,
+        )
+    return Origin(photo_cameras(paths, prediction), predicted_views(names, prediction), warnings=prediction.warnings)
+
+
+def _fused(options: ExportOptions, renderings: Renderings) -> tuple[DepthMaps | None, FusedPoints | None]:
+    if not options.wants_fusion:
+        return None, None
+    if options.is_from_vggt:
+        maps = renderings.confident_depth_maps(options.confidence_percentile)
+    else:
+        maps = renderings.depth_maps(options.min_opacity)
+    agreeing = 0 if options.is_from_vggt and options.agreeing is None else options.agreeing
+    with tqdm(total=len(maps.depth), unit="view", desc="points") as bar:
+        fused = fused_points(
+            maps,
+            agreeing=agreeing,
+            depth_tolerance=options.depth_tolerance,
+            pixel_tolerance=options.pixel_tolerance,
+            spacing=options.spacing,
+            wants_normals=options.normals,
+            on_view=bar.update,
+        )
+    require(
+        len(fused.cloud.points_world) > 0,
+        f"points: expected pixels whose depth {fused.agreeing} other views confirm, got none of {fused.known} with "
+        "known depth (--agreeing, --depth_tolerance, --min_opacity or --confidence_percentile may be too strict)",
+    )
+    return maps, fused
+
+
+def _fusion_report(fused: FusedPoints) -> dict[str, Any]:
+    return {
+        "known_pixels": fused.known,
+        "known_share": fused.known / fused.confirmed.numel(),
+        "kept_share": fused.kept,
+        "agreeing": fused.agreeing,
+        "spacing": fused.spacing,
+        "points": len(fused.cloud.points_world),
+    }
+
+
+def _views_of(scene: PosedScene, asked_for: tuple[int, ...]) -> tuple[int, ...]:
+    missing = [view for view in asked_for if view not in scene.frames]
+    if missing:
+        raise InputError(f"--views: expected views of {scene.name} ({sorted(scene.frames)}), got {missing}")
+    return tuple(dict.fromkeys(asked_for)) or tuple(scene.frames)
+
+
+def _photos_of(scene: PosedScene, views: Sequence[int]) -> PhotoCameras:
+    """Cameras of the files, whatever size the scene's views are resized to."""
+    folder, names = image_names(scene, views)
+    frames = [scene.frames[view] for view in views]
+    cameras = tuple(Cameras(frame.w2c, frame.intrinsics, frame.height, frame.width) for frame in frames)
+    return PhotoCameras(folder, names, cameras)
+
+
+def _cache_key(options: ExportOptions, scene: PosedScene, views: Sequence[int]) -> str:
+    """Everything that renderings depend on."""
+    names = (
+        *("vggt_ckpt", "n_views", "imgScale_test", "N_samples", "N_importance", "N_guided", "feature_pixels"),
+        *("vggt_image_size", "near_far", "precision", "white_bkgd", "dataset_name", "datadir", "view_split"),
+        *("llff_factor", "llff_size"),
+    )
+    values = [getattr(options, name) for name in names]
+    return repr([file_sha256(Path(options.ckpt)), scene.name, tuple(views), values])
+
+
+def _drawn(cloud: ColoredPoints, count: int) -> ColoredPoints:
+    """At most `count` of the points, drawn at random but reproducibly."""
+    if len(cloud.points_world) <= count:
+        return cloud
+    chosen = torch.randperm(len(cloud.points_world), generator=torch.Generator().manual_seed(_SHARED_SEED))[:count]
+    return ColoredPoints(cloud.points_world[chosen], cloud.colors[chosen])
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """What was written, for people."""
+    lines = [f"warning: {text}" for text in report["warnings"]]
+    if "fusion" in report:
+        fusion = report["fusion"]
+        lines.append(
+            f"points: {fusion['points']} of {fusion['kept_share']:.0%} of {fusion['known_pixels']} pixels with depth "
+            f"({fusion['agreeing']} other views agree), {fusion['spacing']:.3g} apart"
+        )
+    if "mesh" in report:
+        mesh = report["mesh"]
+        volume = "not watertight" if mesh["volume"] is None else f"watertight, volume {mesh['volume']:.4g}"
+        lines.append(
+            f"mesh: {mesh['vertices']} vertices, {mesh['faces']} faces, {volume}, components {mesh['components']} "
+            f"({mesh['removed_components']} small ones removed), Euler number {mesh['euler_number']}, voxel "
+            f"{mesh['voxel_size']:.3g}"
+        )
+    if "cameras" in report:
+        cameras = report["cameras"]
+        lines.append(
+            f"cameras: {cameras['images']} images, {cameras['points']} points; images in {cameras['image_folder']}"
+        )
+    if "depth" in report:
+        depth = report["depth"]
+        lines.append(f"depth: {depth['views']} views of {depth['width']}x{depth['height']}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

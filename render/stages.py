@@ -43,10 +43,10 @@ class StageLog:
         keys = dict.fromkeys([*before, *now])
         return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
-    def begin(self, name: str, settings: Mapping[str, Any], **found: Any) -> None:
-        """A stage starts; `found`: what must be known to go on with it when it is interrupted."""
+    def begin(self, name: str, settings: Mapping[str, Any]) -> None:
+        """A stage starts; what it found before is gone."""
         self.entries.pop(name, None)
-        self.entries[name] = {"settings": _plain(settings), **_plain(found)}
+        self.entries[name] = {"settings": _plain(settings)}
         self._write()
 
     def finish(self, name: str, seconds: float, **found: Any) -> Entry:

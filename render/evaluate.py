@@ -6,7 +6,7 @@ python -m render.evaluate --ckpt C --dataset_name dtu --datadir D --scans scan24
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ class EvaluatedView:
     render_seconds: float
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """A target beside what was rendered of it; one leading axis."""
+
+    target: Target
+    source: Views
+    truth: Views
+    rendered: RenderedImage
+
+
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse options, evaluate, print the table."""
@@ -89,8 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write(f"{scores_table(metrics)}\nwritten to {options.out}: metrics.json and a picture per view\n")
 
 
-def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions, observe: Callable[[Rendering], object] | None = None) -> dict[str, Any]:
     """Evaluate as the options say and return what `<out>/metrics.json` holds; pictures lie beside it.
+
+    `observe` is handed every target as it is rendered.
 
     Raises:
         InputError: for anything the user can correct, before a file is written or with none left behind.
@@ -118,6 +130,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             precision=precision,
             is_millimeter=options.dataset_name == _MILLIMETER_DATASET,
             pictures=folder,
+            observe=observe,
         )
         metrics = {
             "protocol": options.protocol,
@@ -145,6 +158,7 @@ def evaluate_targets(
     precision: str = "32-true",
     is_millimeter: bool = False,
     pictures: Path | None = None,
+    observe: Callable[[Rendering], object] | None = None,
 ) -> list[EvaluatedView]:
     """Render and score every target from its candidates; `pictures` is a folder for the comparison pictures.
 
@@ -170,6 +184,8 @@ def evaluate_targets(
             if pictures is not None:
                 name = f"{target.scene.scan}_{target.view_id}.png"
                 write_image(pictures / name, _picture(source, rendered, reference, bounds))
+            if observe is not None:
+                observe(Rendering(target, source, truth, rendered))
     return views
 
 

@@ -1,0 +1,86 @@
+"""What a run leaves of its folder, however it ends."""
+
+from pathlib import Path
+
+import pytest
+
+from geometry import InputError
+from render.photos.__main__ import claimed_folder, resumed_command
+from render.photos.options import PhotosOptions
+from render.stages import StageLog
+
+ROOT = Path(__file__).parents[3]
+WORDS = ["my photos", "--out", "out"]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotosOptions:
+    monkeypatch.chdir(ROOT)
+    return PhotosOptions(source=str(tmp_path), out=str(tmp_path / "runs" / "out"))
+
+
+def resuming(options: PhotosOptions) -> PhotosOptions:
+    return PhotosOptions(source=options.source, out=options.out, resume=True)
+
+
+def run(options: PhotosOptions, end: Exception | KeyboardInterrupt | None = None, *finished: str) -> None:
+    """A run that finishes these stages, and ends with an exception."""
+    with claimed_folder(options, WORDS):
+        log = StageLog(Path(options.out) / "stages.json")
+        for name in finished:
+            log.begin(name, {})
+            log.finish(name, 1.0)
+        if end is not None:
+            raise end
+
+
+def test_bad_photographs_leave_nothing(options: PhotosOptions) -> None:
+    with pytest.raises(InputError, match="blurred"):
+        run(options, InputError("blurred"), "photographs")
+    assert not Path(options.out).exists()
+
+
+def test_a_folder_that_was_there_is_left_empty(options: PhotosOptions) -> None:
+    Path(options.out).mkdir(parents=True)
+    with pytest.raises(InputError, match="blurred"):
+        run(options, InputError("blurred"), "photographs")
+    assert list(Path(options.out).iterdir()) == []
+
+
+def test_a_scene_stays_whatever_comes_behind_it(options: PhotosOptions) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        run(options, InputError("not finite"), "photographs", "scene")
+    assert (Path(options.out) / "stages.json").is_file()
+
+
+def test_ctrl_c_says_how_to_go_on(options: PhotosOptions, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(options, KeyboardInterrupt(), "photographs")
+    assert "to go on: python -m render.photos 'my photos' --out out --resume\n" in capsys.readouterr().out
+    assert (Path(options.out) / "stages.json").is_file()
+    assert resumed_command(["a", "--resume", "--out", "b"])[3:] == ["a", "--out", "b", "--resume"]
+
+
+def test_ctrl_c_before_anything_is_finished_leaves_nothing(
+    options: PhotosOptions, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(options, KeyboardInterrupt())
+    assert not Path(options.out).exists()
+    assert "to go on" not in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_overwritten_and_not_taken_away(options: PhotosOptions) -> None:
+    out = Path(options.out)
+    out.mkdir(parents=True)
+    (out / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match=r"--out .*: expected a new or an empty folder, got one with 1 entries$"):
+        run(options)
+    with pytest.raises(InputError, match=r"got one without stages\.json"):
+        run(resuming(options))
+    (out / "stages.json").write_text("{}")
+    with pytest.raises(InputError, match="--resume goes on with the run in it"):
+        run(options)
+    with pytest.raises(InputError, match="blurred"):
+        run(resuming(options), InputError("blurred"), "photographs")
+    assert (out / "thesis.tex").is_file()

@@ -17,6 +17,7 @@ WORDS: list[tuple[str, str]] = [
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
+    (r"photos", "toys/photos"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -59,6 +60,7 @@ TOY: dict[str, str] = {
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
     "render.export": "--device cpu --agreeing 0 --voxels 16",
+    "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
     "render.video": "--device cpu --frames 2",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "

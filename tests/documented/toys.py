@@ -4,12 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pycolmap
+import torch
 from safetensors.torch import save_file
 
+from data.colmap_model import add_image, pinhole_camera, write_model
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 from models.vggt import load_vggt
 from tests.data.tiny_scenes import write_blender, write_llff
+from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES
 
@@ -59,6 +63,18 @@ def _peer(folder: Path) -> None:
     (folder / "make_scene.py").write_text(FAKE_SCRIPT)
 
 
+def _photos(folder: Path) -> None:
+    """With their cameras, so that they need not be found in a test of commands."""
+    poses = ring(8)
+    photos = take_photos(folder / "images", poses)
+    model = pycolmap.Reconstruction()
+    intrinsics = torch.tensor([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+    camera = pinhole_camera(intrinsics, HEIGHT, WIDTH, 1)
+    for number, (photo, w2c) in enumerate(zip(photos.photos, poses, strict=True), start=1):
+        add_image(model, number, photo.name, w2c, camera)
+    write_model(model, folder / "sparse" / "0")
+
+
 TOYS: dict[str, Callable[[Path], object]] = {
     "dtu": _dtu,
     "blendedmvs": _procedural("blendedmvs", views=8),
@@ -68,6 +84,7 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "llff": lambda folder: write_llff(folder / "fern", views=20),
     "nerf_synthetic": lambda folder: write_blender(folder / "lego", views=20),
     "peer": _peer,
+    "photos": _photos,
     "vggt.safetensors": _vggt,
     "sizes.json": _sizes,
 }

@@ -117,6 +117,9 @@ class Workspace:
         """A second run of the same name goes elsewhere: a reader would not start it, or name it otherwise."""
         values = settings(module, toy)
         folder = self.folder / _run_folder(values)
+        if module == "render.photos" and "resume" not in values:
+            is_there = (self.folder / _first(values, "out", "")).exists()
+            return [*toy, "--out", f"again{len(self._done)}"] if is_there else toy
         is_a_run = hasattr(options_class(module), "expname") and not {"ckpt", "export", "eval_only"} & values.keys()
         if not is_a_run or not folder.exists():
             return toy
@@ -226,6 +229,7 @@ def _paths_read(module: str, words: list[str]) -> list[str]:
     defaults = {
         name: getattr(options_class(module), name, "") for name in ("datadir", "real_datadir") if name not in values
     }
+    found += [word for word in words if word.startswith("toys/")]  # one without an option's name as well
     found += [one for default in defaults.values() for one in ([default] if isinstance(default, str) else default)]
     return [_replaced(one) for one in found if one not in ("", "-", "none")]
 

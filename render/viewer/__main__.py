@@ -127,7 +127,8 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
         yield server
     finally:
         loop.stop()
-        server.stop()
+        with redirect_stdout(io.StringIO()):
+            server.stop()
 
 
 def _server(options: ViewerOptions, gauge: Gauge, pool: SourcePool, first: int) -> PrivateServer:

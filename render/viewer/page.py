@@ -92,8 +92,9 @@ class Page:
             self.shows_cameras = gui.add_checkbox("Source cameras", True, hint="click one to go there")
             self.screenshot = gui.add_button("Screenshot", hint="PNG of this view at full resolution")
         self.held_out.disabled = not held_out
-        for control in (self.layer, self.held_out, self.n_views, *self.samples.values()):
+        for control in (self.layer, self.n_views, *self.samples.values()):
             control.on_update(lambda _: self.changed())
+        self.held_out.on_update(lambda _: self._go_to_held_out())
         self.shows_cameras.on_update(lambda _: self._hide_near())
         self.screenshot.on_click(lambda _: self._take_screenshot())
 
@@ -147,7 +148,7 @@ class Page:
         look = Look(
             tuple(rotation.flatten().tolist()),
             tuple(camera.position.tolist()),
-            camera.fov,
+            float(camera.fov),
             self.layer.value,
             self.n_views.value,
             tuple((name, slider.value) for name, slider in self.samples.items()),
@@ -201,6 +202,9 @@ class Page:
             camera.fov = vertical_fov(cameras, index)
         self.changed()
 
+    def _go_to_held_out(self) -> None:
+        self.go_to(self.renderer.scene.cameras([int(self.held_out.value)]), 0)
+
     def close(self) -> None:
         """The visitor has left."""
         self._playing.clear()
@@ -212,11 +216,11 @@ class Page:
         return rotation.numpy(), self.gauge.to_page(-rotation @ w2c[:3, 3].double()).numpy()
 
     def _hide_near(self) -> None:
-        """A frustum in which the camera stands would cover the whole picture."""
+        """A frustum in which the camera stands would cover the picture; the layer `error` has its own camera."""
         here = torch.from_numpy(np.array(self.client.camera.position))
         is_near = (self._frustum_centers - here).norm(dim=-1) < 2 * _FRUSTUM
         for handle, near in zip(self._frustum_handles, is_near.tolist(), strict=True):
-            visible = self.shows_cameras.value and not near
+            visible = self.shows_cameras.value and not near and self.layer.value != "error"
             if handle.visible != visible:
                 handle.visible = visible
 

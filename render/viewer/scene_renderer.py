@@ -152,7 +152,7 @@ class SceneRenderer:
                 if is_outdated():
                     return None
                 part = rays[:, first : first + self.chunk]
-                parts.append(_measured(view.render(part), part.cos_optical))
+                parts.append(measured(view.render(part), part.cos_optical))
         flat = torch.cat(parts, dim=1)[0].unflatten(0, (camera.height, camera.width)).cpu()
         rgb, (depth, opacity, spread) = flat[..., :3].clamp(0, 1), flat[..., 3:].unbind(-1)
         return Frame(rgb, depth, opacity, spread, near, far, sources, is_slow)
@@ -162,7 +162,7 @@ class SceneRenderer:
         return self.model.encode(Views.stack([views]).to(self.device), (self.scene.name,))
 
 
-def _measured(output: RenderOutput, cos_optical: Tensor) -> Float[Tensor, "batch ray 6"]:
+def measured(output: RenderOutput, cos_optical: Tensor) -> Float[Tensor, "batch ray 6"]:
     """Color, depth, opacity and relative spread of depth: sqrt(sum_i w_i (z_i - z)^2 / sum_i w_i) / z."""
     z = output.samples.t * cos_optical[..., None]
     weights, depth = output.weights.float(), output.depth.float()

@@ -14,7 +14,7 @@ _FINER = 2
 """Times as many pixels on each side in the next picture of a camera that stands still."""
 _MIN_ROWS = 16
 """Of a coarse picture: the sweeps of smaller ones are no faster."""
-_FIRST_PIXELS = 4096
+_FIRST_PIXELS = 4096.0
 """Of the first coarse picture, before anything was measured; chosen by hand, for two CPU cores."""
 _MAX_CHANGE = 2.0
 """By which factor one measurement changes the number of pixels of coarse pictures at most."""
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 """Rows and columns."""
 
 
-def sizes(full: Size, coarse_pixels: float) -> list[Size]:
+def sizes(full: Size, coarse_pixels: float | int) -> list[Size]:
     """From a picture of about `coarse_pixels` to the full one, each side doubled from one to the next.
 
     640 x 480 pixels with a budget of 4000 are 60 x 80, 120 x 160, 240 x 320 and 480 x 640 rows and columns.
@@ -41,7 +41,7 @@ def sizes(full: Size, coarse_pixels: float) -> list[Size]:
 class Pace:
     """How many pixels a coarse picture may have, by what the last ones took."""
 
-    pixels: float = _FIRST_PIXELS
+    pixels: float | int = _FIRST_PIXELS
 
     def measured(self, size: Size, seconds: float) -> None:
         """A coarse picture of that size took so long."""

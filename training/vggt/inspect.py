@@ -4,7 +4,7 @@
 
 Takes all options of train_vggt.py. Writes one group of frames, augmented as in training, as a colored point cloud
 (.ply, world frame, scene units) and a contact sheet beside it (.png: images, depth in color), and prints a table:
-per frame the depth range and how far it agrees with the first. `--viewer` shows both in a browser (package viser).
+per frame the depth range and how far it agrees with the first. `--viewer` shows both in a browser of this machine.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data.image_io import write_image
 from data.point_cloud import ColoredPoints, colored_points, depth_agreement_of, write_ply
-from geometry import FrameBatch, InputError, Views, one_line_errors, require
+from geometry import FrameBatch, Views, one_line_errors, require
 from models.vggt import VGGTConfig
 from training.checkpoint import read_checkpoint
 from training.cli import parse_options
@@ -111,19 +111,13 @@ def contact_sheet(views: Views) -> Float[Tensor, "rows columns 3"]:
 
 
 def show(views: Views, cloud: ColoredPoints) -> None:
-    """Serve points and camera frustums to a browser until interrupted.
+    """Serve points and camera frustums to a browser of this machine until interrupted."""
+    import viser  # takes half a second to import, which other uses need not wait for
 
-    Raises:
-        InputError: when the package viser is not installed.
-    """
-    try:
-        import viser  # pyright: ignore[reportMissingImports]  # an extra
-    except ImportError:
-        raise InputError("--viewer: expected the package viser (pip install viser), got none") from None
     center = cloud.points_world.median(dim=0).values
     points = cloud.points_world - center
     extent = points.norm(dim=-1).median().item()
-    server = viser.ViserServer()
+    server = viser.ViserServer(host="127.0.0.1")
     server.scene.set_up_direction(tuple((-views.cameras.w2c[0, 1, :3]).tolist()))
     server.scene.add_point_cloud("/points", points.numpy(), cloud.colors.numpy(), point_size=extent / 500)
     for index, c2w in enumerate(views.cameras.c2w):

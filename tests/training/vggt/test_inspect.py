@@ -1,7 +1,7 @@
 """`python -m training.vggt.inspect` on a tiny folder: what it writes is read back."""
 
-import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_writes_the_points_and_pictures_of_a_training_group(config: Path, small_
     assert float(lines[4].split()[-1]) < 0.5
 
 
-def test_mistakes_are_one_line(config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_mistakes_are_one_line(config: Path, tmp_path: Path, capsys):
     out = tmp_path / "scene.ply"
     for arguments, message in (
         (("--out", "scene.obj"), "error: --out: expected a file name that ends in .ply, got 'scene.obj'"),
@@ -97,10 +97,19 @@ def test_mistakes_are_one_line(config: Path, tmp_path: Path, capsys, monkeypatch
         status, _, error = run(capsys, "--config", config, "--out", out, *arguments)
         assert status == 2
         assert error == f"{message}\n"
-    monkeypatch.setitem(sys.modules, "viser", None)
-    status, _, error = run(capsys, "--config", config, "--out", out, "--viewer")
-    assert status == 2
-    assert error == "error: --viewer: expected the package viser (pip install viser), got none\n"
+
+
+def test_the_viewer_serves_points_and_cameras(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    server = mock.MagicMock()
+    monkeypatch.setattr("viser.ViserServer", server)
+    status, *_ = run(capsys, "--config", config, "--out", tmp_path / "scene.ply", "--viewer")
+    assert status == 0
+    assert server.call_args.kwargs == {"host": "127.0.0.1"}  # of this machine only
+    assert server().scene.add_point_cloud.call_count == 1
+    assert server().scene.add_camera_frustum.call_count >= 2
+    assert server().sleep_forever.call_count == 1
 
 
 def test_agreement_of_a_wall_and_of_a_shifted_camera(tmp_path: Path) -> None:

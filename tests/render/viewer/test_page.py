@@ -1,0 +1,214 @@
+"""The server in this process, over HTTP and in Debian's Chromium."""
+
+import http.client
+import io
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import viser
+from PIL import Image
+
+from geometry import InputError
+from render.paths import read_path
+from render.viewer.__main__ import main, served
+from render.viewer.options import ViewerOptions
+from tests.render.tiny import SCAN
+
+SECONDS = 30
+"""Until something is taken to never come."""
+
+
+def options(general: Path, data_root: Path, folder: Path, **changes: object) -> ViewerOptions:
+    values = {"scan": SCAN, "device": "cpu", "max_side": 40, "port": 0, "path": str(folder / "p.json"), **changes}
+    return ViewerOptions(**{"ckpt": str(general), "datadir": str(data_root), **values})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("viewer")
+
+
+@pytest.fixture(scope="module")
+def server(general: Path, data_root: Path, folder: Path) -> Iterator[viser.ViserServer]:
+    with served(options(general, data_root, folder)) as up:
+        yield up
+
+
+def get(server: viser.ViserServer, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.get_port(), timeout=SECONDS)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_the_page_is_there_on_this_machine_only(server: viser.ViserServer):
+    status, content = get(server, "/")
+    assert status == 200
+    assert b"<html" in content
+    assert server.get_host() == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/assets/..%5c..%5c..%5c..%5c..%5c..%5c..%5c..%5cetc%5cpasswd",
+        "/%252e%252e/%252e%252e/%252e%252e/%252e%252e/%252e%252e/etc/passwd",
+        "//etc/passwd",
+        "/etc/passwd",
+        "/?../../../../etc/passwd",
+    ],
+)
+def test_no_file_of_the_machine_is_served(path: str, server: viser.ViserServer):
+    _, content = get(server, path)
+    assert b"root:" not in content
+
+
+def test_the_page_cannot_be_made_public(server: viser.ViserServer):
+    assert server.request_share_url() is None
+    assert server._share_tunnel is None
+
+
+def test_a_port_in_use(general: Path, data_root: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = f"--ckpt {general} --datadir {data_root} --scan {SCAN} --device cpu --port {port}"
+        with pytest.raises(SystemExit) as stopped:
+            main(words.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: --host 127.0.0.1 --port {port}: expected an address to listen on, got: address already in use\n"
+    )
+
+
+def test_the_command_ends_by_itself_and_shows_a_run(
+    general: Path, data_root: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(general, folder / "run" / "checkpoints" / "last.ckpt")
+    words = f"--watch {folder / 'run'} --datadir {data_root} --scan {SCAN} --device cpu --port 0 --seconds 0.1"
+    main([*words.split(), "--path", str(folder / "other.json")])
+    said = capsys.readouterr().out
+    assert "open http://localhost:" in said
+    assert "ssh -L" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ckpt": ""}, "--ckpt: expected a checkpoint file"),
+        ({"watch": "runs"}, "--watch: expected no --ckpt beside it"),
+        ({"ckpt": "", "watch": "nowhere"}, "--watch: expected a run folder, got 'nowhere'"),
+        ({"port": 70000}, "--port: expected 0 to 65535, got 70000"),
+        ({"max_side": 8}, "--max_side: expected 32 or more"),
+        ({"path": "p.txt"}, r"--path: expected a name ending in \.json"),
+        ({"seconds": -1.0}, "--seconds"),
+    ],
+)
+def test_wrong_options(changes: dict, message: str, general: Path, data_root: Path, folder: Path):
+    with pytest.raises(InputError, match=message):
+        options(general, data_root, folder, **changes)
+
+
+class Visitor:
+    """A browser that looks at the page, and what it complained about."""
+
+    def __init__(self, browser: Any, server: viser.ViserServer) -> None:
+        self.page = browser.new_page(viewport={"width": 500, "height": 500})
+        self.errors: list[str] = []
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"http://127.0.0.1:{server.get_port()}")
+        self.wait(lambda: "sources" in self.text() and "..." not in self.text())
+        (self.client,) = server.get_clients().values()
+
+    def text(self) -> str:
+        return self.page.evaluate("document.body.innerText")
+
+    def scene(self) -> np.ndarray:
+        """The left edge, which no control covers."""
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))[150:450, :150].astype(int)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < end, f"it never came: {self.text()}"
+            time.sleep(0.05)
+
+    def wait_for_another_picture_than(self, before: np.ndarray) -> None:
+        self.wait(lambda: np.abs(self.scene() - before).mean() > 3)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).click()
+
+    def download(self, name: str) -> bytes:
+        with self.page.expect_download() as download:
+            self.press(name)
+        return Path(download.value.path()).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def visitor(server: viser.ViserServer) -> Iterator[Visitor]:
+    pytest.importorskip("playwright", reason="playwright is not installed (pip install -e .[browser])")
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("there is no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        visitor = Visitor(browser, server)
+        yield visitor
+        browser.close()
+
+
+def test_a_visitor_sees_the_scene_move_and_change_its_layer(visitor: Visitor):
+    visitor.wait(lambda: visitor.scene().std() > 3)  # not one color
+    first, before = visitor.scene(), visitor.client.camera.position
+    mouse = visitor.page.mouse
+    mouse.move(70, 300)
+    mouse.down()
+    mouse.move(140, 360, steps=3)
+    mouse.up()
+    visitor.wait_for_another_picture_than(first)
+    assert np.abs(visitor.client.camera.position - before).max() > 1e-3
+    moved = visitor.scene()
+    visitor.page.locator('input[value="RGB"]').first.click()
+    visitor.page.get_by_role("option", name="depth").click()
+    visitor.wait_for_another_picture_than(moved)
+    assert visitor.errors == []
+
+
+def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
+    visitor.press("Add this view")
+    visitor.wait(lambda: "1 key" in visitor.text())
+    visitor.press("Save as p.json")
+    visitor.wait((folder / "p.json").exists)
+    (pose,) = read_path(folder / "p.json", (1, 1)).cameras.w2c
+    assert torch.isfinite(pose).all()
+    assert json.loads(visitor.download("Download")) == json.loads((folder / "p.json").read_text())
+    visitor.press("Delete last")
+    visitor.wait(lambda: "0 keys" in visitor.text())
+    assert visitor.errors == []
+
+
+def test_a_visitor_takes_a_screenshot_and_leaves(visitor: Visitor, server: viser.ViserServer):
+    with Image.open(io.BytesIO(visitor.download("Screenshot"))) as picture:
+        assert picture.format == "PNG"
+        assert max(picture.size) == 40
+    assert visitor.errors == []
+    visitor.page.goto("about:blank")
+    visitor.wait(lambda: not server.get_clients())

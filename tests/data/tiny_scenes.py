@@ -128,3 +128,29 @@ def write_blender(root: Path, *, views: int = 4, held_out: str | None = "val") -
         content = {"camera_angle_x": 2 * math.atan(0.5 * WIDTH / FOCAL), "frames": frames}
         (root / f"transforms_{split}.json").write_text(json.dumps(content))
     return root
+
+
+def write_colmap(root: Path, *, views: int = 9) -> Path:
+    """One scene with a COLMAP text model: pixel centers at 0.5, a grid of points on the wall."""
+    model = root / "sparse" / "0"
+    model.mkdir(parents=True)
+    grid = [(x, y) for x in range(4, WIDTH + 2 * views, 8) for y in range(4, HEIGHT, 8)]
+    tracks: dict[int, list[str]] = {point: [] for point in range(1, len(grid) + 1)}
+    images = []
+    for view in range(views):
+        write_image(root / "images" / f"{view:03d}.png", picture(view))
+        seen = [(point, x - 2 * view, y) for point, (x, y) in enumerate(grid, 1) if 0 <= x - 2 * view < WIDTH]
+        for index, (point, *_) in enumerate(seen):
+            tracks[point].append(f"{view + 1} {index}")
+        images.append(f"{view + 1} 1 0 0 0 {-STEP * view} 0 0 1 {view:03d}.png")
+        images.append(" ".join(f"{x} {y} {point}" for point, x, y in seen))
+    points = [
+        f"{point} {(x - WIDTH / 2) * DEPTH / FOCAL} {(y - HEIGHT / 2) * DEPTH / FOCAL} {DEPTH} 128 128 128 0.1 "
+        + " ".join(tracks[point])
+        for point, (x, y) in enumerate(grid, 1)
+        if len(tracks[point]) > 1
+    ]
+    (model / "cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} {WIDTH / 2} {HEIGHT / 2}\n")
+    (model / "images.txt").write_text("\n".join(images) + "\n")
+    (model / "points3D.txt").write_text("\n".join(points) + "\n")
+    return root

@@ -106,8 +106,6 @@ class SceneFieldTask(SceneTask):
         planes, is_background = DisparityRange(bounds.near, bounds.far), self.field.hits_nothing(drawn.rgb)
         away = surface_loss(output, drawn.rays, planes, known, is_background)
         loss = color + self.options.surface_loss * away
-        if self.options.roughness_loss:
-            loss = loss + self.options.roughness_loss * self.field.roughness(streams[0])
         self.watch_loss(loss, identity_of(batch))
         self.log_dict({"train/scene_field_psnr": -10 * color.detach().clamp_min(1e-10).log10(), "train/surface": away})
         return loss

@@ -11,7 +11,7 @@ from models.nerf.samplers import SAMPLERS, require_own_options
 from training.nerf.data_options import DataOptions
 from training.options import RunOptions, option
 
-OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surface_views", "roughness_loss")
+OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surface_views")
 """Options of the per-scene field."""
 
 
@@ -186,9 +186,6 @@ class FinetuneOptions(TrainOptions):
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
-    roughness_loss: float = option(
-        0.0, "weight of the differences of neighboring cells of the per-scene field, for scenes seen from few places"
-    )
     minutes: float = option(
         0.0,
         "take only as many of the steps as fit into so many minutes here, by a short measurement; one process; "
@@ -208,7 +205,7 @@ class FinetuneOptions(TrainOptions):
             f"--minutes {self.minutes:g}: expected --max_steps beside it, the most that are of use",
         )
         self._require_at_least(
-            0, "minutes", "scene_field", "surface_loss", "surface_views", "roughness_loss", "val_views"
+            0, "minutes", "scene_field", "surface_loss", "surface_views", "val_views"
         )
         if not self.scene_field:
             for name in OF_SCENE_FIELD:

@@ -80,20 +80,6 @@ class SceneField(SceneBox):
             FieldOutput(density, torch.sigmoid(logits[..., 1:])), samples, rays, self.background or _UNSEEN
         )
 
-    def roughness(self, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Mean squared difference of neighboring cells (Sun et al. 2022, sec. 5, total variation), of both grids.
-
-        Of a random slab of a quarter of each, because all of it costs more than the rays of a step.
-        """
-        parts = []
-        for grid in self.grids:
-            size = grid.shape[-1]
-            thick = -(-size // _COARSER) + 1
-            first = int(torch.randint(size - thick + 1, (), generator=generator))
-            slab = grid[:, :, first : first + thick]
-            parts.append(sum(slab.diff(dim=dim).square().mean() for dim in (2, 3, 4)))
-        return sum(parts)
-
     def hits_nothing(self, rgb: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether pixels have the background's color. Those of photographs all show a surface, black ones too.
 

@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs" / "nerf").glob("*.txt"))
 FINETUNED = [config for config in CONFIGS if config.stem.endswith("_finetune")]
 GENERAL = [config for config in CONFIGS if config not in FINETUNED]
-SCAN = {"dtu": "scan2", "blendedmvs": "scene", "llff": "scene", "blender": "scene"}
+SCAN = {"dtu": "scan2", "blendedmvs": "scene", "llff": "scene", "blender": "scene", "colmap": "scene"}
 WRITERS = {
     "blendedmvs": tiny_scenes.write_blendedmvs,
     "llff": tiny_scenes.write_llff,
     "blender": tiny_scenes.write_blender,
+    "colmap": tiny_scenes.write_colmap,
 }
 SMALL = "--rays_per_step 16 --chunk 4096 --n_views 2 --imgScale_train 1 --num_workers 0 --num_val 1 --val_every 100"
 STEPS = "--accelerator cpu --precision 32-true --warmup_steps 1"
@@ -93,4 +94,4 @@ def test_finetune(
     assert status == 0, errors
     record = read_nerf_checkpoint(tmp_path / "tiny" / "checkpoints" / "last.ckpt").record
     assert (record.task, record.renderer.background) == ("finetune", float(options.dataset_name == "blender"))
-    assert sampler == ("guided" if "guided" in config.stem else "hierarchical")
+    assert sampler == ("guided" if "guided" in options.init_from else "hierarchical")

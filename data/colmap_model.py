@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from geometry import InputError, require
+from geometry.cameras import MAX_ROTATION_ERROR
 
 PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE")
 _PARTS = ("cameras", "images", "points3D")
@@ -123,9 +124,14 @@ def posed_images(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
 
 
 def image_w2c(image: pycolmap.Image) -> Float[Tensor, "4 4"]:
-    """World to camera of an image that has a pose, double precision; rigs and frames are multiplied out."""
-    matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3] = torch.from_numpy(image.cam_from_world().matrix())
+    """World to camera of an image that has a pose, double precision; rigs and frames are multiplied out.
+
+    NaN for a quaternion that is not of length 1, such as 0 0 0 0, which pycolmap takes for no rotation.
+    """
+    matrix, pose = torch.eye(4, dtype=torch.float64), image.cam_from_world()
+    matrix[:3] = torch.from_numpy(pose.matrix())
+    if not abs(np.linalg.norm(pose.rotation.quat) - 1) < MAX_ROTATION_ERROR:
+        matrix[:3, :3] = torch.nan
     return matrix
 
 

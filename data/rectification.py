@@ -139,7 +139,7 @@ def undistortion(camera: pycolmap.Camera) -> Rectification:
     if camera.model_name in PINHOLE_MODELS:
         _require_focal(camera, where)
         return Rectification(size, _four(camera), size, resized_to=size, size=size)
-    require(not camera.is_spherical, f"{where}: expected a camera with a field of view below 180 degrees")
+    require(not camera.is_spherical(), f"{where}: expected a camera with a field of view below 180 degrees")
     _require_focal(camera, where)
     try:
         pinhole = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), camera)

@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _ASPECT_TOLERANCE = 0.02
 """Relative: reduced images have whole numbers of pixels, turned ones are off by far more."""
 _QUANTILES = (0.005, 0.995)
-"""Of the depths of a view's points: so many at either end may be wrong matches. Chosen on data (docs/own_data.md)."""
+"""Of the depths of a view's points: so many at either end may be wrong matches. Chosen by hand."""
 _NEAR_FACTOR, _FAR_FACTOR = 0.8, 1.2
 """On these quantiles: points are sparse, surfaces go on before and behind them. As for LLFF, chosen by hand."""
 _MIN_POINTS = 20
@@ -123,7 +123,7 @@ def file_below(folder: Path, name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES
     """
     relative = PurePosixPath(name.replace("\\", "/"))
     require(
-        bool(name) and "\0" not in name and not relative.is_absolute() and ".." not in relative.parts,
+        bool(relative.parts) and "\0" not in name and not relative.is_absolute() and ".." not in relative.parts,
         f"{folder}: expected names of files in this folder, got {name!r}",
     )
     exact = folder / relative
@@ -131,7 +131,7 @@ def file_below(folder: Path, name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES
         return exact
     others = (path for suffix in suffixes for path in (exact.with_suffix(suffix), exact.with_suffix(suffix.upper())))
     appended = (exact.with_name(exact.name + suffix) for suffix in suffixes)
-    return next((path for path in (*others, *appended) if path.is_file()), None)
+    return next((path for path in (*appended, *others) if path.is_file()), None)
 
 
 def image_folder(folder: Path, factor: int | None) -> Path:

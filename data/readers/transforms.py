@@ -164,7 +164,7 @@ def _camera(values: dict[str, Any], image_path: Path, where: str) -> pycolmap.Ca
         fx = _focal(number("camera_angle_x"), width)
     if fy is None:
         fy = _focal(number("camera_angle_y"), height) if "fl_x" not in values else fx
-    fx, fy = fx or fy, fy or fx
+    fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
     require(
         bool(fx and fy and min(fx, fy) > 0) and min(height, width) >= 1,
         f"{where}: expected fl_x or camera_angle_x and a size above 0, got fl_x {values.get('fl_x')!r}, camera_angle_x "

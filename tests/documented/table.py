@@ -25,6 +25,7 @@ WORDS: list[tuple[str, str]] = [
     (r"[DR]", "toys/dtu"),
     (r"DIR", "results_of_usage"),
     (r"V\.mp4", "usage.mp4"),
+    (r"camera_path\.json", "toys/camera_path.json"),
 ]
 
 SMALLER: dict[str, str] = {
@@ -62,6 +63,7 @@ TOY: dict[str, str] = {
     "render.export": "--device cpu --agreeing 0 --voxels 16",
     "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
     "render.video": "--device cpu --frames 2",
+    "render.viewer": "--device cpu --port 0 --seconds 0.1",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
     "--real_scale 1",

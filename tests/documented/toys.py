@@ -58,6 +58,11 @@ def _vggt(path: Path) -> None:
     save_file(load_vggt(f"random:{sizes}:0").model.state_dict(), path)
 
 
+def _camera_path(path: Path) -> None:
+    camera = {"c2w": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "vertical_fov": 50}
+    path.write_text(json.dumps({"cameras": [camera, camera], "frames": 3}))
+
+
 def _peer(folder: Path) -> None:
     folder.mkdir()
     (folder / "make_scene.py").write_text(FAKE_SCRIPT)
@@ -87,6 +92,7 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "photos": _photos,
     "vggt.safetensors": _vggt,
     "sizes.json": _sizes,
+    "camera_path.json": _camera_path,
 }
 """Name below toys/ -> how it is written; each is made when a command first reads it."""
 

@@ -30,7 +30,7 @@ _MAX_THUMBNAILS = 200
 """Cameras beyond are drawn without an image."""
 _THUMBNAIL = 96
 """Longest side in pixels."""
-_FRUSTUM = 0.06
+_FRUSTUM = 0.04
 """Length in units of the distance of what the views look at."""
 _PREVIEW_FPS = 8
 """Steps per second when the page plays a path."""

@@ -204,9 +204,7 @@ class FinetuneOptions(TrainOptions):
             not self.minutes or self.max_steps > 0,
             f"--minutes {self.minutes:g}: expected --max_steps beside it, the most that are of use",
         )
-        self._require_at_least(
-            0, "minutes", "scene_field", "surface_loss", "surface_views", "val_views"
-        )
+        self._require_at_least(0, "minutes", "scene_field", "surface_loss", "surface_views", "val_views")
         if not self.scene_field:
             for name in OF_SCENE_FIELD:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default

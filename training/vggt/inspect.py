@@ -112,7 +112,8 @@ def contact_sheet(views: Views) -> Float[Tensor, "rows columns 3"]:
 
 def show(views: Views, cloud: ColoredPoints) -> None:
     """Serve points and camera frustums to a browser of this machine until interrupted."""
-    import viser  # takes half a second to import, which other uses need not wait for
+    import viser  # takes half a second, which other uses need not wait for
+    import viser.transforms
 
     center = cloud.points_world.median(dim=0).values
     points = cloud.points_world - center

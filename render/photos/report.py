@@ -42,7 +42,7 @@ p.lead { margin: .2em 0 1em; } .warnings { border-left: 4px solid var(--held); p
 table { border-collapse: collapse; } th, td { padding: .3em .9em .3em 0; border-bottom: 1px solid var(--line); }
 th { text-align: left; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .row { display: flex; flex-wrap: wrap; gap: 8px; } figure { margin: 0; } figcaption { font-size: .8em; }
-.comparison { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px; margin: 0 0 16px; }
+.comparison { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px; margin: 0 0 16px; }
 .comparison img, video { width: 100%; height: auto; display: block; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: 8px; }
 .sheet img { width: 100%; height: 90px; object-fit: contain; background: #8882; display: block; }

@@ -1,11 +1,16 @@
-# Two entry points; the plain commands behind them stand in docs/results.md.
+# Three entry points; the plain commands behind them stand in docs/results.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo demo-photos test
 
 demo: .venv/installed
 	$(BIN)/python -m render.demo
+
+# photographs or a video of your own: make demo-photos DEMO_PHOTOS=DIR
+demo-photos: .venv/installed
+	$(if $(DEMO_PHOTOS),,$(BIN)/python -m data.download stone_sign --out runs/photos/stone_sign)
+	$(BIN)/python -m render.photos "$(or $(DEMO_PHOTOS),runs/photos/stone_sign/stone_sign.mp4)" --out runs/demo_photos
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -24,6 +24,9 @@ Gaussian of 1.2 px the median of every scene but one is below 0.48, by one of 2 
 _BLURRED = 0.105
 """Sharpness. The 14 scenes' least sharp photograph has 0.15, their medians 0.18 to 0.76; after blurring by a Gaussian
 of 2 px the medians are 0.086 to 0.106."""
+_BADLY_BLURRED = 0.115
+"""Sharpness at half resolution. The 14 scenes have 0.2 and more, medians 0.3 to 0.76; after blurring by a Gaussian of
+2 px the medians are 0.121 to 0.161, by one of 4 px 0.088 to 0.099."""
 _MOVED = 0.003
 """Share of the long side, 2 pixels of 640: less shows nothing new from another side."""
 _LOOK_ALIKE = 6.0
@@ -38,6 +41,8 @@ class Look:
     """What is kept of an image to compare it with the others of its set."""
 
     sharpness: float
+    coarse_sharpness: float
+    """At half resolution: low only when the blur is wide."""
     darkest: float
     """Gray level that 95 percent of the pixels are below or at."""
     white: float
@@ -65,6 +70,7 @@ def look_at(image: UInt8[np.ndarray, "height width 3"]) -> Look:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return Look(
         sharpness=sharpness(gray),
+        coarse_sharpness=sharpness(_halved(gray)),
         darkest=float(np.percentile(gray, 95)),
         white=float((gray >= 252).mean()),
         contrast=float(gray.std()),
@@ -72,7 +78,7 @@ def look_at(image: UInt8[np.ndarray, "height width 3"]) -> Look:
     )
 
 
-def small_gray(gray: Gray) -> Gray:
+def small_gray(gray: Gray) -> UInt8[np.ndarray, "rows columns"]:
     """Reduced to the size at which motion is measured."""
     height, width = gray.shape
     scale = min(_SMALL / max(height, width), 1.0)
@@ -86,8 +92,7 @@ def sharpness(gray: Gray) -> float:
     Unlike the variance of the Laplacian (Pech-Pacheco et al. 2000) it depends little on what is seen: natural images
     have much the same spectrum at all scales, a blurred one lacks the finest. The least direction finds motion blur.
     """
-    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(gray.shape) > 3 else gray
-    return float((_energies(gray) / np.maximum(_energies(half), 1e-3)).min())
+    return float((_energies(gray) / np.maximum(_energies(_halved(gray)), 1e-3)).min())
 
 
 def blurred(looks: Sequence[Look]) -> list[int]:
@@ -97,9 +102,14 @@ def blurred(looks: Sequence[Look]) -> list[int]:
     return [int(index) for index in order if values[index] < _RELATIVELY_BLURRED * np.median(values)]
 
 
-def all_blurred(looks: Sequence[Look]) -> bool:
-    """Whether even the sharper half shows nothing fine."""
+def mostly_soft(looks: Sequence[Look]) -> bool:
+    """Whether at least half of a set lacks the finest details."""
     return float(np.median([look.sharpness for look in looks])) < _BLURRED
+
+
+def mostly_blurred(looks: Sequence[Look]) -> bool:
+    """Whether at least half of a set lacks even what is seen at half resolution."""
+    return float(np.median([look.coarse_sharpness for look in looks])) < _BADLY_BLURRED
 
 
 def repeated(looks: Sequence[Look]) -> dict[int, int]:
@@ -132,6 +142,10 @@ def _same(first: Gray, second: Gray) -> bool:
 def _thumbnail(gray: Gray) -> Float32[np.ndarray, " pixels"]:
     side = (_THUMBNAIL, _THUMBNAIL)
     return cv2.resize(gray, side, interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
+
+
+def _halved(gray: Gray) -> UInt8[np.ndarray, "rows columns"]:
+    return cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(gray.shape) > 3 else gray
 
 
 def _energies(gray: Gray) -> Float32[np.ndarray, "4"]:

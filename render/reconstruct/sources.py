@@ -23,7 +23,7 @@ from data.problems import shortened
 from geometry import InputError, require
 from render.reconstruct.image_motion import moved
 from render.reconstruct.photo_files import PHOTO_EXTENSIONS, large_photos, read_photo, within
-from render.reconstruct.photo_quality import Look, all_blurred, blurred, look_at, repeated
+from render.reconstruct.photo_quality import Look, blurred, look_at, mostly_blurred, mostly_soft, repeated
 from render.reconstruct.types import Photo, PhotoSet
 from render.reconstruct.video_frames import SPACING, VIDEO_EXTENSIONS, choose, frames, survey
 from training.files import staged_folder
@@ -63,10 +63,10 @@ class Candidate:
 def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images: int = MAX_IMAGES) -> PhotoSet:
     """Prepare the photographs of a folder, or frames of a video, in a new `folder`.
 
-    A folder without photographs of its own that has a folder `images` stands for that one. Order: time of exposure
-    where EXIF says it for all, else names with numbers by value ("IMG_9" before "IMG_10"), which are kept where they
-    sort in that order. Images become JPEG files with a long side of at most `max_side`; of more than `max_images`
-    those are taken that are evenly spaced in what they show.
+    A folder without photographs of its own that has a folder `images`, or one video, stands for that. Order: time of
+    exposure where EXIF says it for all, else names with numbers by value ("IMG_9" before "IMG_10"), which are kept
+    where they sort in that order. Images become JPEG files with a long side of at most `max_side`; of more than
+    `max_images` those are taken that are evenly spaced in what they show.
 
     Raises:
         InputError: naming the source, when it cannot be reconstructed from; nothing is written then.
@@ -78,6 +78,7 @@ def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images:
     require(not blocked, f"{folder}: expected an empty folder or a new name, got one that holds files")
     with staged_folder(folder) as staging, large_photos():
         warnings: list[str] = []
+        source = _inside(source)
         is_video = not source.is_dir()
         read = _read_video if is_video else _read_folder
         candidates = read(source, staging, max_side, max_images, warnings)
@@ -91,7 +92,7 @@ def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images:
 
 def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
     """Sort key: runs of digits count by value, letters without case; the name itself where that is all the same."""
-    parts = re.split(r"(\d+)", unicodedata.normalize("NFKC", name).casefold())
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFKC", Path(name).stem).casefold())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], name
 
 
@@ -139,15 +140,28 @@ def _read_folder(source: Path, staging: Path, max_side: int, max_images: int, wa
     return candidates
 
 
-def _photo_files(source: Path, warnings: list[str]) -> list[Path]:
-    """In natural order of their names; hidden ones are none."""
+def _inside(source: Path) -> Path:
+    """The folder `images` or the only video of a folder without photographs, else the source."""
+    if not source.is_dir() or any(path.suffix.lower() in PHOTO_EXTENSIONS for path in _entries(source)):
+        return source
+    videos = [path for path in _entries(source) if path.suffix.lower() in VIDEO_EXTENSIONS]
+    if (source / "images").is_dir():
+        return source / "images"
+    return videos[0] if len(videos) == 1 else source
+
+
+def _entries(source: Path) -> list[Path]:
+    """Hidden ones are none."""
     try:
-        entries = [path for path in source.iterdir() if not path.name.startswith(".")]
+        return [path for path in source.iterdir() if not path.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{source}: expected a folder that can be read, got {error.strerror}") from None
+
+
+def _photo_files(source: Path, warnings: list[str]) -> list[Path]:
+    """In natural order of their names."""
+    entries = _entries(source)
     files = [path for path in entries if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file()]
-    if not files and (source / "images").is_dir():
-        return _photo_files(source / "images", warnings)
     kinds = Counter(
         "folders" if path.is_dir() else f"{path.suffix.lower() or path.name} files"
         for path in sorted(set(entries) - set(files))
@@ -237,7 +251,10 @@ def _without_useless(source: Path, candidates: list[Candidate], warnings: list[s
         f"{source}: expected at least {_MIN_IMAGES} images that differ, got {len(candidates)}{reasons}",
     )
     looks = [candidate.look for candidate in candidates]
-    require(not all_blurred(looks), f"{source}: expected sharp images, but most of the {len(looks)} are blurred")
+    hopeless = mostly_blurred(looks)
+    require(not hopeless, f"{source}: expected sharp images, but most of the {len(looks)} are badly blurred")
+    if mostly_soft(looks):
+        warnings.append(f"most of the {len(looks)} images are soft: the finest details of the scene will be missing")
     worst = blurred(looks)
     if worst and len(worst) <= len(looks) // 4 and len(looks) - len(worst) >= _ENOUGH:
         return _left_out(candidates, worst, "blurred", warnings)

@@ -187,7 +187,7 @@ def _kept_share(size: tuple[int, int], canvas: tuple[int, int]) -> float:
 
 
 def _require_focal(camera: pycolmap.Camera, where: str) -> None:
-    focal = [camera.params[index] for index in camera.focal_length_idxs()]
+    focal = [float(camera.params[index]) for index in camera.focal_length_idxs()]
     require(
         bool(focal) and min(focal) > 0, f"{where}: expected a focal length above 0, got {camera.params_to_string()}"
     )

@@ -65,7 +65,7 @@ def test_depth_needs_heads(needs: dict[str, Any], without_heads: str) -> None:
         general(vggt_ckpt="none", **needs)
     with pytest.raises(InputError, match="expected camera and depth heads, which --depth_prior and --near_far auto"):
         general(vggt_ckpt=without_heads, **needs)
-    with pytest.raises(InputError, match="--near_far: expected data or auto, got 'far'"):
+    with pytest.raises(InputError, match="--near_far: expected one of data, auto, open, got 'far'"):
         GeneralOptions(near_far="far")
 
 
@@ -225,7 +225,7 @@ def test_what_a_scene_field_needs(tmp_path: Path, with_heads: str) -> None:
         ({"scene_field": 4}, "--scene_field: expected at least 8, got 4"),
         ({"scene_field_steps": 50}, "--scene_field_steps 50: expected more than --warmup_steps 100"),
         ({"max_steps": 200}, "--scene_field_steps 200 .* expected fewer than --max_steps 200"),
-        ({"near_far": "auto"}, "expected --near_far data, got auto"),
+        ({"near_far": "auto"}, "expected --near_far data or open, got auto"),
     ):
         with pytest.raises(InputError, match=message):
             FinetuneOptions(init_from=str(path), **{"scene_field": 8, **wrong})

@@ -64,7 +64,7 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
     require(count >= MIN_PHOTOS, f"cameras are found from at least {MIN_PHOTOS} photographs, got {count}")
     best: list[pycolmap.Reconstruction] = []
     used = ATTEMPTS[0]
-    overlap = Overlap(0, 0, 0, 0)
+    overlap = Overlap(0, 0.0, 0, 0)
     for attempt in ATTEMPTS:
         database = matched_database(photos, work, attempt.matching, seed=seed, num_threads=num_threads)
         if attempt is ATTEMPTS[0]:

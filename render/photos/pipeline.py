@@ -111,8 +111,7 @@ class Pipeline:
         """The cameras of as many of them as possible."""
         photos = self.photo_set
         if self.options.poses == "model":
-            source, work = Path(self.options.source), self.out / "work" / "colmap"
-            solution = given_cameras.solution(source, photos, work, seed=self.options.seed)
+            solution = given_cameras.solution(Path(self.options.source), photos)
             solution = with_enough(solution, len(photos.photos))
         else:
             solution = find_cameras(photos, self.out / "work", self.options)

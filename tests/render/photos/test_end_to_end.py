@@ -1,8 +1,9 @@
-"""Photographs in, video out, at toy size: real structure from motion, a few steps of fine-tuning, two frames."""
+"""Photographs in, video out, at toy size: real structure from motion, a few steps of fine-tuning, one frame."""
 
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pycolmap
 import pytest
 import torch
 
+from render.photos import pipeline
 from render.photos.__main__ import main
 from tests.render.photos.pages import Seen
 from tests.render.reconstruct.photo_sets import ring, take_photos
@@ -40,6 +42,14 @@ def arguments(source: Path, out: Path, config: Path, *more: str) -> list[str]:
     sizes = ["--max_side", "96", "--n_views", "3", "--frames", "2", "--steps", "4", "--device", "cpu", "--ckpt"]
     ckpt = ROOT / "ckpts" / "general_guided.ckpt"
     return [str(source), "--out", str(out), "--finetune", str(config), *sizes, str(ckpt), *more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_views() -> Iterator[None]:
+    """Depth is fused from three views."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_POINT_VIEWS", 3)
+        yield
 
 
 def summary_of(out: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Photographs or a video -> cameras, an evaluated radiance field, a video, points, and a page about all of it.
 
-python -m render.photos photos --out runs/photos
+python -m render.photos photos --out runs/my_photos
 
 The source is a folder of photographs of one place where nothing moves, or a video. Cameras are found by structure from
 motion (pycolmap) or by VGGT; the shipped general model is evaluated on photographs that are held out, fine-tuned for

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from geometry import InputError, require
 from geometry.cameras import MAX_ROTATION_ERROR
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from data.colmap_model import PINHOLE_MODELS, pinhole_intrinsics
 from geometry import Cameras, InputError, require
 

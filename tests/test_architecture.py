@@ -116,6 +116,15 @@ def test_habits(path: Path) -> None:
             assert ast.get_docstring(node), node.name
 
 
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests"])
+def test_pycolmap_is_imported_in_one_place(folder: str) -> None:
+    """It must come behind zlib (data/colmap_library.py)."""
+    paths = sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
+    importing = [path for path in paths if "pycolmap" in (ROOT / path).read_text()]
+    importing = [path for path in importing if "pycolmap" in imported_modules(path)]
+    assert importing == ([Path("data/colmap_library.py")] if folder == "data" else [])
+
+
 def test_train_scripts_are_thin() -> None:
     scripts = sorted(ROOT.glob("train_*.py"))
     assert len(scripts) >= 3

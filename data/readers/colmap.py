@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
+from data.colmap_library import pycolmap
 from data.colmap_model import find_model, image_w2c, model_points, observations, posed_images, read_model
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.options import ReaderOptions

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from data.image_io import UnreadableFileError, image_size
 from data.problems import LeftOut, Report
 from data.readers.matched_points import matched_points

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import torch
 import trimesh
 
+from data.colmap_library import pycolmap
 from data.image_io import image_size
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.options import ReaderOptions

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera, write_model
 from data.depth_fusion import DEPTH_TOLERANCE, DepthMaps
 from data.point_cloud import ColoredPoints

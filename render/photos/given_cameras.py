@@ -9,9 +9,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, find_model, pinhole_camera
 from data.image_io import write_image
 from data.problems import shortened

@@ -12,12 +12,12 @@ from itertools import combinations, groupby
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from data.colmap_library import pycolmap
 from geometry import InputError
 from render.reconstruct.types import Photo, PhotoSet
 from training.files import staged_file
@@ -29,7 +29,7 @@ _NEIGHBORS = 10
 _SIMILAR = 12
 """In larger sets, further pairs per photograph: those with the most similar features (closing loops)."""
 _COARSE_FEATURES = 200
-"""Of the largest scale, that similarity is judged by; Wu 2013 (Sec. 3) takes 100 of larger images."""
+"""Of the largest scale, that similarity is judged by; Wu 2013, section 3, takes 100 of larger images."""
 _MAX_RATIO = 0.8
 """Lowe's ratio, as COLMAP's own matcher."""
 _CHUNK_IMAGES, _CHUNK_PAIRS = 8, 200

@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-import pycolmap
 from jaxtyping import Float
 
+from data.colmap_library import pycolmap
 from geometry import InputError
 from render.reconstruct.types import PhotoSet
 

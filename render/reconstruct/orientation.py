@@ -6,9 +6,9 @@ distance from a camera to a point that it sees is 1. Nothing else in this code b
 """
 
 import numpy as np
-import pycolmap
 from jaxtyping import Float
 
+from data.colmap_library import pycolmap
 from data.colmap_model import observations, posed_images
 
 _TOLERANCE = np.sin(np.radians(10.0))

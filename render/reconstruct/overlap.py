@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from jaxtyping import Float
 
+from data.colmap_library import pycolmap
 from render.reconstruct.types import PhotoSet
 
 MIN_INLIERS = 15

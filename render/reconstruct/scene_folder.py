@@ -4,8 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-import pycolmap
-
+from data.colmap_library import pycolmap
 from data.colmap_model import posed_images, write_model
 from geometry import InputError
 from render.reconstruct.matching import quiet

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import pycolmap
 from tqdm import tqdm
 
+from data.colmap_library import pycolmap
 from data.problems import shortened
 from geometry import InputError, require
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet

@@ -1,11 +1,10 @@
 """What goes in and what comes out of every way to find the cameras of photographs."""
 
-import zlib  # noqa: F401 - before pycolmap: a libz first loaded by its wheel binds to symbols of another zlib and crashes Pillow
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import pycolmap
+from data.colmap_library import pycolmap
 
 Poses = Literal["colmap", "vggt", "model"]
 """Where cameras are from: structure from motion, VGGT, or a model that came with the photographs."""

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, write_model
 from data.image_io import write_image
 from geometry import Cameras

@@ -2,10 +2,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import (
     add_image,
     find_model,

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pycolmap
 import torch
 from safetensors.torch import save_file
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera, write_model
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 
 from data.cache import CACHE_VARIABLE
 from data.check.__main__ import main as check
+from data.colmap_library import pycolmap
 from data.image_io import write_image, write_uint16
 from data.problems import Problems
 from data.readers.options import ReaderOptions

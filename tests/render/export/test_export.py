@@ -7,13 +7,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from data.colmap_library import pycolmap
 from data.image_io import read_uint16, write_image
 from data.point_cloud import colored_points
 from data.readers.registry import read_scenes

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera
 from geometry import InputError
 from render.photos.cameras import automatic, with_enough

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet, similar_pairs
 from tests.render.reconstruct.photo_sets import ring, take_photos
 

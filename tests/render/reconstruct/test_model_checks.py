@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import pytest
 
+from data.colmap_library import pycolmap
 from geometry import InputError
 from render.reconstruct.model_checks import check_model, relative_spread
 from render.reconstruct.types import PhotoSet

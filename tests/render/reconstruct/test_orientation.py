@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import image_w2c, model_points, posed_images
 from geometry import rigid_inverse
 from render.reconstruct.orientation import orient, up_direction, upright

@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-import pycolmap
 import pytest
 
+from data.colmap_library import pycolmap
 from render.reconstruct.overlap import Overlap, largest_group, turning_residual, why_nothing_registered
 
 HEIGHT, WIDTH, FOCAL = 180, 240, 220.0

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import image_w2c, observations, pinhole_intrinsics, posed_images, read_model
 from data.image_io import read_image
 from geometry import Cameras, InputError, rigid_inverse

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from data.colmap_model import image_w2c, posed_images
 from geometry import InputError, rigid_inverse
 from geometry.pose_metrics import best_similarity, relative_pose_errors

@@ -1,10 +1,10 @@
-"""What passes between photographs and cameras."""
+"""pycolmap beside Pillow."""
 
 import subprocess
 import sys
 
 _PNG_AFTER_PYCOLMAP = """
-import render.reconstruct.types
+import data.colmap_library
 import io
 from PIL import Image
 Image.effect_noise((64, 64), 50).save(io.BytesIO(), "png")

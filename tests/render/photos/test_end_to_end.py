@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from render.photos import pipeline
 from render.photos.__main__ import main
 from tests.render.photos.pages import Seen

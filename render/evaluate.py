@@ -323,6 +323,7 @@ def _settings(
         "llff_factor": options.llff_factor,
         "llff_size": list(options.llff_size),
         "image_factor": options.image_factor,
+        "sparse_depth": options.sparse_depth,
         "white_bkgd": scenes[0].white_background,
         "imgScale_test": options.imgScale_test,
         "sampler": sampler,

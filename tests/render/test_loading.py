@@ -12,6 +12,7 @@ from render.evaluate import evaluate
 from render.loading import load_for, require_unseen, scenes_for
 from render.options import EvaluateOptions
 from render.table import scores_table
+from tests.data.photo_scenes import write_colmap
 from tests.data.tiny_scenes import write_blender, write_llff
 from tests.render.tiny import write_checkpoint
 from training.nerf.checkpoint import read_nerf_checkpoint
@@ -52,6 +53,14 @@ def test_evaluation_by_mvsnerfs_lists(general: Path, fern: Path, tmp_path: Path,
     assert capsys.readouterr().err.count("--view_split mvsnerf: the data set's own split instead for scenes") == 1
     with pytest.raises(InputError, match="--llff_factor 4: does not belong to --dataset_name blender"):
         evaluate(options(general, fern, "blender", llff_factor=4))
+
+
+def test_depth_of_sparse_points_is_scored_and_recorded(general: Path, tmp_path: Path) -> None:
+    root = write_colmap(tmp_path / "wall")
+    for is_asked in (True, False):
+        metrics = evaluate(options(general, root, "colmap", sparse_depth=is_asked, out=str(tmp_path / str(is_asked))))
+        assert metrics["settings"]["sparse_depth"] is is_asked
+        assert (metrics["mean"]["depth_abs"] is not None) is is_asked
 
 
 def test_a_model_fine_tuned_on_other_views_is_not_evaluated_on_those_it_has_seen(fern: Path, tmp_path: Path):

@@ -104,6 +104,10 @@ def test_llff_folder_and_size(fern: Path) -> None:
         ("llff", {"view_split": "every8"}, "--view_split: expected one of own, mvsnerf, test, got 'every8'"),
         ("llff", {"llff_size": (960,)}, r"--llff_size: expected width and height in pixels, got \[960\]"),
         ("llff", {"llff_factor": 0}, "--llff_factor: expected 1 or more, got 0"),
+        ("dtu", {"image_factor": 2}, "--image_factor 2: does not belong to --dataset_name dtu"),
+        ("llff", {"sparse_depth": True}, "--sparse_depth True: does not belong to --dataset_name llff"),
+        ("colmap", {"image_factor": 0}, "--image_factor: expected 1 or more, got 0"),
+        ("transforms", {"llff_factor": 4}, "--llff_factor 4: does not belong to --dataset_name transforms"),
         ("blender", {"llff_factor": 1}, "--llff_factor 1: does not belong to --dataset_name blender"),
     ],
 )

@@ -93,6 +93,24 @@ def test_masks_depth_and_transparency(tmp_path):
     torch.testing.assert_close(views.depth, torch.full((1, 64, 80), 7.0))
 
 
+def test_smaller_images_are_taken_from_their_folder(tmp_path):
+    root = write(tmp_path / "a")
+    for view in range(9):
+        write_image(root / "images_2" / f"IMG_{view:03d}.png", tiny.picture(view)[::2, ::2])
+    half = read(root, image_factor=2)
+    np.testing.assert_array_equal(half.image(3), tiny.picture(3)[::2, ::2])
+    assert half.frames[3].intrinsics.tolist() == [[50, 0, 20], [0, 50, 16], [0, 0, 1]]
+    edit(root, lambda content: content["frames"][2].update(file_path="photos/IMG_002.png"))
+    problems = Problems()
+    assert len(read(root, problems, image_factor=2).frames) == 8
+    assert list(problems.lines) == ["--image_factor 2: expected images below images/, got photos/IMG_002.png"]
+
+
+def test_points_that_no_view_is_known_to_observe_are_no_depth(tmp_path):
+    with pytest.raises(InputError, match="--sparse_depth: expected observed points in a, got none"):
+        read(write(tmp_path / "a"), sparse_depth=True)
+
+
 def test_missing_frames_are_counted(tmp_path, capsys):
     root = write(tmp_path / "a")
     for view in (1, 2):

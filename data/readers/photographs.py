@@ -30,6 +30,9 @@ _ASPECT_TOLERANCE = 0.02
 """Relative: reduced images have whole numbers of pixels, turned ones are off by far more."""
 _QUANTILES = (0.005, 0.995)
 """Of the depths of a view's points: so many at either end may be wrong matches. Chosen by hand."""
+_MAX_FAR, _BULK = 2.0, 0.9
+"""A view's far is at most twice the median of all views', as some see past the scene into a background of few points;
+but never so near that less than this share of its own points is enclosed. Chosen by hand."""
 _NEAR_FACTOR, _FAR_FACTOR = 0.8, 1.2
 """On these quantiles: points are sparse, surfaces go on before and behind them. As for LLFF, chosen by hand."""
 _MIN_POINTS = 20
@@ -296,7 +299,7 @@ def _bounds(
             '{"near": ..., "far": ...}'
         )
     every = torch.from_numpy(points.points_world)
-    found, few = {}, []
+    found, least, few = {}, {}, []
     for view, camera in cameras.items():
         projected = camera.project(every)
         depth = projected.depth.numpy()
@@ -308,11 +311,17 @@ def _bounds(
             own = depth[projected.visible.numpy()]
         own = own if len(own) >= _MIN_POINTS else depth[depth > 0]
         require(len(own) > 0, f"{scan}: expected points in front of view {view}, got none")
-        near, far = np.quantile(own, _QUANTILES).tolist()
-        found[view] = _NEAR_FACTOR * near, _FAR_FACTOR * far
+        near, bulk, far = np.quantile(own, (_QUANTILES[0], _BULK, _QUANTILES[1])).tolist()
+        found[view], least[view] = (_NEAR_FACTOR * near, _FAR_FACTOR * far), _FAR_FACTOR * bulk
+    most = _MAX_FAR * float(np.median([far for _, far in found.values()]))
+    reduced = {view: (near, max(most, least[view])) for view, (near, far) in found.items() if far > most}
+    reduced = {view: bounds for view, bounds in reduced.items() if bounds[1] < found[view][1]}
+    found |= reduced
     notes = (
         [f"near and far of {len(few)} views from points of the others, as they observe few themselves"] if few else []
     )
+    if reduced:
+        notes.append(f"far of {len(reduced)} views reduced: few of their points are behind it")
     return found, [f"{scan}: {note}" for note in notes]
 
 

@@ -1,6 +1,7 @@
 """Tiny scenes of photographs with COLMAP models and transforms.json: a wall of points seen by cameras that shift."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,11 @@ def write_colmap(
     text: bool = False,
     camera: pycolmap.Camera | None = None,
     portrait: tuple[int, ...] = (),
+    seen_by: Mapping[int, tuple[int, ...]] | None = None,
 ) -> Path:
     """Images named so that their order is not that of their ids; `portrait` ones are turned counterclockwise.
 
+    `seen_by`: rows of points and the views that observe them, if not all do.
     With `camera`, observations are where it sees the points; the pictures do not follow.
     """
     model, world = pycolmap.Reconstruction(), points()
@@ -58,7 +61,8 @@ def write_colmap(
         in_camera = world @ pinhole.w2c[:3, :3].numpy().T + pinhole.w2c[:3, 3].numpy()
         add_image(model, 100 - view, f"IMG_{view:03d}.png", pinhole.w2c, used, used.img_from_cam(in_camera))
         for row, track in enumerate(tracks):
-            track.append(pycolmap.TrackElement(100 - view, row))
+            if view in (seen_by or {}).get(row, (view,)):
+                track.append(pycolmap.TrackElement(100 - view, row))
         write_image(root / "images" / f"IMG_{view:03d}.png", image)
     for point, track in zip(world, tracks, strict=True):
         model.add_point3D(point, pycolmap.Track(track), np.zeros(3, np.uint8))

@@ -68,6 +68,23 @@ def test_bounds_are_the_quantiles_of_the_points_with_a_margin(root):
     assert (described.held_out_views, 2 in described.train_views) == ((2, 5), False)
 
 
+@pytest.mark.parametrize(("num_distant", "is_reduced"), [(2, True), (10, False)])
+def test_a_few_distant_points_of_one_view_do_not_ruin_its_far(tmp_path, monkeypatch, num_distant, is_reduced):
+    """Of 40 points those that only views 3 and 4 observe are ten times as far: some background, or what they show."""
+    world = photos.points()
+    world[:num_distant] *= 10
+    monkeypatch.setattr(photos, "points", lambda: world)
+    scene = read(photos.write_colmap(tmp_path / "scene", seen_by=dict.fromkeys(range(num_distant), (3, 4))))
+    far = scene.frames[0].far
+    assert far == pytest.approx(1.2 * world[num_distant:, 2].max(), rel=0.02)
+    if is_reduced:
+        assert scene.frames[3].far == pytest.approx(2 * far)
+        assert scene.notes == ("scene: far of 2 views reduced: few of their points are behind it",)
+    else:
+        assert scene.frames[3].far > 9 * far
+        assert np.mean(world[:, 2] < scene.frames[3].far) >= 0.9
+
+
 def test_without_points_there_are_no_bounds(root, tmp_path):
     for name in ("images.txt", "points3D.txt", "cameras.txt"):
         assert not (root / "sparse/0" / name).exists()
@@ -92,6 +109,7 @@ DISTORTED = {
     "SIMPLE_RADIAL": [100.0, 40, 32, -0.2],
     "OPENCV": [100.0, 101, 41, 31, -0.1, 0.02, 0.001, -0.002],
     "OPENCV_FISHEYE": [100.0, 100, 40, 32, 0.01, 0, 0, 0],
+    "FULL_OPENCV": [100.0, 101, 41, 31, -0.1, 0.02, 0.001, -0.002, 0.003, 0.01, 0, 0],
 }
 
 

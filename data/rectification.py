@@ -157,6 +157,21 @@ def undistortion(camera: pycolmap.Camera) -> Rectification:
     return Rectification(size, _four(pinhole), undistorted, lens, resized_to=undistorted, size=undistorted)
 
 
+def as_large_as_file(way: Rectification) -> Rectification:
+    """An undistortion whose result has the size of the photograph: scaled to cover that, cropped in the middle.
+
+    Pixels stay square and none is blank; there is still one resampling.
+    """
+    height, width = way.file_size
+    scale = max(height / way.pinhole_size[0], width / way.pinhole_size[1])
+    fx, fy, cx, cy = (scale * value for value in way.pinhole)
+    left, top = (scale * way.pinhole_size[1] - width) / 2, (scale * way.pinhole_size[0] - height) / 2
+    size = way.file_size
+    return dataclasses.replace(
+        way, pinhole=(fx, fy, cx - left, cy - top), pinhole_size=size, resized_to=size, size=size
+    )
+
+
 def canvas_of(ways: Sequence[Rectification]) -> tuple[int, int]:
     """(height, width) that most of the undistorted images have; of equally many the smallest."""
     counts = Counter(way.pinhole_size for way in ways)

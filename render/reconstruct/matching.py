@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.colmap_library import pycolmap
-from geometry import InputError
+from geometry import require
 from render.reconstruct.types import Photo, PhotoSet
 from training.files import staged_file
 
@@ -30,6 +30,8 @@ _SIMILAR = 12
 """In larger sets, further pairs per photograph: those with the most similar features (closing loops)."""
 _COARSE_FEATURES = 200
 """Of the largest scale, that similarity is judged by; Wu 2013, section 3, takes 100 of larger images."""
+_FOCAL_GUESS = 1.2
+"""In long sides, where EXIF says nothing, as COLMAP."""
 _MAX_RATIO = 0.8
 """Lowe's ratio, as COLMAP's own matcher."""
 _CHUNK_IMAGES, _CHUNK_PAIRS = 8, 200
@@ -90,43 +92,50 @@ def _fingerprint(photos: PhotoSet, options: MatchingOptions, seed: int) -> str:
 
 
 def _extract(photos: PhotoSet, database: Path, options: MatchingOptions, num_threads: int) -> None:
+    _write_cameras_and_images(photos, database)
     settings = pycolmap.FeatureExtractionOptions()
     settings.num_threads = num_threads
     settings.sift.max_num_features = options.max_features
     settings.sift.peak_threshold = options.peak_threshold
     settings.sift.estimate_affine_shape = settings.sift.domain_size_pooling = options.affine
     names = [photo.name for photo in photos.photos]
-    cameras: dict[tuple[int, int, float | None], int] = {}
     with tqdm(total=len(names), desc="find features", unit="image", leave=False) as bar:
-        for lens, group in groupby(photos.photos, _lens):
-            run = list(group)
-            for start in range(0, len(run), _CHUNK_IMAGES):
-                chunk = [photo.name for photo in run[start : start + _CHUNK_IMAGES]]
-                reader = _reader(run[0], cameras.get(lens))
-                pycolmap.extract_features(database, photos.folder, chunk, pycolmap.CameraMode.SINGLE, reader, settings)
-                cameras.setdefault(lens, _camera_of(database, chunk[0]))
-                bar.update(len(chunk))
-
-
-def _lens(photo: Photo) -> tuple[int, int, float | None]:
-    return photo.height, photo.width, None if photo.focal is None else round(photo.focal, 1)
-
-
-def _reader(photo: Photo, camera: int | None) -> pycolmap.ImageReaderOptions:
-    reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = "SIMPLE_RADIAL"
-    if camera is not None:
-        reader.existing_camera_id = camera
-    elif photo.focal is not None:
-        reader.camera_params = f"{photo.focal},{photo.width / 2},{photo.height / 2},0"
-    return reader
-
-
-def _camera_of(database: Path, name: str) -> int:
+        for start in range(0, len(names), _CHUNK_IMAGES):
+            chunk = names[start : start + _CHUNK_IMAGES]
+            pycolmap.extract_features(database, photos.folder, chunk, extraction_options=settings)
+            bar.update(len(chunk))
     with pycolmap.Database.open(database) as opened:
-        if not opened.exists_image(name):
-            raise InputError(f"{name}: expected an image that COLMAP reads, got none")
-        return opened.read_image_with_name(name).camera_id
+        for image in opened.read_all_images():
+            require(opened.exists_keypoints(image.image_id), f"{image.name}: expected an image that COLMAP reads")
+
+
+def _write_cameras_and_images(photos: PhotoSet, database: Path) -> None:
+    """Before features are found, so that their numbers do not depend on which thread is faster."""
+    cameras: dict[tuple[int, int, float | None], pycolmap.Camera] = {}
+    with pycolmap.Database.open(database) as opened:
+        for photo in photos.photos:
+            lens = photo.height, photo.width, None if photo.focal is None else round(photo.focal, 1)
+            if lens not in cameras:
+                cameras[lens] = _camera(photo)
+                cameras[lens].camera_id = opened.write_camera(cameras[lens])
+                rig = pycolmap.Rig()
+                rig.add_ref_sensor(cameras[lens].sensor_id)
+                opened.write_rig(rig)
+            image = pycolmap.Image(name=photo.name, camera_id=cameras[lens].camera_id)
+            image.image_id = opened.write_image(image)
+            frame = pycolmap.Frame()
+            frame.rig_id = cameras[lens].camera_id  # both count from 1
+            frame.add_data_id(image.data_id)
+            opened.write_frame(frame)
+
+
+def _camera(photo: Photo) -> pycolmap.Camera:
+    focal = _FOCAL_GUESS * max(photo.height, photo.width) if photo.focal is None else photo.focal
+    camera = pycolmap.Camera.create_from_model_id(
+        pycolmap.INVALID_CAMERA_ID, pycolmap.CameraModelId.SIMPLE_RADIAL, focal, photo.width, photo.height
+    )
+    camera.has_prior_focal_length = photo.focal is not None
+    return camera
 
 
 def _match(photos: PhotoSet, database: Path, options: MatchingOptions, seed: int, num_threads: int) -> None:
@@ -169,7 +178,7 @@ def _coarse_descriptors(database: Path, name: str) -> Float[Tensor, "feature 128
     return torch.nn.functional.normalize(torch.from_numpy(data[largest].astype(np.float32)), dim=-1)
 
 
-def similar_pairs(descriptors: list[Float[Tensor, "feature 128"]], count: int) -> set[tuple[int, int]]:
+def similar_pairs(descriptors: list[Float[Tensor, "_ 128"]], count: int) -> set[tuple[int, int]]:
     """For each image the `count` others with the most mutual matches (preemptive matching, Wu 2013), as (i, j), i < j.
 
     A pair without any match is none.

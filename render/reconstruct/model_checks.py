@@ -1,12 +1,14 @@
 """Whether a model of photographs is to be trusted."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from data.colmap_library import pycolmap
 from geometry import InputError
+from render.reconstruct.overlap import MIN_INLIERS
 from render.reconstruct.types import PhotoSet
 
 _MIN_POINTS = 30
@@ -17,14 +19,19 @@ _MIN_SPREAD = 0.01
 """Root mean square distance of the cameras from their middle, in median depths: below, all stand at one point."""
 _MAX_REPROJECTION = 1.5
 """Pixels, mean; good sets have 0.3 to 0.9."""
+_MIN_AGREEMENT = 0.9
+"""Share of the matches; photographs of a scene that stands still have 0.977 to 1, an object on a turntable before a
+background with texture 0.76."""
+_MAX_EPIPOLAR = 4.0
+"""Pixels, as COLMAP's own limit for a match."""
 _MIN_FIELD, _MAX_FIELD = 8.0, 130.0
 """Degrees across the longer side: what lenses of photographs have."""
 _PLANAR = 0.01
 """Smallest over second largest standard deviation of the points."""
 
 
-def check_model(model: pycolmap.Reconstruction, photos: PhotoSet) -> list[str]:
-    """One sentence per doubt about the model.
+def check_model(model: pycolmap.Reconstruction, photos: PhotoSet, agreement: float = 1.0) -> list[str]:
+    """One sentence per doubt about the model; `agreement` as from `match_agreement`.
 
     Raises:
         InputError: when it is degenerate.
@@ -43,7 +50,57 @@ def check_model(model: pycolmap.Reconstruction, photos: PhotoSet) -> list[str]:
             f"all {len(images)} cameras stand at one point (they spread by {spread:.1g} of the distance to the scene): "
             "nothing can be measured from turning alone. Walk sideways or around while taking photographs"
         )
-    return [*_point_warnings(model, points, len(images)), *_lens_warnings(model)]
+    doubts = []
+    if agreement < _MIN_AGREEMENT:
+        doubts.append(
+            f"only {agreement:.0%} of the matches agree with the cameras: do not trust them. Something moved, such as "
+            "an object on a turntable before a background with texture: walk around it, or take a plain background"
+        )
+    return [*doubts, *_point_warnings(model, points, len(images)), *_lens_warnings(model)]
+
+
+def match_agreement(model: pycolmap.Reconstruction, database: Path) -> float:
+    """Share of the verified matches between images with a pose whose epipolar distance is below 4 pixels.
+
+    Sampson's distance (Hartley and Zisserman 2004, section 11.4.3). The mappers drop what does not fit, so that a
+    reprojection error is small even where half of the matches contradict the cameras. nan without matches.
+    """
+    images = {image.image_id: image for image in model.images.values() if image.has_pose}
+    rays = {number: _rays(model.cameras[image.camera_id], image) for number, image in images.items()}
+    with pycolmap.Database.open(database) as opened:
+        numbers, geometries = opened.read_two_view_geometries()
+    agreeing = total = 0
+    for number, geometry in zip(numbers, geometries, strict=True):
+        first, second = pycolmap.pair_id_to_image_pair(number)
+        matches = np.asarray(geometry.inlier_matches).reshape(-1, 2)
+        if len(matches) < MIN_INLIERS or first not in images or second not in images:
+            continue
+        second_from_first = images[second].cam_from_world() * images[first].cam_from_world().inverse()
+        distance = sampson_distance(rays[first][matches[:, 0]], rays[second][matches[:, 1]], second_from_first.matrix())
+        focal = min(model.cameras[images[index].camera_id].mean_focal_length() for index in (first, second))
+        agreeing += int((distance * focal < _MAX_EPIPOLAR).sum())
+        total += len(matches)
+    return agreeing / total if total else math.nan
+
+
+def _rays(camera: pycolmap.Camera, image: pycolmap.Image) -> Float[np.ndarray, "feature 3"]:
+    """At depth 1, in the camera's frame, distortion removed."""
+    pixels = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
+    plane = np.asarray(camera.cam_from_img(pixels)).reshape(-1, 2)
+    return np.concatenate([plane, np.ones_like(plane[:, :1])], axis=-1)
+
+
+def sampson_distance(
+    first: Float[np.ndarray, "match 3"],
+    second: Float[np.ndarray, "match 3"],
+    second_from_first: Float[np.ndarray, "3 4"],
+) -> Float[np.ndarray, " match"]:
+    """Of points at depth 1 in two cameras with this relative pose, in units of the focal length."""
+    rotation, (x, y, z) = second_from_first[:, :3], second_from_first[:, 3]
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
+    lines, back = first @ essential.T, second @ essential
+    slopes = np.sqrt((lines[:, :2] ** 2).sum(-1) + (back[:, :2] ** 2).sum(-1))
+    return np.abs((second * lines).sum(-1)) / np.maximum(slopes, 1e-12)
 
 
 def relative_spread(centers: Float[np.ndarray, "view 3"], points: Float[np.ndarray, "point 3"]) -> float:

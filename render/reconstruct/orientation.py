@@ -15,7 +15,11 @@ _TOLERANCE = np.sin(np.radians(10.0))
 """Tilt of an image about its axis at which it counts half; hand-held photographs have 2 to 5 degrees."""
 _ITERATIONS = 50
 _UP_PRIOR = 0.01
-"""Weight of the images' mean up against the rows' mean square: decides only where rows hardly turn."""
+"""Weight of the images' mean up, which is within about 30 degrees of up, against one row, within 3 degrees of level:
+(sin 3 / sin 30)^2. So it decides only where rows hardly turn."""
+
+_SIDEWAYS = 0.05
+"""Mean square of (12 degrees): photographs within a small angle of each other say nothing about being on their side."""
 
 
 def orient(model: pycolmap.Reconstruction) -> None:
@@ -43,19 +47,29 @@ def up_direction(c2w: Float[np.ndarray, "view 3 3"]) -> Float[np.ndarray, "3"]:
 
     Minimizes sum_i rho(row_i . up) with rho(e) = e^2 / (e^2 + sin(10 deg)^2) (Geman and McClure 1987) by reweighting,
     from the least-squares direction on. Where rows hardly turn, the images' mean up decides; of both signs the one that
-    is up in most images, or, where they look straight down or up, down.
+    is up in most images, or, where they look straight down or up, down. Where the columns say it much more clearly than
+    the rows, all photographs were taken on their side: then up is what the columns are perpendicular to, with the sign
+    by which the cameras look down.
     """
     rows, ups, axes = c2w[:, :, 0], -c2w[:, :, 1], c2w[:, :, 2]
     # images that look straight down say up by their axes
     prior = ups.mean(0) - 0.1 * axes.mean(0)
+    if _clearness(ups) > 2 * _clearness(rows) + _SIDEWAYS:
+        rows, prior = ups, -axes.mean(0)
     prior /= max(np.linalg.norm(prior), 1e-12)
     weights = np.ones(len(rows))
     for _ in range(_ITERATIONS):
-        moment = (rows * weights[:, None]).T @ rows / weights.sum() - _UP_PRIOR * np.outer(prior, prior)
+        moment = (rows * weights[:, None]).T @ rows / weights.sum() - _UP_PRIOR / len(rows) * np.outer(prior, prior)
         up = np.linalg.eigh(moment)[1][:, 0]
         up = up if up @ prior >= 0 else -up
         weights = 1 / (1 + (rows @ up / _TOLERANCE) ** 2) ** 2
     return up
+
+
+def _clearness(directions: Float[np.ndarray, "view 3"]) -> float:
+    """Of the direction that all these are perpendicular to: by how much their mean square along any other is larger."""
+    values = np.linalg.eigvalsh(directions.T @ directions / len(directions))
+    return float(values[1] - values[0])
 
 
 def _frame(up: np.ndarray, first_c2w: np.ndarray) -> Float[np.ndarray, "3 3"]:

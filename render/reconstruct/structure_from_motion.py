@@ -14,7 +14,7 @@ from data.colmap_library import pycolmap
 from data.problems import shortened
 from geometry import InputError, require
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet
-from render.reconstruct.model_checks import check_model
+from render.reconstruct.model_checks import check_model, match_agreement
 from render.reconstruct.overlap import Overlap, measure_overlap, why_nothing_registered
 from render.reconstruct.types import PhotoSet, Solution
 
@@ -48,8 +48,8 @@ no pair of photographs with a wide baseline to begin with, so that it manages fr
 def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1) -> Solution:
     """Cameras and sparse points of the photographs; the world is the mapper's, see `orientation.upright`.
 
-    The same photographs, seed and number of threads give the same result. Features and matches are kept in `work` and
-    found again by a later call.
+    The same photographs and seed give the same result on one thread; several may add in another order, so that digits
+    differ. Features and matches are kept in `work` and found again by a later call.
 
     Args:
         photos: at least 3.
@@ -63,8 +63,8 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
     count = len(photos.photos)
     require(count >= MIN_PHOTOS, f"cameras are found from at least {MIN_PHOTOS} photographs, got {count}")
     best: list[pycolmap.Reconstruction] = []
-    used = ATTEMPTS[0]
-    overlap = Overlap(0, 0.0, 0, 0)
+    used, matches = ATTEMPTS[0], work
+    overlap = Overlap(count, 0.0, 0, 0)
     for attempt in ATTEMPTS:
         database = matched_database(photos, work, attempt.matching, seed=seed, num_threads=num_threads)
         if attempt is ATTEMPTS[0]:
@@ -72,7 +72,7 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
             require(not overlap.only_turned, why_nothing_registered(overlap))
         models = _map(photos, database, work, attempt, seed=seed, num_threads=num_threads)
         if models and (not best or models[0].num_reg_images() > best[0].num_reg_images()):
-            best, used = models, attempt
+            best, used, matches = models, attempt, database
         if best and best[0].num_reg_images() >= ENOUGH_REGISTERED * count:
             break
     if not best or best[0].num_reg_images() < MIN_PHOTOS:
@@ -80,7 +80,8 @@ def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1)
     model = best[0]
     registered = {image.name for image in model.images.values() if image.has_pose}
     unregistered = tuple(photo.name for photo in photos.photos if photo.name not in registered)
-    warnings = [*_attempt_warning(used), *_other_models(best[1:], registered), *check_model(model, photos)]
+    doubts = check_model(model, photos, match_agreement(model, matches))
+    warnings = [*_attempt_warning(used), *_other_models(best[1:], registered), *doubts]
     if unregistered:
         warnings.insert(
             0, f"{len(unregistered)} of {count} photographs have no camera: {shortened(list(unregistered))}"
@@ -95,12 +96,19 @@ def _map(
     folder = work / "models"
     folder.mkdir(parents=True, exist_ok=True)
     pycolmap.set_random_seed(seed)
-    with quiet(), tqdm(total=len(photos.photos), desc=attempt.name, unit="image", leave=False) as bar:
+    # the global mapper does not say how far it is
+    count = len(photos.photos) if attempt.mapper == "incremental" else None
+    with quiet(), tqdm(total=count, desc=attempt.name, unit="image", leave=False) as bar:
         if attempt.mapper == "incremental":
             incremental = pycolmap.IncrementalPipelineOptions()
             incremental.num_threads, incremental.random_seed, incremental.min_model_size = num_threads, seed, MIN_PHOTOS
             models = pycolmap.incremental_mapping(
-                database, photos.folder, folder, incremental, next_image_callback=lambda: bar.update(1)
+                database,
+                photos.folder,
+                folder,
+                incremental,
+                initial_image_pair_callback=lambda: bar.update(2),
+                next_image_callback=lambda: bar.update(1),
             )
         else:
             glomap = pycolmap.GlobalPipelineOptions()

@@ -123,11 +123,7 @@ def joined(*sets: PhotoSet) -> PhotoSet:
 
 def photograph(w2c: Float[Tensor, "4 4"], lens: Lens, world: int = 0) -> UInt8[np.ndarray, "height width 3"]:
     """What the camera sees of a world."""
-    scale = _SUPERSAMPLING
-    xs, ys = (np.arange(size * scale) / scale + 0.5 / scale for size in (lens.width, lens.height))
-    distorted = np.stack(np.meshgrid((xs - lens.width / 2) / lens.focal, (ys - lens.height / 2) / lens.focal), axis=-1)
-    plane = _undistorted(distorted, lens.k1)
-    rays_cam = np.concatenate([plane, np.ones_like(plane[..., :1])], axis=-1)
+    rays_cam = _rays_of(lens)
     pose = w2c.double().numpy()
     rays, origin = rays_cam @ pose[:3, :3], -pose[:3, :3].T @ pose[:3, 3]
     color, nearest = np.full((rays[..., 0].size, 3), _SKY), np.full(rays[..., 0].size, np.inf)
@@ -135,6 +131,16 @@ def photograph(w2c: Float[Tensor, "4 4"], lens: Lens, world: int = 0) -> UInt8[n
         face.paint(origin, rays.reshape(-1, 3), color, nearest)
     small = cv2.resize(color.reshape(rays.shape), (lens.width, lens.height), interpolation=cv2.INTER_AREA)
     return small.round().clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _rays_of(lens: Lens) -> Float[np.ndarray, "row column 3"]:
+    """Through the supersampled pixels, at depth 1, in the camera's frame."""
+    scale = _SUPERSAMPLING
+    xs, ys = (np.arange(size * scale) / scale + 0.5 / scale for size in (lens.width, lens.height))
+    distorted = np.stack(np.meshgrid((xs - lens.width / 2) / lens.focal, (ys - lens.height / 2) / lens.focal), axis=-1)
+    plane = _undistorted(distorted, lens.k1)
+    return np.concatenate([plane, np.ones_like(plane[..., :1])], axis=-1)
 
 
 def _undistorted(distorted: Float[np.ndarray, "row column 2"], k1: float) -> Float[np.ndarray, "row column 2"]:
@@ -156,16 +162,13 @@ class _Face:
 
     def paint(self, origin: np.ndarray, rays: np.ndarray, color: np.ndarray, nearest: np.ndarray) -> None:
         """Overwrite `color` and `nearest` (depth in units of `rays`) where this face is in front of what is there."""
-        normal = np.cross(self.across, self.along)
-        slope = rays @ normal
-        depth = ((self.corner - origin) @ normal) / np.where(np.abs(slope) < 1e-12, 1e-12, slope)
-        index = np.flatnonzero((depth > 0) & (depth < nearest))
-        hit = origin + depth[index, None] * rays[index] - self.corner
-        u, v = (hit @ edge / (edge @ edge) for edge in (self.across, self.along))
-        inside = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1)
-        index = index[inside]
-        color[index] = self._texture_at(u[inside], v[inside])
-        nearest[index] = depth[index]
+        # corner + u across + v along = origin + depth ray, solved for u / depth, v / depth and 1 / depth
+        over = rays @ np.linalg.inv(np.stack([self.across, self.along, self.corner - origin]))
+        u, v, near = over.T
+        with np.errstate(invalid="ignore"):  # 0 * inf
+            index = np.flatnonzero((u >= 0) & (u <= near) & (v >= 0) & (v <= near) & (near * nearest > 1))
+        color[index] = self._texture_at(u[index] / near[index], v[index] / near[index])
+        nearest[index] = 1 / near[index]
 
     def _texture_at(self, u: np.ndarray, v: np.ndarray) -> Float[np.ndarray, "point 3"]:
         """Bilinear."""

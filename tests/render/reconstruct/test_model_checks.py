@@ -7,7 +7,7 @@ import pytest
 
 from data.colmap_library import pycolmap
 from geometry import InputError
-from render.reconstruct.model_checks import check_model, relative_spread
+from render.reconstruct.model_checks import check_model, match_agreement, relative_spread, sampson_distance
 from render.reconstruct.types import PhotoSet
 from tests.render.reconstruct.conftest import Solved
 
@@ -28,6 +28,29 @@ def test_a_sound_model_gives_no_cause_for_doubt(model: pycolmap.Reconstruction):
 def test_the_spread_is_that_of_the_cameras_over_the_depth():
     """Centers 1 to either side of the middle, points 4 in front."""
     assert relative_spread(np.array([[-1.0, 0, 0], [1, 0, 0]]), np.array([[0.0, 0, 4]])) == pytest.approx(0.25)
+
+
+def test_the_distance_to_the_epipolar_line_is_shared_by_both_images():
+    """A step along x of a camera that does not turn: lines are rows, and rows that differ by 0.1 share the miss."""
+    step = np.array([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]])
+    first = np.array([[0.0, 0.2, 1], [0.5, 0.0, 1]])
+    second = np.array([[0.4, 0.2, 1], [0.1, 0.1, 1]])
+    np.testing.assert_allclose(sampson_distance(first, second, step), [0, 0.1 / 2**0.5], atol=1e-12)
+
+
+def test_matches_agree_with_sound_cameras_and_not_with_one_that_nodded(solved: Solved, model: pycolmap.Reconstruction):
+    """A quarter of the pairs has the second image of eight, whose camera nods by 10 degrees."""
+    (database,) = solved.work.glob("*.db")
+    assert match_agreement(model, database) > 0.97
+    second = sorted(model.images.values(), key=lambda image: image.name)[1]
+    turn = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([np.radians(10), 0, 0])), np.zeros(3))
+    model.frame(second.frame_id).rig_from_world = turn * second.cam_from_world()
+    assert 0.5 < match_agreement(model, database) < 0.9
+
+
+def test_matches_that_contradict_the_cameras_are_warned_of(model: pycolmap.Reconstruction):
+    """With their share."""
+    assert any("only 76% of the matches" in warning for warning in check_model(model, NO_PHOTOS, 0.757))
 
 
 def test_too_few_points_are_refused(model: pycolmap.Reconstruction):

@@ -7,7 +7,7 @@ d and the d' of these views as their depth.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -48,14 +48,19 @@ class FusedPoints:
     """Points and how they came about."""
 
     cloud: ColoredPoints
-    confirmed: Bool[Tensor, "view height width"]
-    """Pixels that enough other views confirm."""
+    depth: Float[Tensor, "view height width"]
+    """Mean over the view itself and those that confirm a pixel, in this view; 0 = not confirmed by enough."""
     known: int
     """Pixels with known depth, of all views."""
     agreeing: int
     """Views that had to confirm a pixel."""
     spacing: float
     """Side of the cells that hold one point each, scene units; 0: points are not thinned."""
+
+    @property
+    def confirmed(self) -> Bool[Tensor, "view height width"]:
+        """Pixels that enough other views confirm."""
+        return self.depth > 0
 
     @property
     def kept(self) -> float:
@@ -87,16 +92,16 @@ def fused_points(
     agreeing = min(USUAL_AGREEING, count - 1) if agreeing is None else agreeing
     most = min(neighbors, count - 1)
     require(0 <= agreeing <= most, f"--agreeing: expected 0 to {most}, the other views asked, got {agreeing}")
-    confirmed = torch.zeros_like(maps.depth, dtype=torch.bool)
+    mean_depth = torch.zeros_like(maps.depth)
     clouds, widths = [], []
     for view in range(count):
         others = most_similar(maps.cameras.w2c, view)[:neighbors] if agreeing else []
-        cloud, width, kept = _confirmed_points(maps, view, others, agreeing, depth_tolerance, pixel_tolerance)
+        cloud, mean_depth[view] = _confirmed_points(maps, view, others, agreeing, depth_tolerance, pixel_tolerance)
+        kept = mean_depth[view] > 0
         if wants_normals:
             cloud = cloud._replace(normals=surface_normals(maps.cameras[view], maps.depth[view])[kept])
-        confirmed[view] = kept
         clouds.append(cloud)
-        widths.append(width)
+        widths.append(mean_depth[view][kept] / maps.cameras.intrinsics[view, 0, 0])
         on_view()
     normals = torch.cat([cloud.normals for cloud in clouds]) if wants_normals else None
     cloud = ColoredPoints(
@@ -105,7 +110,7 @@ def fused_points(
     if spacing is None:
         spacing = torch.cat(widths).median().item() if len(cloud.points_world) else 0.0
     known = int((maps.depth > 0).sum())
-    return FusedPoints(thinned(cloud, spacing), confirmed, known, agreeing, spacing)
+    return FusedPoints(thinned(cloud, spacing), mean_depth, known, agreeing, spacing)
 
 
 def thinned(cloud: ColoredPoints, spacing: float) -> ColoredPoints:
@@ -150,15 +155,10 @@ def surface_normals(camera: Cameras, depth: Float[Tensor, "height width"]) -> Fl
     return result
 
 
-def confirmed_only(maps: DepthMaps, confirmed: Bool[Tensor, "view height width"]) -> DepthMaps:
-    """The same maps with the depth of all other pixels unknown."""
-    return replace(maps, depth=maps.depth * confirmed)
-
-
 def _confirmed_points(
     maps: DepthMaps, view: int, others: list[int], agreeing: int, depth_tolerance: float, pixel_tolerance: float
-) -> tuple[ColoredPoints, Float[Tensor, " point"], Bool[Tensor, "height width"]]:
-    """Confirmed points of one view, the width of a pixel at each, and which pixels they are."""
+) -> tuple[ColoredPoints, Float[Tensor, "height width"]]:
+    """Confirmed points of one view, and their mean depth per pixel, 0 elsewhere."""
     cameras, (height, width) = maps.cameras, maps.depth.shape[1:]
     known = (maps.depth[view] > 0).flatten()
     pixels = pixel_centers(height, width, maps.depth)[known]
@@ -180,7 +180,6 @@ def _confirmed_points(
     mean_depth = depth_sum[kept] / views
     points = cameras[view].unproject(pixels[kept], mean_depth)
     colors = (color_sum[kept] / views[:, None]).round().clamp(0, 255).to(torch.uint8)
-    is_kept = known.clone()
-    is_kept[known] = kept
-    widths = mean_depth / cameras.intrinsics[view, 0, 0]
-    return ColoredPoints(points, colors), widths, is_kept.unflatten(0, (height, width))
+    per_pixel = torch.zeros(height * width)
+    per_pixel[known.nonzero()[kept, 0]] = mean_depth
+    return ColoredPoints(points, colors), per_pixel.unflatten(0, (height, width))

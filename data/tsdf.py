@@ -2,7 +2,8 @@
 
 Curless and Levoy 1996, sections 3 and 4: a voxel at camera z, on a ray that a view sees end at `depth`, is
 (depth - z) / cos(ray, optical axis) from the surface along the ray, and cos(ray, normal) times that across it. That
-distance d is cut off at 1 truncation in front (free space) and unknown from 1 truncation behind on. Distances and
+distance d is cut off at 1 truncation in front (free space); from 1 truncation behind on, along the ray, it is unknown:
+a ray that meets an object from the side soon leaves it again, and knows nothing about the surface there. Distances and
 weights of the views are averaged, D = sum w_i d_i / sum w_i, with w = confidence * cos(ray, normal). Two views that see
 a wall at 1.0 and 1.2 with weights 3 and 1 put it at 1.05. The volume is worked on block by block, so that memory does
 not grow with it.
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -27,6 +30,8 @@ TRUNCATION = 4.0
 """Voxels: distances of the views to one surface may differ by less than that. Usual values are 3 to 5."""
 USUAL_VOXELS = 256
 """Along the longest side."""
+USUAL_HOLE = 16
+"""Edges around the largest hole that is filled, 5 voxels across; chosen by hand."""
 _OUTLIERS = 0.01
 """Share of the points at both ends of an axis that do not count for the bounds; chosen by hand."""
 _MARGIN = 0.1
@@ -83,8 +88,10 @@ class _View(NamedTuple):
     maps: Float[Tensor, "5 height width"]
     """Depth, RGB and weight."""
     free_until: Float[Tensor, " pixel"] | None
+    along: Float[Tensor, " pixel"]
+    """1 / cos(ray, optical axis): from a difference in depth to the distance along the ray."""
     across: Float[Tensor, " pixel"]
-    """cos(ray, normal) / cos(ray, optical axis): from a difference in depth to the distance from the surface."""
+    """cos(ray, normal): from there to the distance from the surface."""
 
 
 def grid_around(points_world: Float[Tensor, "point 3"], voxels: int = 0, voxel_size: float = 0.0) -> Grid:
@@ -152,6 +159,46 @@ def without_small_components(mesh: Mesh, share: float) -> tuple[Mesh, int]:
     return smaller, int((sizes < share * sizes.max()).sum())
 
 
+def without_small_holes(mesh: Mesh, most_edges: int) -> tuple[Mesh, int]:
+    """The mesh with a fan of faces in every hole of at most `most_edges` edges, and how many these were.
+
+    A hole is a boundary that is one closed chain. A flat disk with n edges around it has some n^2 / 6 faces: where a
+    connected part has fewer than n^2, the boundary may be its own outline, and it stays open.
+    """
+    sides = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
+    undirected, which, uses = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True, return_counts=True)
+    border = sides[uses[which.reshape(-1)] == 1]
+    count = len(mesh.vertices)
+
+    def parts(edges: Int[np.ndarray, "edge 2"]) -> Int[np.ndarray, " vertex"]:
+        graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(count, count))
+        return connected_components(graph, directed=False)[1]
+
+    chain = parts(border)
+    edges = np.bincount(chain[border[:, 0]], minlength=count)
+    is_simple = np.ones(count, bool)
+    degree = np.bincount(border.reshape(-1), minlength=count)
+    is_simple[chain[(degree > 0) & (degree != 2)]] = False
+    part = parts(undirected)
+    faces_of_part = np.bincount(part[mesh.faces[:, 0]], minlength=count)
+    own = chain[border[:, 0]]
+    is_inner = faces_of_part[part[border[:, 0]]] >= edges[own] ** 2
+    border = border[is_simple[own] & is_inner & (edges[own] <= most_edges)]
+    if not len(border):
+        return mesh, 0
+    _, hole = np.unique(chain[border[:, 0]], return_inverse=True)
+    sizes = np.bincount(hole)
+
+    def centers(values: np.ndarray) -> Float[np.ndarray, "hole 3"]:
+        at = values[border[:, 0]].astype(np.float64)
+        return np.stack([np.bincount(hole, at[:, axis]) for axis in range(3)], axis=-1) / sizes[:, None]
+
+    fans = np.stack([border[:, 1], border[:, 0], count + hole], axis=-1)
+    colors = np.rint(centers(mesh.colors)).astype(np.uint8)
+    vertices = np.concatenate([mesh.vertices, centers(mesh.vertices)])
+    return Mesh(vertices, np.concatenate([mesh.faces, fans]), np.concatenate([mesh.colors, colors])), len(sizes)
+
+
 def _lookups(maps: DepthMaps, view: int) -> _View:
     camera, depth = maps.cameras[view], maps.depth[view]
     height, width = depth.shape
@@ -164,7 +211,7 @@ def _lookups(maps: DepthMaps, view: int) -> _View:
     weight = maps.confidence[view].flatten() * cosine.clamp_min(_MIN_COSINE) * (depth.flatten() > 0)
     stacked = torch.cat([depth[None], maps.colors[view].permute(2, 0, 1).float(), weight.reshape(1, height, width)])
     free = None if maps.free_until is None else _eroded(maps.free_until[view]).flatten()
-    return _View(stacked, free, shortening / rays.cos_optical)
+    return _View(stacked, free, 1 / rays.cos_optical, shortening)
 
 
 def _eroded(free_until: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
@@ -246,8 +293,9 @@ def _integrated(maps: DepthMaps, views: list[_View], points: Float[Tensor, "samp
         is_smooth = ((smooth[:, 0] - nearest[:, 0]).abs() < truncation / 2) & (nearest[:, 0] > 0)
         depth, color, weight = torch.where(is_smooth[:, None], smooth, nearest).split([1, 3, 1], dim=-1)
         depth, weight = depth[:, 0], weight[:, 0]
-        distance = (depth - z) * view.across[pixel] / truncation
-        weight = weight * (nearest[:, 0] > 0) * (distance > -1)
+        along_ray = (depth - z) * view.along[pixel] / truncation
+        distance = along_ray * view.across[pixel]
+        weight = weight * (nearest[:, 0] > 0) * (along_ray > -1)
         if view.free_until is not None:
             is_free = z < view.free_until[pixel]
             distance = torch.where(is_free, 1.0, distance)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,22 +17,22 @@ from data.depth_fusion import DepthMaps, FusedPoints, fused_points
 from data.point_cloud import ColoredPoints, write_ply
 from data.readers.registry import read_scenes
 from data.scene import PosedScene
-from geometry import Cameras, InputError, one_line_errors, require
+from geometry import InputError, one_line_errors, require
 from models.vggt.weights import file_sha256
-from render.export.cameras import PhotoCameras, write_cameras
+from render.export.cameras import PhotoCameras, of_files, of_scene, write_cameras
 from render.export.depth import write_depth
 from render.export.mesh import write_mesh
 from render.export.options import ExportOptions
 from render.export.renderings import (
     Renderings,
     file_names,
-    image_names,
     render_views,
     save_renderings,
     saved_renderings,
 )
-from render.export.vggt import photo_cameras, predicted_views
+from render.export.vggt import predicted_views
 from render.loading import load_for, precision_for, scenes_for, usable_device
+from render.reconstruct.sources import MAX_SIDE, prepare
 from render.reconstruct.vggt_prediction import CHUNK_OVERLAP, CHUNK_SIZE, predict
 from render.video import only_scene
 from training.cli import parse_options
@@ -39,7 +40,6 @@ from training.files import staged_folder, write_json
 from training.nerf.checkpoint import read_nerf_checkpoint
 
 _CACHE = "renderings.npz"
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _SHARED_SEED = 0
 """Of the draw of points for COLMAP's model."""
 
@@ -70,7 +70,12 @@ def export(options: ExportOptions) -> dict[str, Any]:
     Raises:
         InputError: for anything the user can correct, before a file is written or with none left behind.
     """
-    origin = _from_vggt(options) if options.is_from_vggt else _from_model(options)
+    with TemporaryDirectory() as work:
+        origin = _from_vggt(options, Path(work) / "images") if options.is_from_vggt else _from_model(options)
+        return _written(options, origin)
+
+
+def _written(options: ExportOptions, origin: Origin) -> dict[str, Any]:
     report: dict[str, Any] = {"warnings": list(origin.warnings)}
     maps, fused = (None, None) if origin.renderings is None else _fused(options, origin.renderings)
     with staged_folder(Path(options.out)) as folder:
@@ -87,12 +92,12 @@ def export(options: ExportOptions) -> dict[str, Any]:
                 voxel_size=options.voxel_size or 0.0,
                 truncation=options.truncation,
                 min_component=options.min_component,
+                max_hole=options.max_hole,
                 closes_holes=options.close_holes,
             )
         if "cameras" in options.what:
             report["cameras"] = write_cameras(
                 folder / "cameras",
-                Path(options.out).resolve() / "cameras",
                 origin.photos,
                 points=_drawn(fused.cloud, options.model_points) if fused and options.model_points else None,
                 seen_in=maps,
@@ -112,7 +117,7 @@ def _from_model(options: ExportOptions) -> Origin:
     scans = (options.scan,) if options.scan else ()
     scene = only_scene(scenes_for(checkpoint.record, options, scans, split="all"))
     views = _views_of(scene, options.views)
-    photos = _photos_of(scene, views)
+    photos = of_scene(scene, views)
     if not options.wants_views:
         return Origin(photos, None)
     key = _cache_key(options, scene, views) if options.keep_renderings else ""
@@ -132,13 +137,17 @@ def _from_model(options: ExportOptions) -> Origin:
     return Origin(photos, renderings, key)
 
 
-def _from_vggt(options: ExportOptions) -> Origin:
+def _from_vggt(options: ExportOptions, prepared: Path) -> Origin:
+    """What `--images` leads to is prepared in a new folder, which must live as long as the origin."""
+    warnings: tuple[str, ...] = ()
     if options.images:
-        folder = Path(options.images)
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
-        require(len(paths) > 0, f"--images {folder}: expected photographs ({', '.join(_IMAGE_SUFFIXES)}), got none")
-        names = [path.stem for path in paths]
-        names = names if len(set(names)) == len(names) else [path.name.replace(".", "_") for path in paths]
+        most = {} if options.max_images is None else {"max_images": options.max_images}
+        photos = prepare(Path(options.images), prepared, max_side=options.max_side or MAX_SIDE, **most)
+        paths, names = (
+            [prepared / photo.name for photo in photos.photos],
+            [Path(one.name).stem for one in photos.photos],
+        )
+        warnings = photos.warnings
     else:
         scenes = read_scenes(
             options.dataset_name,
@@ -165,7 +174,11 @@ def _from_vggt(options: ExportOptions) -> Origin:
             device=usable_device(options.device),
             on_chunk=on_chunk,
         )
-    return Origin(photo_cameras(paths, prediction), predicted_views(names, prediction), warnings=prediction.warnings)
+    return Origin(
+        of_files(paths, [view.camera for view in prediction.views]),
+        predicted_views(names, prediction),
+        warnings=(*warnings, *prediction.warnings),
+    )
 
 
 def _fused(options: ExportOptions, renderings: Renderings) -> tuple[DepthMaps | None, FusedPoints | None]:
@@ -174,7 +187,7 @@ def _fused(options: ExportOptions, renderings: Renderings) -> tuple[DepthMaps | 
     if options.is_from_vggt:
         maps = renderings.confident_depth_maps(options.confidence_percentile)
     else:
-        maps = renderings.depth_maps(options.min_opacity)
+        maps = renderings.depth_maps(options.min_opacity, keeps_background=options.keep_background)
     agreeing = 0 if options.is_from_vggt and options.agreeing is None else options.agreeing
     with tqdm(total=len(maps.depth), unit="view", desc="points") as bar:
         fused = fused_points(
@@ -212,14 +225,6 @@ def _views_of(scene: PosedScene, asked_for: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(asked_for)) or tuple(scene.frames)
 
 
-def _photos_of(scene: PosedScene, views: Sequence[int]) -> PhotoCameras:
-    """Cameras of the files, whatever size the scene's views are resized to."""
-    folder, names = image_names(scene, views)
-    frames = [scene.frames[view] for view in views]
-    cameras = tuple(Cameras(frame.w2c, frame.intrinsics, frame.height, frame.width) for frame in frames)
-    return PhotoCameras(folder, names, cameras)
-
-
 def _cache_key(options: ExportOptions, scene: PosedScene, views: Sequence[int]) -> str:
     """Everything that renderings depend on."""
     names = (
@@ -253,14 +258,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
         volume = "not watertight" if mesh["volume"] is None else f"watertight, volume {mesh['volume']:.4g}"
         lines.append(
             f"mesh: {mesh['vertices']} vertices, {mesh['faces']} faces, {volume}, components {mesh['components']} "
-            f"({mesh['removed_components']} small ones removed), Euler number {mesh['euler_number']}, voxel "
-            f"{mesh['voxel_size']:.3g}"
+            f"({mesh['removed_components']} small ones removed), {mesh['filled_holes']} small holes filled, "
+            f"Euler number {mesh['euler_number']}, voxel {mesh['voxel_size']:.3g}"
         )
     if "cameras" in report:
         cameras = report["cameras"]
-        lines.append(
-            f"cameras: {cameras['images']} images, {cameras['points']} points; images in {cameras['image_folder']}"
-        )
+        lines.append(f"cameras: {cameras['images']} images, {cameras['points']} points")
     if "depth" in report:
         depth = report["depth"]
         lines.append(f"depth: {depth['views']} views of {depth['width']}x{depth['height']}")

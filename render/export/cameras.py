@@ -1,6 +1,7 @@
-"""Cameras of photographs as a COLMAP model and as transforms.json, at the resolution of the files."""
+"""Cameras and photographs as one folder: a COLMAP model and a transforms.json beside the images they name."""
 
-import os
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera, write_model
 from data.depth_fusion import DEPTH_TOLERANCE, DepthMaps
-from data.point_cloud import ColoredPoints
+from data.image_io import read_image, write_image
+from data.point_cloud import ColoredPoints, write_ply
+from data.scene import PosedScene
 from geometry import Cameras, InputError, rigid_inverse, sample_at_pixels
 from training.files import write_json
 
@@ -23,18 +26,20 @@ _SAME_CAMERA = 1e-4
 """Relative difference of focal lengths and principal points up to which images share a camera."""
 _OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 """OpenCV axes (y down, z forward) <-> OpenGL axes (y up, z backward)."""
+_IMAGES, _POINTS = "images", "points.ply"
+_LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class PhotoCameras:
-    """Cameras of image files, which may differ in size."""
+    """Photographs, which may differ in size, with their pinhole cameras."""
 
-    folder: Path
-    """Holds all images."""
     names: tuple[str, ...]
-    """Of the files in `folder`, with / between folders."""
+    """Unique, relative, with / between folders."""
     cameras: tuple[Cameras, ...]
-    """Without a batch axis, for the files as they are."""
+    """Without a batch axis, for the photographs as they are written."""
+    write: Callable[[int, Path], object]
+    """Writes the photograph of that number as that file."""
 
     def __post_init__(self) -> None:
         """Refuse a skew that would be lost.
@@ -48,29 +53,56 @@ class PhotoCameras:
                 raise InputError(f"cameras: expected pixels without skew for COLMAP, got {skew:.3g} for {name}")
 
 
+def of_scene(scene: PosedScene, view_ids: Sequence[int]) -> PhotoCameras:
+    """Views at the size of their files, whatever size the scene resizes them to.
+
+    Files that are pinhole images as they are will be copied; others, such as those of a lens with distortion, are
+    written as the scene sees them, as JPEG if they are that, else as PNG.
+    """
+    frames = [scene.frames[view] for view in view_ids]
+    is_copied = [_is_as_on_disk(scene, view) for view in view_ids]
+    names = [
+        name if copied or Path(name).suffix.lower() in _LOSSY else str(Path(name).with_suffix(".png"))
+        for name, copied in zip(names_in([frame.image_path for frame in frames]), is_copied, strict=True)
+    ]
+
+    def write(index: int, path: Path) -> None:
+        if is_copied[index]:
+            shutil.copyfile(frames[index].image_path, path)
+        else:
+            write_image(path, scene.image(view_ids[index]))
+
+    cameras = tuple(Cameras(frame.w2c, frame.intrinsics, frame.height, frame.width) for frame in frames)
+    return PhotoCameras(tuple(names), cameras, write)
+
+
+def of_files(paths: Sequence[Path], cameras: Sequence[Cameras]) -> PhotoCameras:
+    """Files with cameras for them as they are."""
+    return PhotoCameras(names_in(paths), tuple(cameras), lambda index, path: shutil.copyfile(paths[index], path))
+
+
 def write_cameras(
     folder: Path,
-    final: Path,
     photos: PhotoCameras,
     *,
     points: ColoredPoints | None = None,
     seen_in: DepthMaps | None = None,
     is_text: bool = False,
 ) -> dict[str, Any]:
-    """Write `sparse/0` and `transforms.json` into `folder`, which will be `final`.
+    """Write `images/*`, `sparse/0`, `transforms.json` and, with points, `points.ply` into `folder`.
 
-    Names in the COLMAP model are those below the photographs' common folder; paths in `transforms.json` are relative to
-    `final`. A point is observed by a photograph where the depth that `seen_in` has for it is that of the point.
+    A point is observed by a photograph where the depth that `seen_in` has for it is that of the point.
     """
+    for index, name in enumerate(photos.names):
+        path = folder / _IMAGES / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photos.write(index, path)
     model = colmap_model(photos, points, seen_in)
     write_model(model, folder / "sparse" / "0", text=is_text)
-    write_json(folder / "transforms.json", transforms(photos, final))
-    return {
-        "images": len(photos.names),
-        "cameras": model.num_cameras(),
-        "points": model.num_points3D(),
-        "image_folder": str(photos.folder),
-    }
+    if points is not None:
+        write_ply(folder / _POINTS, points)
+    write_json(folder / "transforms.json", transforms(photos, has_points=points is not None))
+    return {"images": len(photos.names), "cameras": model.num_cameras(), "points": model.num_points3D()}
 
 
 def colmap_model(
@@ -99,15 +131,14 @@ def colmap_model(
     return model
 
 
-def transforms(photos: PhotoCameras, folder: Path) -> dict[str, Any]:
-    """As nerfstudio and instant-ngp read it: OpenGL c2w, intrinsics per frame, paths relative to `folder`."""
+def transforms(photos: PhotoCameras, *, has_points: bool) -> dict[str, Any]:
+    """As nerfstudio and instant-ngp read it: OpenGL c2w, intrinsics per frame, paths relative to the file."""
     frames = []
     for name, camera in zip(photos.names, photos.cameras, strict=True):
-        path = os.path.relpath(photos.folder / name, folder)
         k = camera.intrinsics.double()
         frames.append(
             {
-                "file_path": Path(path).as_posix(),
+                "file_path": f"{_IMAGES}/{name}",
                 "w": camera.width,
                 "h": camera.height,
                 "fl_x": k[0, 0].item(),
@@ -117,7 +148,22 @@ def transforms(photos: PhotoCameras, folder: Path) -> dict[str, Any]:
                 "transform_matrix": (rigid_inverse(camera.w2c.double()) @ _OPENGL).tolist(),
             }
         )
-    return {"camera_model": "OPENCV", "frames": frames}
+    return {"camera_model": "OPENCV", **({"ply_file_path": _POINTS} if has_points else {}), "frames": frames}
+
+
+def names_in(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Of files below the deepest folder that all of them are in, with / between folders."""
+    shared = set(paths[0].parents).intersection(*(path.parents for path in paths))
+    folder = max(shared, key=lambda folder: len(folder.parts))
+    return tuple(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _is_as_on_disk(scene: PosedScene, view: int) -> bool:
+    """Whether the scene takes the file of a view as it is."""
+    if scene.read_image is None:
+        return True
+    background = 255 if scene.white_background else 0
+    return np.array_equal(scene.image(view), read_image(scene.frames[view].image_path, background))
 
 
 def _shared(cameras: tuple[Cameras, ...]) -> list[int]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data.depth_fusion import DEPTH_TOLERANCE, PIXEL_TOLERANCE, USUAL_AGREEING
-from data.tsdf import TRUNCATION, USUAL_VOXELS
+from data.tsdf import TRUNCATION, USUAL_HOLE, USUAL_VOXELS
 from geometry import InputError, require
 from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS
 from render.export.renderings import USUAL_OPACITY
 from render.options import RenderOptions
+from render.reconstruct.sources import MAX_IMAGES, MAX_SIDE
 from training.nerf.data_options import DataOptions
 from training.options import option
 
@@ -22,6 +23,7 @@ MODEL_POINTS = 10_000
 _FUSED = ("points", "mesh", "cameras")
 _PRODUCTS_OF: dict[str, tuple[str, ...]] = {
     "min_opacity": _FUSED,
+    "keep_background": _FUSED,
     "agreeing": _FUSED,
     "depth_tolerance": _FUSED,
     "pixel_tolerance": _FUSED,
@@ -32,6 +34,7 @@ _PRODUCTS_OF: dict[str, tuple[str, ...]] = {
     "voxel_size": ("mesh",),
     "truncation": ("mesh",),
     "min_component": ("mesh",),
+    "max_hole": ("mesh",),
     "close_holes": ("mesh",),
     "mesh_format": ("mesh",),
     "colmap_text": ("cameras",),
@@ -39,9 +42,9 @@ _PRODUCTS_OF: dict[str, tuple[str, ...]] = {
 }
 _ONLY_FROM_MODEL = (
     *("ckpt", "n_views", "imgScale_test", "near_far", "white_bkgd", "chunk", "precision", "min_opacity"),
-    *("keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS),
+    *("keep_background", "keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS),
 )
-_ONLY_FROM_VGGT = ("images", "long", "chunk_size", "chunk_overlap", "confidence_percentile")
+_ONLY_FROM_VGGT = ("images", "max_side", "max_images", "long", "chunk_size", "chunk_overlap", "confidence_percentile")
 USUAL_PERCENTILE = 50.0
 """Percent of VGGT's pixels left out: the setting with which VGGT's own demonstration starts."""
 
@@ -52,7 +55,13 @@ class ExportOptions(RenderOptions):
 
     what: tuple[str, ...] = option(("points",), f"products: {', '.join(PRODUCTS)}", nargs="+")
     origin: str = option("model", "model (--ckpt) or vggt (cameras and depth are VGGT's own)", aliases=("from",))
-    images: str = option("", "--from vggt: folder of photographs, instead of a scan of a data set")
+    images: str = option("", "--from vggt: folder of photographs or video, instead of a scan of a data set")
+    max_side: int | None = option(
+        None, f"--images: longest side in pixels to which photographs are reduced; not given: {MAX_SIDE}"
+    )
+    max_images: int | None = option(
+        None, f"--images: most photographs, or frames of a video, to use; not given: {MAX_IMAGES}"
+    )
     scan: str = option("", "the scan to export; may be left out when there is only one")
     views: tuple[int, ...] = option((), "view numbers to export; none given: all", nargs="+")
     out: str = option("", "folder for the products")
@@ -63,6 +72,7 @@ class ExportOptions(RenderOptions):
         False, "keep what was rendered in the folder; the next export with the same --ckpt and views starts from it"
     )
     min_opacity: float = option(USUAL_OPACITY, "rays of less opacity have no depth")
+    keep_background: bool = option(False, "keep what --near_far open sees behind the scene's far")
     confidence_percentile: float = option(
         USUAL_PERCENTILE, "--from vggt: percent of the pixels, the least confident, left out"
     )
@@ -83,6 +93,7 @@ class ExportOptions(RenderOptions):
     voxel_size: float | None = option(None, "side of a voxel, scene units, instead of --voxels")
     truncation: float = option(TRUNCATION, "voxels up to which distances of the views are averaged")
     min_component: float = option(0.01, "connected parts of fewer faces than this share of the largest are removed")
+    max_hole: int = option(USUAL_HOLE, "holes in the mesh with so many edges around, or fewer, are filled; 0: none")
     close_holes: bool = option(False, "what no view sees counts as inside, so that the mesh is closed")
     mesh_format: str = option("ply", f"file type: {', '.join(MESH_FORMATS)}")
     colmap_text: bool = option(False, "COLMAP model as text instead of binary")
@@ -110,6 +121,9 @@ class ExportOptions(RenderOptions):
             self.mesh_format in MESH_FORMATS,
             f"--mesh_format: expected {', '.join(MESH_FORMATS)}, got {self.mesh_format!r}",
         )
+        for name in ("max_side", "max_images"):
+            is_used = bool(self.images) or getattr(self, name) is None
+            require(is_used, f"--{name}: expected --images beside it, got none")
         self._require_ranges()
 
     @property
@@ -139,7 +153,8 @@ class ExportOptions(RenderOptions):
         if not self.is_from_vggt:
             super()._require_checkpoint()
         elif self.images:
-            require(Path(self.images).is_dir(), f"--images: expected a folder of photographs, got {self.images!r}")
+            found = Path(self.images).exists()
+            require(found, f"--images: expected a folder of photographs or a video, got {self.images!r}")
 
     def _refuse_foreign(self) -> None:
         given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
@@ -171,6 +186,7 @@ class ExportOptions(RenderOptions):
             ("spacing", 0.0, float("inf")),
             ("colmap_points", 0.0, float("inf")),
             ("agreeing", 0.0, float("inf")),
+            ("max_hole", 0.0, float("inf")),
         ):
             value = getattr(self, name)
             require(

@@ -17,6 +17,7 @@ from data.novel_view.dataset import pool_targets
 from data.scene import PosedScene
 from geometry import Cameras, InputError, TensorStruct, Views
 from models.nerf.vggt_nerf import VGGTNeRF, render_image
+from render.export.cameras import names_in
 from training.precision import autocast_of
 
 USUAL_OPACITY = 0.5
@@ -44,6 +45,8 @@ class Renderings(TensorStruct):
     near: Float[Tensor, " view"]
     """Camera z where rays start, scene units."""
     far: Float[Tensor, " view"]
+    scene_far: Float[Tensor, " view"]
+    """Camera z where the scene ends, at most `far`: what open rays see behind it is background."""
 
     def confident_depth_maps(self, percentile: float) -> DepthMaps:
         """For fusion of what is no rendering: depth is unknown where the confidence is below its percentile of all."""
@@ -57,13 +60,16 @@ class Renderings(TensorStruct):
             confidence=self.confidence,
         )
 
-    def depth_maps(self, min_opacity: float = USUAL_OPACITY) -> DepthMaps:
+    def depth_maps(self, min_opacity: float = USUAL_OPACITY, *, keeps_background: bool = False) -> DepthMaps:
         """For fusion: depth is unknown below `min_opacity` and at the borders of the field (near and far).
 
-        Rays with next to no opacity are free as far as they were marched.
+        So it is behind the scene's far, unless the background is kept. Rays with next to no opacity are free as far as
+        they were marched.
         """
         near, far = self.near[:, None, None], self.far[:, None, None]
         inside = (self.depth > (1 + _BORDER) * near) & (self.depth < (1 - _BORDER) * far)
+        if not keeps_background:
+            inside &= self.depth <= self.scene_far[:, None, None]
         known = inside & (self.confidence >= min_opacity)
         is_free = self.confidence < min(_FREE_OPACITY, min_opacity)
         return DepthMaps(
@@ -107,7 +113,7 @@ def render_views(
             )
     cameras = scene.cameras(view_ids, scale)
     near, far = scene.near_far(view_ids)
-    images, bounds = [], []
+    images, bounds, ends = [], [], []
     model.cache.clear()
     with tqdm(total=len(targets), unit="view", desc=f"{scene.scan} depth", disable=on_view is not None) as bar:
         for index, target in enumerate(targets):
@@ -119,37 +125,29 @@ def render_views(
                 view = model.view(maps, cameras[one].to(device), near[one].to(device), far[one].to(device))
                 images.append(render_image(view, chunk))
             bounds.append(torch.stack([view.bounds.near, view.bounds.far]).float().cpu())
+            ends.append(
+                view.bounds.far.cpu() if view.bounds.is_auto.item() else view.bounds.far.cpu().minimum(far[one])
+            )
             bar.update()
             (on_view or bar.refresh)()
     model.cache.clear()
-    ends = torch.cat(bounds, dim=1)
+    marched = torch.cat(bounds, dim=1)
     return Renderings(
         names=file_names(scene, view_ids),
         cameras=cameras,
         depth=torch.stack([image.depth for image in images]).float(),
         colors=torch.stack([image.rgb for image in images]).float(),
         confidence=torch.stack([image.opacity for image in images]).float().clamp(0, 1),
-        near=ends[0],
-        far=ends[1],
+        near=marched[0],
+        far=marched[1],
+        scene_far=torch.cat(ends).float(),
     )
-
-
-def image_names(scene: PosedScene, view_ids: Sequence[int]) -> tuple[Path, tuple[str, ...]]:
-    """The folder that holds all images of a scene's views, and their names in it, with / between folders."""
-    paths = [scene.frames[view].image_path for view in view_ids]
-    folder = common_folder(paths)
-    return folder, tuple(path.relative_to(folder).as_posix() for path in paths)
-
-
-def common_folder(paths: Sequence[Path]) -> Path:
-    """The deepest folder that all files are in."""
-    shared = set(paths[0].parents).intersection(*(path.parents for path in paths))
-    return max(shared, key=lambda folder: len(folder.parts))
 
 
 def file_names(scene: PosedScene, view_ids: Sequence[int]) -> tuple[str, ...]:
     """Names for files about views: those of their images without extension; folders become part of the name."""
-    stems = tuple(name.rsplit(".", 1)[0].replace("/", "_") for name in image_names(scene, view_ids)[1])
+    names = names_in([scene.frames[view].image_path for view in view_ids])
+    stems = tuple(name.rsplit(".", 1)[0].replace("/", "_") for name in names)
     return stems if len(set(stems)) == len(stems) else tuple(f"{view:06d}" for view in view_ids)
 
 

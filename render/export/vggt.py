@@ -1,7 +1,6 @@
-"""VGGT's own cameras, depth and confidence of photographs, as the products take them."""
+"""VGGT's own depth and confidence of photographs, as the products take them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras
-from render.export.cameras import PhotoCameras
-from render.export.renderings import Renderings, common_folder
+from render.export.renderings import Renderings
 from render.reconstruct.vggt_prediction import Prediction
-
-
-def photo_cameras(paths: Sequence[Path], prediction: Prediction) -> PhotoCameras:
-    """The predicted cameras of the files."""
-    folder = common_folder(paths)
-    names = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return PhotoCameras(folder, names, tuple(view.camera for view in prediction.views))
 
 
 def predicted_views(names: Sequence[str], prediction: Prediction) -> Renderings:
@@ -36,6 +27,7 @@ def predicted_views(names: Sequence[str], prediction: Prediction) -> Renderings:
     depth = torch.stack([padded(view.depth.clamp_min(0)) for view in prediction.views]).float()
     confidence = torch.stack([padded(1 - 1 / view.confidence.clamp_min(1)) for view in prediction.views]).float()
     known = [one[one > 0] for one in depth]
+    far = torch.stack([one.max() if len(one) else one.new_ones(()) for one in known])
     return Renderings(
         names=tuple(names),
         cameras=Cameras(
@@ -48,5 +40,6 @@ def predicted_views(names: Sequence[str], prediction: Prediction) -> Renderings:
         colors=torch.stack([padded(view.image) for view in prediction.views]).permute(0, 2, 3, 1).float(),
         confidence=confidence,
         near=torch.stack([one.min() if len(one) else one.new_zeros(()) for one in known]),
-        far=torch.stack([one.max() if len(one) else one.new_ones(()) for one in known]),
+        far=far,
+        scene_far=far,
     )

@@ -57,6 +57,24 @@ def sphere_maps(count: int = 24, size: int = 48, radius: float = 1.0, motion: to
     )
 
 
+def wall_maps(depths: tuple[float, ...], confidences: tuple[float, ...]) -> DepthMaps:
+    """Equal cameras at the origin that look along z at a wall, each at a depth of its own."""
+    count, size = len(depths), 32
+    cameras = Cameras(
+        torch.eye(4).repeat(count, 1, 1),
+        torch.tensor([[32.0, 0, 16], [0, 32.0, 16], [0, 0, 1]]).repeat(count, 1, 1),
+        size,
+        size,
+    )
+    shape = (count, size, size)
+    return DepthMaps(
+        cameras,
+        torch.tensor(depths)[:, None, None].expand(shape).contiguous(),
+        torch.full((*shape, 3), 7, dtype=torch.uint8),
+        torch.tensor(confidences)[:, None, None].expand(shape).contiguous(),
+    )
+
+
 def scaled(maps: DepthMaps, factor: float) -> DepthMaps:
     """In a unit in which lengths are `factor` times as large."""
     free = None if maps.free_until is None else maps.free_until * factor

@@ -1,7 +1,8 @@
 """The command from options to files, which other programs' libraries read back; a model that knows the truth."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.spatial import cKDTree
 
 from data.colmap_library import pycolmap
-from data.image_io import read_uint16, write_image
+from data.image_io import image_size, read_image, read_uint16
 from data.point_cloud import colored_points
 from data.readers.registry import read_scenes
 from data.scene import PosedScene
 from geometry import Cameras, InputError
 from render.export import __main__ as command
-from render.export.cameras import PhotoCameras
+from render.export.cameras import names_in, of_files, of_scene, write_cameras
 from render.export.options import ExportOptions
 from render.export.renderings import Renderings, file_names, render_views
 from render.export.vggt import predicted_views
@@ -54,10 +55,9 @@ def exported(general: Path, data_root: Path, scene: PosedScene, tmp_path_factory
     return out
 
 
-def options(ckpt: Path, data_root: Path, out: Path, **changes: Any) -> ExportOptions:
-    return ExportOptions(
-        **{"ckpt": str(ckpt), "datadir": str(data_root), "scan": SCAN, "device": "cpu", "out": str(out), **changes}
-    )
+def options(general: Path, data_root: Path, folder: Path, **changes: Any) -> ExportOptions:
+    usual = {"ckpt": str(general), "datadir": str(data_root), "scan": SCAN, "device": "cpu", "out": str(folder)}
+    return ExportOptions(**usual | changes)
 
 
 def test_points_lie_on_the_true_surface(exported: Path, scene: PosedScene) -> None:
@@ -100,8 +100,8 @@ def test_colmap_model_has_the_scenes_cameras(exported: Path, scene: PosedScene) 
 def test_transforms_lead_to_the_images(exported: Path, scene: PosedScene) -> None:
     content = json.loads((exported / "cameras" / "transforms.json").read_text())
     frame = content["frames"][3]
-    path = (exported / "cameras" / frame["file_path"]).resolve()
-    (own,) = [one for one in scene.frames.values() if one.image_path.resolve() == path]
+    path = exported / "cameras" / frame["file_path"]
+    (own,) = [one for one in scene.frames.values() if one.image_path.read_bytes() == path.read_bytes()]
     opengl = np.array(frame["transform_matrix"])
     assert np.allclose(opengl[:3, 3], own.center.numpy(), rtol=1e-4)
     point = own.center.numpy() - 700 * opengl[:3, 2] + 10 * opengl[:3, 1]  # forward is -z, up is +y
@@ -110,6 +110,39 @@ def test_transforms_lead_to_the_images(exported: Path, scene: PosedScene) -> Non
     assert x == pytest.approx(frame["cx"], abs=0.01)
     assert y == pytest.approx(frame["cy"] - frame["fl_y"] * 10 / 700, abs=0.01)
     assert (frame["w"], frame["h"]) == (own.width, own.height)
+    points = trimesh.load(exported / "cameras" / content["ply_file_path"]).vertices
+    assert 100 < len(points) <= 200
+
+
+@pytest.mark.parametrize("reader", ["colmap", "transforms"])
+def test_the_readers_of_this_code_read_the_cameras_back(reader: str, exported: Path, scene: PosedScene) -> None:
+    (again,) = read_scenes(reader, str(exported / "cameras"), split="all", scans=None)
+    names = names_in([frame.image_path for frame in scene.frames.values()])
+    by_name = dict(zip(names, scene.frames.values(), strict=True))
+    assert len(again.frames) == len(by_name)
+    for view, frame in again.frames.items():
+        own = by_name[frame.image_path.name]
+        assert torch.allclose(frame.w2c, own.w2c, atol=1e-3)
+        assert torch.allclose(frame.intrinsics, own.intrinsics, atol=1e-3)
+        assert np.array_equal(again.image(view), scene.image(own.view_id))
+        assert own.near * 0.8 < frame.near < frame.far < own.far * 1.2  # around the points, with the reader's margin
+
+
+def test_photographs_with_distortion_are_written_without_it(exported: Path, tmp_path: Path) -> None:
+    """The cameras are pinholes: the files beside them must be what they see."""
+    source = tmp_path / "lens"
+    shutil.copytree(exported / "cameras" / "images", source / "images")
+    content = json.loads((exported / "cameras" / "transforms.json").read_text()) | {"k1": -0.2}
+    (source / "transforms.json").write_text(json.dumps(content))
+    shutil.copy(exported / "cameras" / "points.ply", source)
+    (bent,) = read_scenes("transforms", str(source), split="all", scans=None)
+    views = list(bent.frames)[:3]
+    write_cameras(tmp_path / "out", of_scene(bent, views))
+    (straight,) = read_scenes("transforms", str(tmp_path / "out"), split="all", scans=None)
+    for view, again in zip(views, straight.frames, strict=True):
+        assert torch.allclose(straight.frames[again].intrinsics, bent.frames[view].intrinsics, atol=1e-3)
+        assert np.array_equal(straight.image(again), bent.image(view))
+        assert not np.array_equal(read_image(bent.frames[view].image_path), bent.image(view))
 
 
 def test_depth_files_are_the_true_depth(exported: Path, scene: PosedScene) -> None:
@@ -138,18 +171,21 @@ def test_sources_are_other_training_views(scene: PosedScene) -> None:
 
 
 def test_transparent_and_border_depth_is_unknown() -> None:
-    depth = torch.tensor([[[5.0, 5.0, 1.005, 9.99, 5.0]]])
-    maps = Renderings(
+    depth = torch.tensor([[[5.0, 5.0, 1.005, 9.99, 5.0, 8.0]]])  # near 1, far 10, the scene ends at 6
+    renderings = Renderings(
         ("a",),
-        Cameras(torch.eye(4)[None], torch.eye(3)[None], 1, 5),
+        Cameras(torch.eye(4)[None], torch.eye(3)[None], 1, 6),
         depth,
-        torch.zeros(1, 1, 5, 3),
-        torch.tensor([[[0.9, 0.4, 0.9, 0.9, 0.05]]]),
+        torch.zeros(1, 1, 6, 3),
+        torch.tensor([[[0.9, 0.4, 0.9, 0.9, 0.05, 0.9]]]),
         torch.tensor([1.0]),
         torch.tensor([10.0]),
-    ).depth_maps()
-    assert maps.depth.tolist() == [[[5.0, 0.0, 0.0, 0.0, 0.0]]]
-    assert maps.free_until.tolist() == [[[0.0, 0.0, 0.0, 0.0, 10.0]]]
+        torch.tensor([6.0]),
+    )
+    maps = renderings.depth_maps()
+    assert maps.depth.tolist() == [[[5.0, 0.0, 0.0, 0.0, 0.0, 0.0]]]
+    assert maps.free_until.tolist() == [[[0.0, 0.0, 0.0, 0.0, 10.0, 0.0]]]
+    assert renderings.depth_maps(keeps_background=True).depth.tolist() == [[[5.0, 0.0, 0.0, 0.0, 0.0, 8.0]]]
 
 
 def test_cameras_alone_need_no_model(
@@ -166,29 +202,35 @@ def test_cameras_alone_need_no_model(
     assert {(camera.width, camera.height) for camera in model.cameras.values()} == {(WIDTH, HEIGHT)}
 
 
-@pytest.mark.parametrize("mesh_format", ["glb", "obj"])
 def test_kept_renderings_are_used_again_and_products_replaced(
-    mesh_format: str, general: Path, data_root: Path, tmp_path: Path, truth: mock.Mock
+    general: Path, data_root: Path, scene: PosedScene, tmp_path: Path, truth: mock.Mock
 ) -> None:
-    changes = {"keep_renderings": True, "what": ("mesh", "depth"), "mesh_format": mesh_format, "voxels": 16}
-    first = command.export(options(general, data_root, tmp_path, **changes))
+    usual = {"keep_renderings": True, "views": tuple(scene.frames)[:8], "what": ("mesh", "depth"), "voxels": 16}
+    first = command.export(options(general, data_root, tmp_path, **usual, mesh_format="glb"))
     (tmp_path / "depth" / "stale.npy").touch()
-    again = command.export(options(general, data_root, tmp_path, **changes))
+    again = command.export(options(general, data_root, tmp_path, **usual, mesh_format="obj"))
     assert truth.call_count == 1
     assert again["mesh"] == first["mesh"]
     assert not (tmp_path / "depth" / "stale.npy").exists()
-    mesh = trimesh.load(tmp_path / f"mesh.{mesh_format}", force="mesh", process=False)
-    assert len(mesh.faces) == first["mesh"]["faces"]
-    command.export(options(general, data_root, tmp_path, **changes, n_views=4))
+    for mesh_format in ("glb", "obj"):
+        mesh = trimesh.load(tmp_path / f"mesh.{mesh_format}", force="mesh", process=False)
+        assert len(mesh.faces) == first["mesh"]["faces"] > 0
+        assert mesh.visual.vertex_colors[:, :3].std() > 1
+        assert mesh.area == pytest.approx(first["mesh"]["area"], rel=1e-4)
+    command.export(options(general, data_root, tmp_path, **usual | {"what": ("depth",), "voxels": None}, n_views=4))
     assert truth.call_count == 2
 
 
-def test_a_failure_leaves_nothing(general: Path, data_root: Path, tmp_path: Path, truth: mock.Mock) -> None:
+def test_a_failure_leaves_nothing(
+    general: Path, data_root: Path, scene: PosedScene, tmp_path: Path, truth: mock.Mock
+) -> None:
+    views = tuple(scene.frames)[:11]
     with mock.patch.object(command, "write_depth", side_effect=RuntimeError("disk")), pytest.raises(RuntimeError):
-        command.export(options(general, data_root, tmp_path / "out", what=("points", "depth")))
+        command.export(options(general, data_root, tmp_path / "out", what=("depth",), views=views[:2]))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="expected pixels whose depth 3 other views confirm"):
-        command.export(options(general, data_root, tmp_path / "out", depth_tolerance=1e-9))
+    # depth that comes back to the last bit from 10 of 10 views; from 3 of them it does in some pixels
+    with pytest.raises(InputError, match="expected pixels whose depth 10 other views confirm"):
+        command.export(options(general, data_root, tmp_path / "out", depth_tolerance=1e-9, agreeing=10, views=views))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,12 +247,14 @@ def test_a_failure_leaves_nothing(general: Path, data_root: Path, tmp_path: Path
         ({"origin": "vggt"}, "--ckpt: belongs to --from model"),
         ({"origin": "vggt", "ckpt": "", "min_opacity": 0.1}, "--min_opacity: belongs to --from model"),
         ({"origin": "vggt", "ckpt": "", "images": "x"}, "--datadir: belongs to a data set"),
+        ({"origin": "vggt", "ckpt": "", "max_side": 64}, "--max_side: expected --images beside it"),
+        ({"max_images": 9}, "--max_images: belongs to --from vggt"),
         ({"origin": "sfm"}, "--from: expected one of model, vggt"),
         ({"voxels": 64, "voxel_size": 1.0, "what": ("mesh",)}, "--voxels: expected no --voxel_size"),
         ({"mesh_format": "stl", "what": ("mesh",)}, "--mesh_format: expected ply, glb, obj"),
         ({"min_opacity": 1.5}, "--min_opacity: expected 0 to 1"),
         ({"out": ""}, "--out: expected a folder"),
-        ({"views": (1, 99)}, r"--views: expected views of .* got \[99\]"),
+        ({"views": (14, 98, 99)}, r"--views: expected views of .* got \[98, 99\]"),
         ({"n_views": 17}, "expected 17 source views"),
         ({"agreeing": 40}, "--agreeing: expected 0 to 10"),
     ],
@@ -219,62 +263,81 @@ def test_wrong_options(
     changes: dict[str, Any], message: str, general: Path, data_root: Path, tmp_path: Path, truth: mock.Mock
 ) -> None:
     with pytest.raises(InputError, match=message):
-        command.export(options(general, data_root, **{"out": tmp_path / "out", **changes}))
+        command.export(options(general, data_root, tmp_path / "out", **changes))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_photographs_that_are_not_there() -> None:
+    with pytest.raises(InputError, match="--images: expected a folder of photographs or a video, got 'nowhere'"):
+        ExportOptions(origin="vggt", images="nowhere", out="out")
 
 
 def test_skew_is_refused() -> None:
     intrinsics = torch.tensor([[50.0, 1.0, 16], [0, 50, 12], [0, 0, 1]])
     with pytest.raises(InputError, match="without skew"):
-        PhotoCameras(Path(), ("a.png",), (Cameras(torch.eye(4), intrinsics, 24, 32),))
+        of_files([Path("a.png")], [Cameras(torch.eye(4), intrinsics, 24, 32)])
 
 
-def sphere_prediction(count: int) -> Prediction:
-    """A prediction that is right; files are twice as large as its maps, the last map has fewer rows."""
+def sphere_prediction(count: int, sizes: Sequence[tuple[int, int]]) -> Prediction:
+    """A prediction that is right for files of the given sizes (height, width)."""
     maps = sphere_maps(count=count, size=32)
     views = []
-    for index in range(count):
-        rows = 32 if index < count - 1 else 24
-        camera = maps.cameras[index].cropped(0, 0, rows, 32).resized(2 * rows, 64)
+    for index, (height, width) in enumerate(sizes):
+        rows = round(32 * height / width)
+        camera = maps.cameras[index].cropped(0, 0, rows, 32).resized(height, width)
         confidence = torch.where(maps.depth[index] > 0, 10.0, 1.0)
         image = maps.colors[index].permute(2, 0, 1).float() / 255
         views.append(
-            PredictedView(f"{index}.png", camera, image[:, :rows], maps.depth[index, :rows], confidence[:rows])
+            PredictedView(f"{index}.jpg", camera, image[:, :rows], maps.depth[index, :rows], confidence[:rows])
         )
     return Prediction(tuple(views), warnings=("a warning",))
 
 
 def test_vggts_own_cameras_and_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Photographs of several formats, sizes and orientations, and one file that is none."""
     count = 12
-    prediction = sphere_prediction(count)
-    for view in prediction.views:
-        image = np.zeros((view.camera.height, view.camera.width, 3), np.uint8)
-        write_image(tmp_path / "photos" / view.name, image)
-    paths = sorted((tmp_path / "photos").iterdir())
-    prediction = Prediction(
-        tuple(next(view for view in prediction.views if view.name == path.name) for path in paths),
-        warnings=prediction.warnings,
-    )
-    with mock.patch.object(command, "predict", return_value=prediction) as predict:
-        arguments = f"--from vggt --images {tmp_path / 'photos'} --long --chunk_size 8 --device cpu --voxels 24"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "notes.txt").touch()
+    noise = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for index in range(count):
+        image = Image.fromarray(noise.integers(0, 255, (96, 96, 3), dtype=np.uint8))
+        if index == 0:
+            image.save(photos / "0.png")
+        elif index == 1:
+            image.resize((72, 96)).save(photos / "1.jpg", exif=turned)  # seen as 96 x 72
+        else:
+            image.save(photos / f"{index}.webp", lossless=True)
+
+    def predict(paths: Sequence[Path], *_: Any, **given: Any) -> Prediction:
+        assert given["chunk_size"] == 8
+        return sphere_prediction(count, [image_size(path) for path in paths])
+
+    with mock.patch.object(command, "predict", side_effect=predict):
+        arguments = f"--from vggt --images {photos} --max_side 64 --long --chunk_size 8 --device cpu --voxels 24"
         command.main([*arguments.split(), "--what", *ALL, "--out", str(tmp_path / "out")])
-    assert predict.call_args.kwargs["chunk_size"] == 8
-    assert "warning: a warning" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "warning: a warning" in shown
+    assert "warning: ignored, because they are no photographs: 1 .txt files" in shown
     points = trimesh.load(tmp_path / "out" / "points.ply").vertices
     assert len(points) > 500
     assert np.abs(np.linalg.norm(points, axis=1) - 1).max() < 0.05
     model = pycolmap.Reconstruction(tmp_path / "out" / "cameras" / "sparse" / "0")
     assert model.num_points3D() == len(points)
-    sizes = {image.name: (image.camera.width, image.camera.height) for image in model.images.values()}
-    assert sizes == {f"{index}.png": (64, 64 if index < count - 1 else 48) for index in range(count)}
-    for image in model.images.values():
-        view = prediction.views[paths.index(tmp_path / "photos" / image.name)]
-        assert np.allclose(image.cam_from_world().matrix(), view.camera.w2c[:3].numpy(), atol=1e-5)
-    assert np.load(tmp_path / "out" / "depth" / "0.npy").shape == (32, 32)
+    sizes = [(model.images[one].camera.height, model.images[one].camera.width) for one in sorted(model.images)]
+    assert sorted(sizes) == [(48, 64)] + [(64, 64)] * (count - 1)
+    names = [model.images[one].name for one in sorted(model.images)]
+    assert [image_size(tmp_path / "out" / "cameras" / "images" / name) for name in names] == sizes
+    for number, view in zip(sorted(model.images), sphere_prediction(count, sizes).views, strict=True):
+        assert np.allclose(model.images[number].cam_from_world().matrix(), view.camera.w2c[:3].numpy(), atol=1e-5)
+    assert len(read_scenes("colmap", str(tmp_path / "out" / "cameras"), split="all", scans=None)[0].frames) == count
+    assert np.load(tmp_path / "out" / "depth" / f"{Path(names[0]).stem}.npy").shape == (32, 32)
 
 
 def test_percentile_leaves_out_the_least_confident() -> None:
-    renderings = predicted_views(["a", "b", "c"], sphere_prediction(3))
+    renderings = predicted_views(["a", "b", "c"], sphere_prediction(3, [(64, 64)] * 3))
     renderings.confidence[0] *= 0.5
     known = renderings.confident_depth_maps(50.0).depth > 0
     assert known[0].sum() == 0

@@ -48,7 +48,8 @@ _SHARED_SEED = 0
 class Origin:
     """What products are made of."""
 
-    photos: PhotoCameras
+    photos: PhotoCameras | None
+    """None where cameras are not asked for."""
     renderings: Renderings | None
     """None where no product needs them."""
     cache_key: str = ""
@@ -95,7 +96,7 @@ def _written(options: ExportOptions, origin: Origin) -> dict[str, Any]:
                 max_hole=options.max_hole,
                 closes_holes=options.close_holes,
             )
-        if "cameras" in options.what:
+        if "cameras" in options.what and origin.photos is not None:
             report["cameras"] = write_cameras(
                 folder / "cameras",
                 origin.photos,
@@ -117,7 +118,7 @@ def _from_model(options: ExportOptions) -> Origin:
     scans = (options.scan,) if options.scan else ()
     scene = only_scene(scenes_for(checkpoint.record, options, scans, split="all"))
     views = _views_of(scene, options.views)
-    photos = of_scene(scene, views)
+    photos = of_scene(scene, views) if "cameras" in options.what else None
     if not options.wants_views:
         return Origin(photos, None)
     key = _cache_key(options, scene, views) if options.keep_renderings else ""
@@ -250,7 +251,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "fusion" in report:
         fusion = report["fusion"]
         lines.append(
-            f"points: {fusion['points']} of {fusion['kept_share']:.0%} of {fusion['known_pixels']} pixels with depth "
+            f"points: {fusion['points']} from {fusion['kept_share']:.0%} of {fusion['known_pixels']} pixels with depth "
             f"({fusion['agreeing']} other views agree), {fusion['spacing']:.3g} apart"
         )
     if "mesh" in report:

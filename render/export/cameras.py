@@ -62,7 +62,7 @@ def of_scene(scene: PosedScene, view_ids: Sequence[int]) -> PhotoCameras:
     frames = [scene.frames[view] for view in view_ids]
     is_copied = [_is_as_on_disk(scene, view) for view in view_ids]
     names = [
-        name if copied or Path(name).suffix.lower() in _LOSSY else str(Path(name).with_suffix(".png"))
+        name if copied or Path(name).suffix.lower() in _LOSSY else f"{name}.png"
         for name, copied in zip(names_in([frame.image_path for frame in frames]), is_copied, strict=True)
     ]
 

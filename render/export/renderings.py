@@ -1,9 +1,10 @@
 """What all products are made of: depth, color and opacity of many views, rendered once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -170,8 +171,10 @@ def saved_renderings(path: Path, key: str) -> Renderings | None:
                 return None
             found = {name: torch.from_numpy(file[name]) for name in file.files if name not in ("key", "names")}
             names = tuple(str(name) for name in file["names"])
-    except (OSError, ValueError, KeyError):  # damaged: rendered again
+    except (OSError, ValueError, KeyError, BadZipFile):  # damaged: rendered again
         return None
+    if found.keys() != {field.name for field in fields(Renderings)} - {"names", "cameras"} | {"w2c", "intrinsics"}:
+        return None  # of another version
     height, width = found["depth"].shape[1:]
     cameras = Cameras(found.pop("w2c"), found.pop("intrinsics"), height, width)
     return Renderings(names=names, cameras=cameras, **found)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,10 +21,12 @@ from data.point_cloud import colored_points
 from data.readers.registry import read_scenes
 from data.scene import PosedScene
 from geometry import Cameras, InputError
+from models.nerf.depth_range import FARTHER, DepthRange
+from models.nerf.renderer import TargetView
 from render.export import __main__ as command
 from render.export.cameras import names_in, of_files, of_scene, write_cameras
 from render.export.options import ExportOptions
-from render.export.renderings import Renderings, file_names, render_views
+from render.export.renderings import Renderings, file_names, render_views, save_renderings, saved_renderings
 from render.export.vggt import predicted_views
 from render.reconstruct.chunk_alignment import PredictedView
 from render.reconstruct.vggt_prediction import Prediction
@@ -170,6 +173,26 @@ def test_sources_are_other_training_views(scene: PosedScene) -> None:
         assert set(sources) <= set(scene.train_views)
 
 
+class OpenModel(TruthModel):
+    """Marches far beyond the data's bounds, or as far as it finds right itself."""
+
+    is_auto = False
+
+    def view(self, maps: Any, camera: Cameras, near: torch.Tensor, far: torch.Tensor) -> TargetView:
+        bounds = replace(DepthRange.of_data(near, far).opened(), is_auto=torch.tensor([self.is_auto]))
+        return replace(super().view(maps, camera, near, far), bounds=bounds)
+
+
+@pytest.mark.parametrize("is_auto", [False, True])
+def test_the_scene_ends_at_the_datas_far_unless_vggt_says_where(is_auto: bool, scene: PosedScene) -> None:
+    model, view = OpenModel(scene), scene.train_views[0]
+    model.is_auto = is_auto
+    rendered = render_views(model, scene, [view], 3, device=CPU)
+    far = scene.near_far([view])[1]
+    assert torch.equal(rendered.far, FARTHER * far)
+    assert torch.equal(rendered.scene_far, rendered.far if is_auto else far)
+
+
 def test_transparent_and_border_depth_is_unknown() -> None:
     depth = torch.tensor([[[5.0, 5.0, 1.005, 9.99, 5.0, 8.0]]])  # near 1, far 10, the scene ends at 6
     renderings = Renderings(
@@ -219,6 +242,22 @@ def test_kept_renderings_are_used_again_and_products_replaced(
         assert mesh.area == pytest.approx(first["mesh"]["area"], rel=1e-4)
     command.export(options(general, data_root, tmp_path, **usual | {"what": ("depth",), "voxels": None}, n_views=4))
     assert truth.call_count == 2
+
+
+def test_damaged_and_older_renderings_are_made_again(tmp_path: Path) -> None:
+    path, renderings = tmp_path / "kept.npz", predicted_views(["a"], sphere_prediction(1, [(64, 64)]))
+    save_renderings(path, renderings, "key")
+    again = saved_renderings(path, "key")
+    assert again is not None
+    assert torch.equal(again.depth, renderings.depth)
+    assert torch.equal(again.cameras.w2c, renderings.cameras.w2c)
+    assert saved_renderings(path, "another key") is None
+    with np.load(path) as file:
+        older = {name: file[name] for name in file.files if name != "scene_far"}
+    np.savez(path, **older)
+    assert saved_renderings(path, "key") is None
+    path.write_bytes(path.read_bytes()[:500])
+    assert saved_renderings(path, "key") is None
 
 
 def test_a_failure_leaves_nothing(

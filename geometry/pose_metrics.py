@@ -55,7 +55,7 @@ def relative_pose_errors(predicted_w2c: Float[Tensor, "view 4 4"], true_w2c: Flo
     predicted, true = (
         poses[second] @ torch.linalg.inv(poses[first]) for poses in (predicted_w2c.double(), true_w2c.double())
     )
-    rotation = _rotation_angle(predicted[:, :3, :3] @ true[:, :3, :3].mT)
+    rotation = rotation_angle(predicted[:, :3, :3] @ true[:, :3, :3].mT)
     ours, theirs = predicted[:, :3, 3], true[:, :3, 3]
     angle = torch.atan2(torch.linalg.cross(ours, theirs).norm(dim=-1), (ours * theirs).sum(-1)).rad2deg()
     line = torch.where(_is_nowhere(ours), _MAX_ANGLE / 2, torch.minimum(angle, _MAX_ANGLE - angle))
@@ -97,6 +97,13 @@ class Similarity(NamedTuple):
         """Move points."""
         return self.scale * points @ self.rotation.mT + self.translation
 
+    def moved_pose(self, w2c: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
+        """World to camera, float64, for moved points: x_cam' = s x_cam, so R_cam R^T and s t_cam - R_cam R^T t."""
+        moved = w2c.double().clone()
+        moved[:3, :3] = moved[:3, :3] @ self.rotation.mT
+        moved[:3, 3] = self.scale * moved[:3, 3] - moved[:3, :3] @ self.translation
+        return moved
+
 
 @full_precision
 def best_similarity(
@@ -128,8 +135,34 @@ def best_similarity(
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
 
 
-def _rotation_angle(rotation: Float[Tensor, "pair 3 3"]) -> Float[Tensor, " pair"]:
-    """atan2(|r| / 2, (trace R - 1) / 2), r the vector of R - R^T: small angles keep their digits, unlike by arccos."""
+@full_precision
+def similarity_of_cameras(
+    source_w2c: Float[Tensor, "view 4 4"],
+    target_w2c: Float[Tensor, "view 4 4"],
+    scale: Float[Tensor, ""] | None = None,
+) -> Similarity:
+    """The similarity from the world of `source_w2c` to that of `target_w2c` by which the cameras agree, in float64.
+
+    The rotation is the chordal mean of the views' own (Hartley et al. 2013, section 5.3), so that two views or a row of
+    views suffice. The scale, where it is not given, is the median ratio of the distances between centers (1 for one
+    view, or for views at one place); the translation is the median.
+    """
+    source, target = source_w2c.double(), target_w2c.double()
+    left, _, right = torch.linalg.svd((target[:, :3, :3].mT @ source[:, :3, :3]).sum(0))
+    signs = torch.ones(3, dtype=torch.float64)
+    signs[2] = torch.det(left) * torch.det(right)
+    rotation = left @ torch.diag(signs) @ right
+    ours, theirs = (-(w2c[:, :3, :3].mT @ w2c[:, :3, 3:])[..., 0] for w2c in (source, target))
+    if scale is None:
+        before, after = torch.pdist(ours), torch.pdist(theirs)
+        apart = before > _NO_DIRECTION * ours.norm(dim=-1).amax()
+        scale = (after[apart] / before[apart]).median() if apart.any() else torch.ones((), dtype=torch.float64)
+    scale = scale.double()
+    return Similarity(scale, rotation, (theirs - scale * ours @ rotation.mT).median(0).values)
+
+
+def rotation_angle(rotation: Float[Tensor, "pair 3 3"]) -> Float[Tensor, " pair"]:
+    """Degrees: atan2(|r| / 2, (trace R - 1) / 2), r the vector of R - R^T: small ones keep their digits."""
     skew = rotation - rotation.mT
     sine = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1).norm(dim=-1) / 2
     cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2

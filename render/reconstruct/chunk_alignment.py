@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geometry import Cameras, rigid_inverse
-from geometry.pose_metrics import Similarity, best_similarity
+from geometry import Cameras
+from geometry.pose_metrics import Similarity, best_similarity, similarity_of_cameras
 from models.vggt.alignment import weighted_quantile
 
 _POINTS_PER_VIEW = 2000
@@ -56,12 +56,7 @@ class PredictedView:
 
     def moved(self, similarity: Similarity) -> "PredictedView":
         """In the frame and unit that `similarity` leads to: X' = s R X + t, so x_cam' = s x_cam."""
-        w2c = self.camera.w2c.double()
-        rotation = w2c[:3, :3] @ similarity.rotation.mT
-        translation = similarity.scale * w2c[:3, 3] - rotation @ similarity.translation
-        moved = w2c.clone()
-        moved[:3, :3], moved[:3, 3] = rotation, translation
-        camera = replace(self.camera, w2c=moved.to(self.camera.w2c))
+        camera = replace(self.camera, w2c=similarity.moved_pose(self.camera.w2c).to(self.camera.w2c))
         return replace(self, camera=camera, depth=self.depth * similarity.scale.to(self.depth))
 
 
@@ -133,11 +128,8 @@ def _similarity_of_cameras(source: Sequence[PredictedView], target: Sequence[Pre
     """From the cameras and the median ratio of depth of the same views: rough, but no wild point can lead it astray."""
     ratio = torch.stack([(one.depth / other.depth).median() for one, other in zip(target, source, strict=True)])
     scale = ratio.median().double()
-    from_source, from_target = (torch.stack([view.camera.w2c for view in views]).double() for views in (source, target))
-    left, _, right = torch.linalg.svd((from_target[:, :3, :3].mT @ from_source[:, :3, :3]).sum(0))
-    rotation = left @ right  # the mean rotation (chordal): its factors are near the same, so no reflection
-    centers = [rigid_inverse(w2c)[:, :3, 3] for w2c in (from_source, from_target)]
-    return Similarity(scale, rotation, (centers[1] - scale * centers[0] @ rotation.mT).median(0).values)
+    source_w2c, target_w2c = (torch.stack([view.camera.w2c for view in views]) for views in (source, target))
+    return similarity_of_cameras(source_w2c, target_w2c, scale)
 
 
 def _shared_points(one: PredictedView, other: PredictedView) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from geometry import InputError
-from geometry.pose_metrics import best_similarity, histogram_auc, pose_auc, relative_pose_errors
+from geometry.pose_metrics import (
+    best_similarity,
+    histogram_auc,
+    pose_auc,
+    relative_pose_errors,
+    similarity_of_cameras,
+)
 from tests.scenes import rigid_motion, ring_cameras
 
 
@@ -105,3 +111,19 @@ def test_similarity_counts_points_by_weight() -> None:
     expected = best_similarity(source[[0, 0, 1, 2, 3]], target[[0, 0, 1, 2, 3]])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_similarity_of_cameras(count: int) -> None:
+    """A quarter turn, twice the size, moved: of one camera all but the scale is known."""
+    w2c = torch.eye(4).repeat(count, 1, 1)
+    w2c[:, 0, 3] = -torch.arange(1.0, count + 1)
+    rotation = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    scale, translation = (2.0 if count > 1 else 1.0), torch.tensor([5.0, 6.0, 7.0])
+    moved = w2c.clone()
+    moved[:, :3, :3] = w2c[:, :3, :3] @ rotation.mT
+    moved[:, :3, 3] = scale * w2c[:, :3, 3] - moved[:, :3, :3] @ translation
+    found = similarity_of_cameras(w2c, moved)
+    torch.testing.assert_close(found.scale.item(), scale)
+    torch.testing.assert_close(found.rotation, rotation.double())
+    torch.testing.assert_close(found.translation, translation.double())

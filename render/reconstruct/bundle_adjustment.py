@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data.colmap_library import pycolmap
 from data.colmap_model import add_image, image_w2c, pose_of
 from geometry import Cameras
 from geometry.epipolar import fundamental_matrix, sampson_distance

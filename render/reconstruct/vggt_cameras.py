@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
 
+from data.colmap_library import pycolmap
 from data.problems import shortened
 from geometry import Cameras, require
 from geometry.pose_metrics import rotation_angle

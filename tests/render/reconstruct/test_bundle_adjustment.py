@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 
+from data.colmap_library import pycolmap
 from geometry import Cameras
 from render.reconstruct.bundle_adjustment import Bundle, MatchedImages, MatchedPair
 from render.reconstruct.matching import MatchingOptions, matched_database

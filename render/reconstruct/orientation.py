@@ -18,6 +18,8 @@ _UP_PRIOR = 0.01
 """Weight of the images' mean up, which is within about 30 degrees of up, against one row, within 3 degrees of level:
 (sin 3 / sin 30)^2. So it decides only where rows hardly turn."""
 
+_BY_AXIS = 0.3
+"""What an image that looks straight down counts for the direction behind it, against one for an image's own up."""
 _SIDEWAYS = 0.05
 """Mean square of (12 degrees): photographs within a small angle of each other say nothing about being on their side."""
 
@@ -46,24 +48,34 @@ def up_direction(c2w: Float[np.ndarray, "view 3 3"]) -> Float[np.ndarray, "3"]:
     """The direction that the images' rows are most perpendicular to, whatever a few tilted images say.
 
     Minimizes sum_i rho(row_i . up) with rho(e) = e^2 / (e^2 + sin(10 deg)^2) (Geman and McClure 1987) by reweighting,
-    from the least-squares direction on. Where rows hardly turn, the images' mean up decides; of both signs the one that
-    is up in most images, or, where they look straight down or up, down. Where the columns say it much more clearly than
-    the rows, all photographs were taken on their side: then up is what the columns are perpendicular to, with the sign
-    by which the cameras look down.
+    from that of the images' own ups and the least-squares directions on that most images support: with a third
+    of a front's photographs on their side, all rows are perpendicular to the direction of view, too. Where rows hardly
+    turn, the images' mean up decides, or, where they look straight down, what is behind them. Where the columns say it
+    much more clearly than the rows, all photographs were taken on their side: then up is what the columns are
+    perpendicular to, with the sign by which the cameras look down.
     """
     rows, ups, axes = c2w[:, :, 0], -c2w[:, :, 1], c2w[:, :, 2]
-    # images that look straight down say up by their axes
-    prior = ups.mean(0) - 0.1 * axes.mean(0)
     if _clearness(ups) > 2 * _clearness(rows) + _SIDEWAYS:
-        rows, prior = ups, -axes.mean(0)
-    prior /= max(np.linalg.norm(prior), 1e-12)
-    weights = np.ones(len(rows))
+        rows, ups = ups, np.broadcast_to(-axes.mean(0), axes.shape)
+    # images that look straight down say up by their axes
+    least_squares = np.linalg.eigh(rows.T @ rows)[1][:, 0]
+    candidates = np.stack([least_squares, -least_squares, *ups])
+    support = np.maximum(np.maximum(ups @ candidates.T, _BY_AXIS * (-axes @ candidates.T)), 0)
+    up = candidates[(_weights(rows @ candidates.T) * support).sum(0).argmax()]
     for _ in range(_ITERATIONS):
-        moment = (rows * weights[:, None]).T @ rows / weights.sum() - _UP_PRIOR / len(rows) * np.outer(prior, prior)
+        weights = _weights(rows @ up)
+        weights = weights / weights.sum()
+        prior = weights @ (ups - 0.1 * axes)
+        prior /= max(np.linalg.norm(prior), 1e-12)
+        moment = (rows * weights[:, None]).T @ rows - _UP_PRIOR / len(rows) * np.outer(prior, prior)
         up = np.linalg.eigh(moment)[1][:, 0]
         up = up if up @ prior >= 0 else -up
-        weights = 1 / (1 + (rows @ up / _TOLERANCE) ** 2) ** 2
     return up
+
+
+def _weights(row_up: np.ndarray) -> np.ndarray:
+    """Of the reweighting, from row . up."""
+    return 1 / (1 + (row_up / _TOLERANCE) ** 2) ** 2
 
 
 def _clearness(directions: Float[np.ndarray, "view 3"]) -> float:

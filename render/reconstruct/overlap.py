@@ -1,6 +1,7 @@
 """How photographs overlap, measured on their matches, and why no cameras are found where they overlap badly."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def measure_overlap(photos: PhotoSet, database: Path) -> Overlap:
     homographies = [homography for _, homography in good if homography is not None]
     first = photos.photos[0]
     turning = turning_residual(homographies, first.height, first.width) if homographies else math.inf
-    linked = largest_group([pair for pair, _ in good])
+    linked = len(largest_group(pair for pair, _ in good))
     return Overlap(len(photos.photos), float(np.median(features)), len(good), linked, turning)
 
 
@@ -82,13 +83,13 @@ def why_nothing_registered(overlap: Overlap) -> str:
     )
 
 
-def largest_group(pairs: list[tuple[int, int]]) -> int:
-    """Nodes of the largest connected component of a graph; 0 without pairs. (1, 2), (2, 5), (3, 4) give 3."""
+def largest_group(pairs: Iterable[tuple[int, int]]) -> set[int]:
+    """Nodes of the largest connected component of a graph. (1, 2), (2, 5), (3, 4) give 1, 2, 5."""
     group: dict[int, set[int]] = {}
     for first, second in pairs:
         joined = group.get(first, {first}) | group.get(second, {second})
         group.update(dict.fromkeys(joined, joined))
-    return max((len(members) for members in group.values()), default=0)
+    return max(group.values(), key=len, default=set())
 
 
 def turning_residual(homographies: list[Float[np.ndarray, "3 3"]], height: int, width: int) -> float:

@@ -14,7 +14,7 @@ from data.colmap_library import pycolmap
 from data.problems import shortened
 from geometry import InputError, require
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet
-from render.reconstruct.model_checks import check_model, match_agreement
+from render.reconstruct.model_checks import check_model, keep_connected, match_agreement
 from render.reconstruct.overlap import Overlap, measure_overlap, why_nothing_registered
 from render.reconstruct.types import PhotoSet, Solution
 
@@ -36,10 +36,12 @@ class Attempt:
     matching: MatchingOptions = field(default_factory=MatchingOptions)
 
 
+_MORE_FEATURES = MatchingOptions(max_features=8192, peak_threshold=0.002, max_ratio=0.85)
+
 ATTEMPTS = (
     Attempt("incremental mapping", "incremental"),
     Attempt("global mapping", "global"),
-    Attempt("global mapping of more features", "global", MatchingOptions(peak_threshold=0.002, max_ratio=0.85)),
+    Attempt("global mapping of more features", "global", _MORE_FEATURES),
 )
 """Where both mappers place the same photographs they are equally exact. The global one (GLOMAP, Pan et al. 2024) needs
 no pair of photographs with a wide baseline to begin with, so that it manages frames of a car that drives ahead."""
@@ -114,6 +116,8 @@ def _map(
             glomap = pycolmap.GlobalPipelineOptions()
             glomap.num_threads, glomap.random_seed, glomap.min_model_size = num_threads, seed, MIN_PHOTOS
             models = pycolmap.global_mapping(database, photos.folder, folder, glomap)
+    for model in models.values():
+        keep_connected(model)
     return sorted(models.values(), key=lambda model: (-model.num_reg_images(), model.compute_mean_reprojection_error()))
 
 

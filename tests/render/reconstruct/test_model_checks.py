@@ -7,7 +7,13 @@ import pytest
 
 from data.colmap_library import pycolmap
 from geometry import InputError
-from render.reconstruct.model_checks import check_model, match_agreement, relative_spread, sampson_distance
+from render.reconstruct.model_checks import (
+    check_model,
+    keep_connected,
+    match_agreement,
+    relative_spread,
+    sampson_distance,
+)
 from render.reconstruct.types import PhotoSet
 from tests.render.reconstruct.conftest import Solved
 
@@ -46,6 +52,30 @@ def test_matches_agree_with_sound_cameras_and_not_with_one_that_nodded(solved: S
     turn = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([np.radians(10), 0, 0])), np.zeros(3))
     model.frame(second.frame_id).rig_from_world = turn * second.cam_from_world()
     assert 0.5 < match_agreement(model, database) < 0.9
+
+
+def test_images_that_hardly_any_point_holds_lose_their_pose(model: pycolmap.Reconstruction):
+    """Three of eight share nine points with the others."""
+    names = {image.image_id: image.name for image in model.images.values()}
+    apart = {number for number, name in names.items() if name >= "photo_005"}
+    crossing = 0
+    for number, point in list(model.points3D.items()):
+        seen = {element.image_id for element in point.track.elements}
+        if seen & apart and seen - apart:
+            crossing += 1
+            if crossing > 9:
+                model.delete_point3D(number)
+    keep_connected(model)
+    assert crossing > 9
+    assert {image.name for image in model.images.values() if image.has_pose} == {f"photo_{n:03d}.png" for n in range(5)}
+    assert all(point.track.length() >= 2 for point in model.points3D.values())
+
+
+def test_a_sound_model_keeps_all_images(model: pycolmap.Reconstruction):
+    """Its points hold them."""
+    points = model.num_points3D()
+    keep_connected(model)
+    assert (model.num_reg_images(), model.num_points3D()) == (8, points)
 
 
 def test_matches_that_contradict_the_cameras_are_warned_of(model: pycolmap.Reconstruction):

@@ -48,6 +48,13 @@ def test_a_few_photographs_on_their_side_do_not_matter():
     np.testing.assert_allclose(up_direction(c2w), [0, 0, 1], atol=0.02)
 
 
+def test_a_third_of_the_photographs_of_a_front_on_their_side_do_not_matter():
+    """All rows are then perpendicular to the direction of view too, which is not up."""
+    c2w = rotations(ring(12, degrees=2.0, elevation=15.0))
+    c2w[::3] = rolled(c2w[::3], 90)
+    np.testing.assert_allclose(up_direction(c2w), [0, 0, 1], atol=0.15)
+
+
 @pytest.mark.parametrize("degrees", [90, -90])
 @pytest.mark.parametrize(("step", "elevation"), [(40.0, 30.0), (40.0, 12.0), (12.0, 30.0)])
 def test_an_orbit_of_photographs_that_are_all_on_their_side_is_upright(degrees: int, step: float, elevation: float):

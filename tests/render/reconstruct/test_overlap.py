@@ -33,12 +33,18 @@ def test_homographies_of_a_plane_leave_about_the_baseline_over_the_depth():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "size"), [([], 0), ([(1, 2), (2, 5), (3, 4)], 3), ([(1, 2), (3, 4), (2, 3)], 4), ([(7, 8), (7, 8)], 2)]
+    ("pairs", "members"),
+    [
+        ([], set()),
+        ([(1, 2), (2, 5), (3, 4)], {1, 2, 5}),
+        ([(1, 2), (3, 4), (2, 3)], {1, 2, 3, 4}),
+        ([(7, 8)] * 2, {7, 8}),
+    ],
 )
-def test_the_largest_group_of_connected_photographs(pairs: list[tuple[int, int]], size: int):
+def test_the_largest_group_of_connected_photographs(pairs: list[tuple[int, int]], members: set[int]):
     """In any order of the pairs."""
-    assert largest_group(pairs) == size
-    assert largest_group(pairs[::-1]) == size
+    assert largest_group(pairs) == members
+    assert largest_group(pairs[::-1]) == members
 
 
 @pytest.mark.parametrize(

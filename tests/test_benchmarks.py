@@ -9,7 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import co3d_index, features, finetune, guided_memory, peer_scene, samplers, scaling, speed, vggt_memory
+from benchmarks import (
+    camera_refinement,
+    co3d_index,
+    features,
+    finetune,
+    guided_memory,
+    peer_scene,
+    samplers,
+    scaling,
+    speed,
+    vggt_memory,
+)
+from geometry.pose_metrics import rotation_angle
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
@@ -382,3 +394,15 @@ def test_start_of_a_run_on_co3d(capsys: pytest.CaptureFixture) -> None:
     assert first.startswith("the first time: 2 sequences, 400 frames in ")
     assert second.startswith("from the cache: 2 sequences, 400 frames in ")
     assert "the first time" not in second
+
+
+def test_cameras_are_disturbed_by_as_much_as_was_asked_for() -> None:
+    truth = torch.eye(4).repeat(50, 1, 1)
+    truth[:, 0, 3] = torch.arange(50.0)
+    wrong = camera_refinement.disturbed(truth, degrees=5, centers=0.0)
+    torch.testing.assert_close(rotation_angle(wrong[:, :3, :3]), torch.full((50,), 5.0, dtype=torch.float64))
+    centers = -(wrong[:, :3, :3].mT @ wrong[:, :3, 3:])[..., 0]
+    torch.testing.assert_close(centers, -truth[:, :3, 3].double())
+    moved = camera_refinement.disturbed(truth, degrees=0, centers=0.1)
+    offsets = moved[:, :3, 3] - truth[:, :3, 3]
+    assert offsets.std().item() == pytest.approx(0.1 * 12.5, rel=0.2)  # 12.5: mean distance from the middle

@@ -241,12 +241,17 @@ class Bundle:
                         self.model.delete_observation(image.image_id, index)
 
     def _solve(self, *, refine_distortion: bool) -> None:
+        """Of the images that see points; where it fails, all stays as it was."""
         options = pycolmap.BundleAdjustmentOptions()
         options.print_summary = False
         options.refine_extra_params = refine_distortion
         options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
         options.ceres.solver_options.num_threads = self._num_threads
-        pycolmap.bundle_adjustment(self.model, options)
+        config = pycolmap.BundleAdjustmentConfig()
+        for index in self.placed:
+            config.add_image(self.images.image_ids[index])
+        config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+        pycolmap.create_default_bundle_adjuster(options, config, self.model).solve()
 
 
 def _undistorted(camera: pycolmap.Camera, pixels: Float[np.ndarray, "point 2"]) -> Float[Tensor, "point 2"]:

@@ -22,6 +22,8 @@ from render.reconstruct.vggt_prediction import CHUNK_OVERLAP, PointCloud, Predic
 
 _MAX_FOCAL_SPREAD = 0.1
 """Relative deviation of the focal lengths of one lens above which a warning says so; chosen by hand."""
+_MAX_EPIPOLAR = 2.0
+"""Pixels, median of all matches, above which adjusted cameras do not fit them; photographs come out at 0.08 to 0.4."""
 _DEPTH_POINTS = 20_000
 """Points from VGGT's depth in a model, of all photographs that see no triangulated ones."""
 _SURE = 0.5
@@ -102,7 +104,7 @@ def solve_from(
 
 
 def _refined(bundle: Bundle, measures: dict[str, float], warnings: list[str]) -> Bundle | None:
-    """Adjusted to the matches, in the frame and unit of the cameras that `bundle` has; None where they fit worse then.
+    """Adjusted to the matches, in the frame and unit of the cameras that `bundle` has; None where these fit better.
 
     Adds to `measures` and `warnings`.
     """
@@ -111,7 +113,7 @@ def _refined(bundle: Bundle, measures: dict[str, float], warnings: list[str]) ->
     after, placed = bundle.epipolar_px, len(bundle.placed)
     if placed < 2:
         warnings.append(f"the matches of {count} photographs are too few to adjust to: all cameras are VGGT's own")
-    elif not (bundle.has_plausible_lenses and after <= before):
+    elif not (bundle.has_plausible_lenses and after <= min(before, _MAX_EPIPOLAR)):
         warnings.append(
             f"bundle adjustment was given up, the cameras are VGGT's own: it places {placed} of {count} photographs "
             f"with a median epipolar error of {after:.2g} pixels, VGGT's have {before:.2g}"

@@ -17,7 +17,7 @@ WORDS: list[tuple[str, str]] = [
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
-    (r"photos", "toys/photos"),
+    (r"photos|/path/to/(herz_jesu_p25|sceaux|lund_door)", "toys/photos"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -64,6 +64,7 @@ TOY: dict[str, str] = {
     "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
     "render.video": "--device cpu --frames 2",
     "render.viewer": "--device cpu --port 0 --seconds 0.1",
+    "benchmarks.camera_refinement": "--degrees 2 --max_images 3",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
     "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
     "--real_scale 1",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.camera_refinement import disturbed
 from data.colmap_model import image_w2c, pose_of
 from data.image_io import write_image
 from geometry import InputError
@@ -15,8 +16,8 @@ from render.reconstruct import bundle_adjustment
 from render.reconstruct.bundle_adjustment import Bundle
 from render.reconstruct.types import Photo, PhotoSet, Solution
 from render.reconstruct.vggt_cameras import solve, solve_from
-from tests.render.reconstruct.noisy_cameras import noisy, prediction
 from tests.render.reconstruct.photo_sets import FOCAL, joined, ring, take_photos
+from tests.render.reconstruct.predictions import prediction
 
 NEAR, APART = 5, 2
 
@@ -44,7 +45,7 @@ def poses(solution: Solution, photos: PhotoSet) -> torch.Tensor:
 
 
 def test_refined_cameras_are_nearer_to_the_truth_and_the_others_keep_vggts(shot: Shot) -> None:
-    predicted = noisy(shot.w2c, degrees=4, shift=0.05)
+    predicted = disturbed(shot.w2c, degrees=4, centers=0.03)
     solution = solve_from(prediction(shot.photos, predicted, 1.05 * FOCAL), shot.photos, shot.work)
     found = poses(solution, shot.photos)
     before = relative_pose_errors(predicted[:NEAR], shot.w2c[:NEAR])
@@ -88,7 +89,7 @@ def test_every_photograph_sees_points(shot: Shot) -> None:
 
 
 def test_without_refinement_the_cameras_are_vggts_and_their_reprojection_is_said(shot: Shot) -> None:
-    predicted = noisy(shot.w2c, degrees=1, shift=0.01)
+    predicted = disturbed(shot.w2c, degrees=1, centers=0.006)
     solution = solve_from(prediction(shot.photos, predicted, FOCAL), shot.photos, shot.work, refine=False)
     torch.testing.assert_close(poses(solution, shot.photos), predicted, atol=1e-6, rtol=0)
     assert solution.reprojection_px is not None
@@ -99,7 +100,7 @@ def test_without_refinement_the_cameras_are_vggts_and_their_reprojection_is_said
 
 def test_refinement_that_makes_it_worse_is_given_up(shot: Shot, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(bundle: Bundle, *, refine_distortion: bool) -> None:
-        for image, pose in zip(bundle.images.image_ids, noisy(shot.w2c, degrees=2, shift=0.03), strict=True):
+        for image, pose in zip(bundle.images.image_ids, disturbed(shot.w2c, degrees=2, centers=0.02), strict=True):
             bundle.model.images[image].frame.rig_from_world = pose_of(pose)
 
     monkeypatch.setattr(Bundle, "_solve", spoil)
@@ -131,7 +132,7 @@ def test_images_that_are_all_the_same_keep_vggts_cameras(one_place: Shot, degree
 @pytest.mark.parametrize("degrees", [0.0, 170.0])
 def test_cameras_that_have_nothing_to_do_with_the_matches_do_no_harm(shot: Shot, degrees: float) -> None:
     """All at one place, or turned away: kept or adjusted, with finite numbers, and never fitting worse."""
-    predicted = noisy(shot.w2c[:1].expand(len(shot.w2c), 4, 4), degrees=degrees, shift=0.0)
+    predicted = disturbed(shot.w2c[:1].expand(len(shot.w2c), 4, 4), degrees=degrees, centers=0.0)
     solution = solve_from(prediction(shot.photos, predicted, FOCAL), shot.photos, shot.work)
     assert poses(solution, shot.photos).isfinite().all()
     assert solution.model.num_reg_images() == len(shot.w2c)

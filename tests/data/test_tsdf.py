@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.depth_fusion import DepthMaps, fused_points
+from data.depth_fusion import DepthMaps
 from data.tsdf import Grid, Mesh, fused_mesh, grid_around, without_small_components, without_small_holes
 from geometry import InputError
-from tests.data.exact_maps import scaled, some_motion, sphere_maps, wall_maps
+from tests.data.exact_maps import directions, scaled, some_motion, sphere_maps, wall_maps
 
 VOLUME = 4 / 3 * np.pi
 
@@ -20,8 +20,8 @@ def maps() -> DepthMaps:
 
 
 @pytest.fixture(scope="module")
-def points(maps: DepthMaps) -> torch.Tensor:
-    return fused_points(maps).cloud.points_world
+def points() -> torch.Tensor:
+    return directions(2000).float()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def colored_depth(depth: Float[Tensor, "height width"], near: float, far: float)
     By depth or, where far is many times near (open rays), by its inverse: else all but the background would be red.
     """
     closeness = 1 - ((depth - near) / (far - near)).clamp(0, 1)
-    if far > _WIDE * near:
+    if far > _WIDE * near > 0:
         closeness = ((1 / depth.clamp_min(near) - 1 / far) / (1 / near - 1 / far)).clamp(0, 1)
     colors = torch.from_numpy(matplotlib.colormaps["turbo"](closeness.cpu().numpy())[..., :3]).float()
     return colors * (depth.cpu() > 0)[..., None]

@@ -94,7 +94,7 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
     return build_scene(
         scan,
         photographs,
-        ScenePoints(points.points_world, points.track_lengths),
+        ScenePoints(points.points_world, points.track_lengths) if len(points.points_world) else None,
         {view: image.name for view, image in enumerate(posed)},
         description,
         options,

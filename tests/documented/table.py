@@ -17,7 +17,7 @@ WORDS: list[tuple[str, str]] = [
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
-    (r"photos|/path/to/(herz_jesu_p25|sceaux|lund_door)", "toys/photos"),
+    (r"photos|SCENE|/path/to/(scene|herz_jesu_p25|sceaux|lund_door)", "toys/photos"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -57,6 +57,7 @@ TOY: dict[str, str] = {
     "--aspect 1 --max_groups 1",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
+    "data.download": "",
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
@@ -85,6 +86,7 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"make (demo|test)$", "the Makefile's lines are checked; tests/render/test_demo.py runs the demonstration"),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),
+    (r"python -m data\.download", "downloads; tests/data/test_download.py fetches from a repository of its own"),
     (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),
 ]
 

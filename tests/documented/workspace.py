@@ -69,8 +69,14 @@ class Workspace:
         module, arguments = target(command)
         toy = shrunk(command, module, arguments)
         self._provide_all(command, module, toy)
-        with self._inside():
-            parse_options(cast(Any, options_class(module)), "", toy)
+        with self._inside(), mock.patch.object(sys, "argv", [module, *toy, "--help"]):
+            if options_class(module) is not None:
+                parse_options(cast(Any, options_class(module)), "", toy)
+                return
+            # argparse judges the words one after the other, the last one ends it before the work
+            status = _status(importlib.import_module(_main_module(module)))
+        if status != 0:
+            raise AssertionError(f"{command.place}: `{command}` is refused")
 
     def _run(self, command: Command) -> None:
         module, arguments = target(command)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -108,6 +109,7 @@ class TruthModel(VGGTNeRF):
     def __init__(self, scene: PosedScene, depth_error: float = 0.0) -> None:
         nn.Module.__init__(self)
         self.cache = FeatureCache(0)
+        self.network: Any = SimpleNamespace(near_far="data")
         self.views = scene.views(list(scene.frames))
         self.depth_error = depth_error
         self.encoded: list[tuple[tuple[int, ...], Any]] = []

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from models.nerf.depth_range import DepthRange
 from models.nerf.guided.scene_field import SceneField, Surfaces
 from models.nerf.vggt_nerf import render_image
 from tests.render.tiny import write_backbone
@@ -100,6 +101,7 @@ def test_scene_field_on_a_gpu_that_nothing_is_read_of() -> None:
             options=FinetuneOptions(init_from="none", scene_field=8, rays_per_step=32),
             device=torch.device("cuda"),
             field=field,
+            model=SimpleNamespace(network=SimpleNamespace(bounds_without_sources=DepthRange.of_data)),
             surfaces=Surfaces(batch.source.ids[0], torch.ones(3, 2, 3, 4).to("cuda")),
             watch_loss=lambda *_: None,
             log_dict=lambda *_: None,

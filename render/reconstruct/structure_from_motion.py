@@ -50,8 +50,8 @@ no pair of photographs with a wide baseline to begin with, so that it manages fr
 def solve(photos: PhotoSet, work: Path, *, seed: int = 0, num_threads: int = -1) -> Solution:
     """Cameras and sparse points of the photographs; the world is the mapper's, see `orientation.upright`.
 
-    The same photographs and seed give the same result on one thread; several may add in another order, so that digits
-    differ. Features and matches are kept in `work` and found again by a later call.
+    The same photographs and seed give the same result on one thread; several may add in another order, or start from
+    another pair. Features and matches are kept in `work` and found again by a later call.
 
     Args:
         photos: at least 3.

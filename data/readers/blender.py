@@ -23,12 +23,11 @@ from data.readers.options import ReaderOptions
 from data.readers.splits import (
     Report,
     Split,
-    choose_scans,
     folders_with,
     mvsnerf_views,
     present_only,
     raise_problem,
-    read_each,
+    read_divided_by_views,
     split_views,
 )
 from data.scene import Frame, PosedScene
@@ -57,12 +56,15 @@ def read_blender(
         InputError: for an unknown scan, `view_split` test without transforms_test.json, and (unless `report` collects)
             for a missing image or an impossible camera.
     """
-    folders = find_blender_scans(datadir)
-    if not folders:
-        raise InputError(f"{datadir}: expected {_TRAIN}, or folders that have it, got neither")
-    chosen = choose_scans(datadir, list(folders), "all", scans, {})
     asked = (options or ReaderOptions()).view_split
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, asked)], report)
+    return read_divided_by_views(
+        datadir,
+        find_blender_scans(datadir),
+        f"{_TRAIN}, or folders that have it",
+        scans,
+        report,
+        lambda folder, scan: _read_scene(folder, scan, report, asked),
+    )
 
 
 def find_blender_scans(datadir: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from data.colmap_model import find_model, image_w2c, model_points, observations,
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.options import ReaderOptions
 from data.readers.photographs import Photograph, build_scene, file_below, image_folder, read_description
-from data.readers.splits import Split, choose_scans, read_each
+from data.readers.splits import Split, read_divided_by_views
 from data.scene import PosedScene, ScenePoints
 from geometry import InputError
 
@@ -44,12 +44,15 @@ def read_colmap(
         InputError: for an unknown scan, and (unless `report` collects) for a damaged model, a missing image or an
             impossible camera.
     """
-    folders = find_colmap_scans(datadir)
-    if not folders:
-        raise InputError(f"{datadir}: expected images/ and sparse/0, or folders that have them, got neither")
-    chosen = choose_scans(datadir, list(folders), "all", scans, {})
     options = options or ReaderOptions()
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, options)], report)
+    return read_divided_by_views(
+        datadir,
+        find_colmap_scans(datadir),
+        "images/ and sparse/0, or folders that have them",
+        scans,
+        report,
+        lambda folder, scan: _read_scene(folder, scan, report, options),
+    )
 
 
 def find_colmap_scans(datadir: Path) -> dict[str, Path]:

@@ -19,12 +19,11 @@ from data.readers.options import ReaderOptions
 from data.readers.splits import (
     Report,
     Split,
-    choose_scans,
     folders_with,
     mvsnerf_views,
     present_only,
     raise_problem,
-    read_each,
+    read_divided_by_views,
     split_views,
 )
 from data.scene import Frame, PosedScene
@@ -57,12 +56,15 @@ def read_llff(
         InputError: for an unknown scan, a folder of images that is not there, a number of images other than that of the
             poses, or an impossible camera.
     """
-    folders = find_llff_scans(datadir)
-    if not folders:
-        raise InputError(f"{datadir}: expected {_POSES} and images/, or folders that have them, got neither")
-    chosen = choose_scans(datadir, list(folders), "all", scans, {})
     options = options or ReaderOptions()
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, options)], report)
+    return read_divided_by_views(
+        datadir,
+        find_llff_scans(datadir),
+        f"{_POSES} and images/, or folders that have them",
+        scans,
+        report,
+        lambda folder, scan: _read_scene(folder, scan, report, options),
+    )
 
 
 def find_llff_scans(datadir: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from typing import Literal
 from data.problems import Report as Report
 from data.problems import raise_problem as raise_problem
 from data.scene import PosedScene
-from geometry import InputError
+from geometry import InputError, require
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -67,6 +67,24 @@ def read_each(scans: Sequence[str], read: Callable[[str], Sequence[PosedScene]],
         except InputError as error:
             report(error)
     return [scene for scene in scenes if scene.frames]
+
+
+def read_divided_by_views(
+    datadir: Path,
+    folders: Mapping[str, Path],
+    expected: str,
+    scans: Sequence[str] | None,
+    report: Report,
+    read: Callable[[Path, str], PosedScene],
+) -> list[PosedScene]:
+    """`read(folder, scan)` of all scans or the named ones: of a format whose splits divide views, not scans.
+
+    Raises:
+        InputError: where there are no `folders` (saying what was `expected`), or for an unknown scan.
+    """
+    require(bool(folders), f"{datadir}: expected {expected}, got neither")
+    chosen = choose_scans(datadir, list(folders), "all", scans, {})
+    return read_each(chosen, lambda scan: [read(folders[scan], scan)], report)
 
 
 def missing_views(known: Collection[int], present: Collection[int]) -> list[int]:

@@ -36,7 +36,7 @@ from data.readers.photographs import (
     read_description,
     read_json,
 )
-from data.readers.splits import Split, choose_scans, folders_with, read_each
+from data.readers.splits import Split, folders_with, read_divided_by_views
 from data.scene import PosedScene, ScenePoints
 from geometry import InputError, require
 from geometry.conversions import w2c_from_opengl_c2w
@@ -62,12 +62,15 @@ def read_transforms(
         InputError: for an unknown scan, and (unless `report` collects) for a damaged file, a missing image or an
             impossible camera.
     """
-    folders = find_transforms_scans(datadir)
-    if not folders:
-        raise InputError(f"{datadir}: expected {_FILE}, or folders that have it, got neither")
-    chosen = choose_scans(datadir, list(folders), "all", scans, {})
     options = options or ReaderOptions()
-    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report, options)], report)
+    return read_divided_by_views(
+        datadir,
+        find_transforms_scans(datadir),
+        f"{_FILE}, or folders that have it",
+        scans,
+        report,
+        lambda folder, scan: _read_scene(folder, scan, report, options),
+    )
 
 
 def find_transforms_scans(datadir: Path) -> dict[str, Path]:

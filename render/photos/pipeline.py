@@ -69,7 +69,7 @@ class Pipeline:
         """In order."""
         of, out = self._settings, self.out
         photos = of("source", "max_side", "max_images") | {
-            "photographs": state_of(Path(self.options.source)),
+            "photographs": state_of(Path(self.options.source), out),
             "have_cameras": self.options.poses == "model",
         }
         work = (self.model_folder, out / "work" / "colmap", out / "work" / "vggt")

@@ -23,3 +23,14 @@ def test_it_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
     assert states[0] == states[1]
     assert len(set(states)) == 4
     assert state_of(first) != state_of(folder / "b.jpg")  # a video is a file
+
+
+def test_what_a_run_writes_below_its_source_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    before = state_of(tmp_path, tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "stages.json").write_text("{}")
+    assert state_of(tmp_path, tmp_path / "runs" / "mine") == before
+    assert state_of(tmp_path, Path(os.path.relpath(tmp_path / "runs" / "mine"))) == before
+    (tmp_path / "runs" / "b.jpg").write_bytes(b"2")
+    assert state_of(tmp_path, tmp_path / "runs" / "mine") != before

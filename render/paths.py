@@ -103,8 +103,9 @@ def plain_path(path: PathFile) -> dict[str, Any]:
         for c2w, intrinsics in zip(path.cameras.c2w.double(), path.cameras.intrinsics.double(), strict=True)
     ]
     for name, bound in (("near", path.near), ("far", path.far)):
-        for camera, value in zip(cameras, [] if bound is None else bound.tolist(), strict=False):
-            camera[name] = value
+        if bound is not None:
+            for camera, value in zip(cameras, bound.tolist(), strict=True):
+                camera[name] = value
     header = {"width": path.cameras.width, "height": path.cameras.height, "closed": path.closed}
     optional = {"fps": path.fps, "frames": path.frames}
     return {**header, **{name: value for name, value in optional.items() if value is not None}, "cameras": cameras}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -127,7 +128,7 @@ def _timed(options: FinetuneOptions, task: RunTask, data: SceneDataModule, clock
     with suppress(_Enough):
         fit(options, task, data, [stopwatch], is_continued=True)
     ends = stopwatch.ends
-    steps = [end - before for before, end in zip(ends[_WARM:], ends[_WARM + 1 :], strict=False)]
+    steps = [end - before for before, end in pairwise(ends[_WARM:])]
     return stopwatch.first - stopwatch.start, median(steps or [ends[-1] - stopwatch.first])
 
 

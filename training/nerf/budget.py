@@ -111,15 +111,21 @@ def measured(
         (scene,) = data.train_scenes.values()
         field, of_field, surfaces = None, 0.0, 0.0
         if short.scene_field:
-            seen = short.surface_views or len(scene.train_views)
-            looking = min(_VIEWS, seen)
+            seen, looking = views_to_look_at(short, len(scene.train_views))
             task = build_scene_field_task(replace(short, surface_views=looking), scene, start)
             preparation, of_field = _timed(short, task, data, clock)
-            if short.surface_loss:
-                surfaces = preparation * min(seen, len(scene.train_views)) / looking
+            surfaces = preparation * seen / looking if looking else 0.0
             field = task.field
         task = build_finetune_task(short, scene, start, field)
         return StepTimes(_timed(short, task, data, clock)[1], of_field, surfaces)
+
+
+def views_to_look_at(options: FinetuneOptions, num_views: int) -> tuple[int, int]:
+    """In how many of the training views the general model looks for surfaces, and in how many while the clock runs."""
+    if not options.surface_loss or options.surfaces != "model":
+        return 0, 0
+    seen = min(options.surface_views or num_views, num_views)
+    return seen, min(_VIEWS, seen)
 
 
 def _timed(options: FinetuneOptions, task: RunTask, data: SceneDataModule, clock: Clock) -> tuple[float, float]:

@@ -1,18 +1,17 @@
 """Fine-tuning on one scene: two tasks one after the other, each plain.
 
-`SceneFieldTask` learns voxel grids of the scene from its photographs and from where the general model sees surfaces in
-them. `FinetuneTask` then learns the rest, with that field standing still; without `--scene_field` it is all there is.
+`SceneFieldTask` learns voxel grids of the scene from its photographs and from where surfaces are known to be.
+`FinetuneTask` then learns the rest, with that field standing still; without `--scene_field` it is all there is.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
-from data.novel_view.dataset import pool_targets
 from data.scene import PosedScene
 from data.seeds import evenly_spread
 from geometry import InputError, SceneBatch, Views
@@ -24,6 +23,7 @@ from training.nerf.checkpoint import SCENE_FIELD
 from training.nerf.options import OF_SCENE_FIELD, FinetuneOptions
 from training.nerf.pictures import comparison
 from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
+from training.nerf.surfaces import no_surfaces, surfaces_of_model, surfaces_of_points
 from training.nerf.task import NerfTask, SceneTask, identity_of
 
 _VIEWS_OF_BOX = 8
@@ -65,33 +65,33 @@ class SceneFieldTask(SceneTask):
         return self.options.scene_field_steps
 
     def on_train_start(self) -> None:
-        """The general model looks at the training views, for the field to learn from."""
+        """Where surfaces are, for the field to learn from."""
         self.surfaces = self.see_surfaces()
 
-    @torch.no_grad()
     def see_surfaces(self) -> Surfaces:
-        """Of the training views, at the finest scale of the run, from as many of the others as a step has at most.
+        """Of the training views, at the finest scale of the run; where the options say, see `training.nerf.surfaces`.
 
-        Nothing is known (confidence 0) in views that `--surface_views` leaves out, and without `--surface_loss`.
+        The general model sees them from as many of the other views as a step has at most.
         """
-        scale, count = max(self.options.imgScale_train), self.options.view_range[1]
-        views = self.scene.train_views
-        if not self.options.surface_loss:
-            return Surfaces(torch.tensor(views), torch.zeros(len(views), 2, 1, 1, device=self.device))
-        targets = pool_targets(self.scene, evenly_spread(views, self.options.surface_views or len(views)))
-        surfaces = {}
-        bar = tqdm(targets, desc="surfaces", unit="view", leave=False, disable=not self.trainer.is_global_zero)
-        for target in bar:
-            source = Views.stack([self.scene.views(target.candidates[:count], scale, wants_depth=False)])
-            view = self.scene.views([target.view_id], scale, wants_depth=False).to(self.device)
-            maps = self.model.encode(source.to(self.device))
-            seen_from: Any = self.model.view(maps, view.cameras, view.near, view.far)  # a `GuidedView`: see the options
-            surfaces[target.view_id] = seen_from.surface
-        nothing = torch.zeros_like(seen_from.surface)
-        return Surfaces(torch.tensor(views), torch.cat([surfaces.get(view, nothing) for view in views]))
+        options, scale = self.options, max(self.options.imgScale_train)
+        if not options.surface_loss:
+            surfaces = no_surfaces(self.scene)
+        elif options.surfaces == "points":
+            bounds = self.model.network.bounds_without_sources(*self.scene.near_far(self.scene.train_views))
+            surfaces = surfaces_of_points(self.scene, bounds, scale)
+        else:
+            surfaces = surfaces_of_model(
+                self.model,
+                self.scene,
+                scale,
+                options.view_range[1],
+                options.surface_views,
+                shows_progress=self.trainer.is_global_zero,
+            )
+        return replace(surfaces, maps=surfaces.maps.to(self.device))
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
-        """Colors of random rays, and how far their weights lie from the surfaces that the general model saw.
+        """Colors of random rays, and how far their weights lie from the surfaces that are known.
 
         Before a white background the sweep sees white surfaces where nothing is; there rays should hit nothing.
         """

@@ -11,8 +11,9 @@ from models.nerf.samplers import SAMPLERS, require_own_options
 from training.nerf.data_options import DataOptions
 from training.options import RunOptions, option
 
-OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surface_views")
+OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
 """Options of the per-scene field."""
+_SURFACES = ("model", "points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +186,17 @@ class FinetuneOptions(TrainOptions):
         200, "the first of the optimizer steps, in which the per-scene field learns, alone; then it stands still"
     )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
-    surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces the general model sees")
+    surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces that are known")
+    surfaces: str = option(
+        "model", "where they are known from: model = what the general model sees, points = the data's sparse points"
+    )
     minutes: float = option(
         0.0,
         "take only as many of the steps as fit into so many minutes here, by a short measurement; one process; "
         "0 = all. A resumed run has as many as it had",
     )
     surface_views: int = option(
-        0, "training views, evenly spread, in which the general model looks for these surfaces; 0 = all"
+        0, "training views, evenly spread, in which the general model looks for surfaces; 0 = all"
     )
 
     def __post_init__(self) -> None:
@@ -211,6 +215,13 @@ class FinetuneOptions(TrainOptions):
                 require(value == default, f"--{name} {value}: has no effect without --scene_field")
             return
         self._require_at_least(8, "scene_field")
+        require(
+            self.surfaces in _SURFACES, f"--surfaces: expected one of {', '.join(_SURFACES)}, got {self.surfaces!r}"
+        )
+        require(
+            self.surfaces == "model" or not self.surface_views,
+            f"--surface_views {self.surface_views}: looks for surfaces, has no effect with --surfaces {self.surfaces}",
+        )
         require(
             self.near_far != "auto",
             f"--scene_field marches between the data's bounds: expected --near_far data or open, got {self.near_far}",

@@ -102,3 +102,11 @@ def test_the_run_is_that_of_so_many_steps(
     written = parse_options(FinetuneOptions, "test", ["--config", str(config)])
     assert (*steps(written), written.minutes) == (10, 5, 2, 0)
     assert len(measured) == 1
+
+
+def test_only_the_general_model_looks_for_surfaces() -> None:
+    def looks(**options: Any) -> tuple[int, int]:
+        return budget.views_to_look_at(FinetuneOptions(init_from="x", scene_field=8, **options), 30)
+
+    assert (looks(), looks(surface_views=12), looks(surface_views=1)) == ((30, 2), (12, 2), (1, 1))
+    assert looks(surface_loss=0.0) == looks(surfaces="points") == (0, 0)

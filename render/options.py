@@ -108,8 +108,8 @@ class BenchmarkOptions(EvaluateOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(RenderOptions):
-    """Options of `python -m render.video`."""
+class PathOptions(RenderOptions):
+    """Options of commands that render a scene along a camera path."""
 
     scan: str = option("", "the scan to film; may be left out when there is only one")
     source_views: tuple[int, ...] = option(
@@ -120,9 +120,6 @@ class VideoOptions(RenderOptions):
     )
     path: str = option("", "camera path file (JSON), for example of render.viewer, instead of --trajectory")
     frames: int | None = option(None, "number of frames; not given: 60, or as --path says")
-    fps: int | None = option(None, "frames per second; not given: 24, or as --path says")
-    out: str = option("", "video file, .mp4 or .gif")
-    gif: bool = option(False, "write a .gif beside the .mp4")
 
     def __post_init__(self) -> None:
         """See `RenderOptions`."""
@@ -136,9 +133,21 @@ class VideoOptions(RenderOptions):
             f"--path: expected no --trajectory beside it, got {self.trajectory}",
         )
         require(not self.path or Path(self.path).is_file(), f"--path: expected a file, got {self.path!r}")
-        for name in ("frames", "fps"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name}: expected 1 or more, got {value}")
+        require(self.frames is None or self.frames >= 1, f"--frames: expected 1 or more, got {self.frames}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(PathOptions):
+    """Options of `python -m render.video`."""
+
+    fps: int | None = option(None, "frames per second; not given: 24, or as --path says")
+    out: str = option("", "video file, .mp4 or .gif")
+    gif: bool = option(False, "write a .gif beside the .mp4")
+
+    def __post_init__(self) -> None:
+        """See `PathOptions`."""
+        super().__post_init__()
+        require(self.fps is None or self.fps >= 1, f"--fps: expected 1 or more, got {self.fps}")
         suffix = Path(self.out).suffix
         require(suffix in (".mp4", ".gif"), f"--out: expected a file name ending in .mp4 or .gif, got {self.out!r}")
         require(not Path(self.out).is_dir(), f"--out: expected a file name, got the folder {self.out!r}")

@@ -22,7 +22,7 @@ from geometry import InputError, Views, one_line_errors, require
 from models.nerf.renderer import SourceMaps
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from render.loading import load_for, precision_for, scenes_for, usable_device
-from render.options import VideoOptions
+from render.options import PathOptions, VideoOptions
 from render.paths import PathFile, frames_of, read_path
 from render.source_pool import SourcePool
 from render.trajectories import CameraPath, automatic_kind, camera_path
@@ -57,7 +57,42 @@ def make_video(options: VideoOptions) -> list[Path]:
     Raises:
         InputError: for anything the user can correct, before a file is written or with none left behind.
     """
-    device = usable_device(options.device)
+    film = filmed_frames(options, usable_device(options.device))
+    fps = options.fps or film.fps or _FPS
+    out = Path(options.out)
+    files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(video_file(file, fps)) for file in files]
+        for rendered in tqdm(film.frames, total=film.count, unit="frame", desc=film.name):
+            picture = frame_picture(rendered, film.path)
+            for write in writers:
+                write(picture)
+    return files
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames along a camera path."""
+
+    path: CameraPath
+    frames: Iterator[RenderedImage]
+    """Rendered one after the other, as they are asked for."""
+    fps: float | int | None
+    """As the camera path file says."""
+    name: str
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return len(self.path.near)
+
+
+def filmed_frames(options: PathOptions, device: torch.device) -> Film:
+    """What the options describe, see `make_video`.
+
+    Raises:
+        InputError: for anything the user can correct.
+    """
     checkpoint = read_nerf_checkpoint(Path(options.ckpt))
     record = checkpoint.record
     scans = (options.scan,) if options.scan else ()
@@ -66,19 +101,8 @@ def make_video(options: VideoOptions) -> list[Path]:
     plan = _plan(options, scene, pool, is_local=record.task == "finetune")
     model = load_for(options, checkpoint, device, [scene])
     precision = precision_for(options, record, device)
-    out = Path(options.out)
-    files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
-    with ExitStack() as stack:
-        writers = [stack.enter_context(video_file(file, plan.fps)) for file in files]
-        bar = stack.enter_context(tqdm(total=len(plan.sources), unit="frame", desc=f"{scene.scan} {plan.name}"))
-        for rendered in render_path(
-            model, scene, plan.path, plan.sources, device, options.imgScale_test, options.chunk, precision
-        ):
-            picture = frame_picture(rendered, plan.path)
-            for write in writers:
-                write(picture)
-            bar.update()
-    return files
+    frames = render_path(model, scene, plan.path, plan.sources, device, options.imgScale_test, options.chunk, precision)
+    return Film(plan.path, frames, plan.fps, f"{scene.scan} {plan.name}")
 
 
 @dataclass(frozen=True)
@@ -88,30 +112,30 @@ class _Plan:
     path: CameraPath
     sources: list[tuple[int, ...]]
     """Of every frame."""
-    fps: float | int
+    fps: float | int | None
+    """As a camera path file says."""
     name: str
 
 
-def _plan(options: VideoOptions, scene: PosedScene, pool: tuple[int, ...], *, is_local: bool) -> _Plan:
+def _plan(options: PathOptions, scene: PosedScene, pool: tuple[int, ...], *, is_local: bool) -> _Plan:
     scale, count = options.imgScale_test, options.n_views
-    fps = options.fps or _FPS
     views = SourcePool.of(scene, pool, scale)
     if options.path:
         file = read_path(Path(options.path), scene.image_size(pool[0]))
         path, sources = filmed(file, views, count, scale, options.frames)
-        return _Plan(path, sources, options.fps or file.fps or _FPS, Path(options.path).name)
+        return _Plan(path, sources, file.fps, Path(options.path).name)
     trajectory, frames = options.trajectory or "interpolate", options.frames or _FRAMES
     everywhere = CameraPath(views.cameras, views.near, views.far)
     if trajectory == "auto":
         path = camera_path(trajectory, everywhere, frames)
         sources = [views.nearest(w2c, count) for w2c in path.cameras.w2c]
-        return _Plan(path, sources, fps, f"auto ({automatic_kind(everywhere)})")
+        return _Plan(path, sources, None, f"auto ({automatic_kind(everywhere)})")
     central = central_views(scene, pool, count)
     if not is_local or trajectory == "interpolate":
         everywhere = CameraPath(scene.cameras(central, scale), *scene.near_far(central))
     path = camera_path(trajectory, everywhere, frames)
     sources = nearest_views(scene, pool, path, count) if is_local else [central] * frames
-    return _Plan(path, sources, fps, trajectory)
+    return _Plan(path, sources, None, trajectory)
 
 
 def filmed(

@@ -1,6 +1,7 @@
 """The benchmarks at toy size: they run to the end, and what they print is right where the answer is known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,9 @@ from benchmarks import (
     scaling,
     speed,
     vggt_memory,
+    video_stability,
 )
+from geometry import Cameras, pixel_centers
 from geometry.pose_metrics import rotation_angle
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
@@ -406,3 +409,44 @@ def test_cameras_are_disturbed_by_as_much_as_was_asked_for() -> None:
     moved = camera_refinement.disturbed(truth, degrees=0, centers=0.1)
     offsets = moved[:, :3, 3] - truth[:, :3, 3]
     assert offsets.std().item() == pytest.approx(0.1 * 12.5, rel=0.2)  # 12.5: mean distance from the middle
+
+
+def _frame_of_a_plane(camera: Cameras, brightness: float = 0.0, z: float = 4.0) -> RenderedImage:
+    """A wall at `z` whose color rises linearly along x and y, seen by a camera that looks along z."""
+    pixels = pixel_centers(camera.height, camera.width, camera.w2c).view(1, -1, 2)
+    x, y, _ = camera.unproject(pixels, torch.full((1, pixels.shape[1]), z))[0].unbind(-1)
+    rgb = torch.stack([0.5 + x / 8, 0.5 + y / 8, torch.full_like(x, 0.5)], dim=-1) + brightness
+    size = (camera.height, camera.width)
+    return RenderedImage(rgb.view(*size, 3), torch.full(size, z), torch.ones(size))
+
+
+def test_frames_of_a_wall_differ_by_their_brightness_alone() -> None:
+    """Linear colors survive bilinear lookups. Moved by 0.5 at z = 4 and focal length 16: 2 of 24 columns are gone."""
+    w2c = torch.eye(4).repeat(2, 1, 1)
+    w2c[1, 0, 3] = -0.5
+    cameras = Cameras(w2c, torch.tensor([[16.0, 0, 12], [0, 16, 8], [0, 0, 1]]).repeat(2, 1, 1), height=16, width=24)
+    first, second = _frame_of_a_plane(cameras[:1]), _frame_of_a_plane(cameras[1:])
+    steady = video_stability.difference(first, second, cameras)
+    inner = 22 / 24
+    assert steady.warped < 1e-6
+    assert steady[1:] == pytest.approx((0.5 / 8 / 3, inner, 0.0), abs=1e-6)
+    brighter = video_stability.difference(first, _frame_of_a_plane(cameras[1:], 0.1), cameras)
+    assert brighter.warped == pytest.approx(0.1, abs=1e-6)
+    floater = replace(
+        first, depth=torch.where(torch.arange(24) < 6, 2.0, first.depth)
+    )  # 4 columns to the left at z = 2
+    there = video_stability.difference(floater, second, cameras)
+    assert (there.shared, there.contradicted) == pytest.approx((18 / 24, 2 / 20), abs=1e-6)
+
+
+def test_flicker_along_a_path(small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    more = ("--vggt_ckpt", "none", "--max_steps", "3", "--expname", "short", "--N_samples", "3", "--N_importance", "2")
+    status, errors = outcome_of_general(tiny_arguments("train_general.py", small_dtu, tmp_path, *more))
+    assert status == 0, errors
+    command = ["--ckpt", str(tmp_path / "short/checkpoints/last.ckpt"), "--datadir", str(small_dtu), "--scan", "scan2"]
+    video_stability.main([*command, "--frames", "3", "--n_views", "2", "--device", "cpu", "--apart", "1", "2"])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[-3:]] == ["apart", "1", "2"]
+    with pytest.raises(SystemExit):
+        video_stability.main([*command, "--frames", "3", "--apart", "3"])
+    assert "--apart: expected numbers from 1 to less than --frames, got [3]" in capsys.readouterr().err

@@ -76,6 +76,7 @@ TOY: dict[str, str] = {
     "benchmarks.scaling": "--repeats 1 --views 2 3 --sizes 64x32 64x64 --samples 2 3 --threads 1",
     "benchmarks.speed": "--repeats 1 --width 64 --height 32 --threads 1",
     "benchmarks.viewer_latency": "--device cpu --steps 6 --max_side 40",
+    "benchmarks.video_stability": "--device cpu --frames 2 --apart 1",
     "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",
 }
 

@@ -122,12 +122,13 @@ def thinned(cloud: ColoredPoints, spacing: float) -> ColoredPoints:
     points = cloud.points_world
     if not spacing or not len(points):
         return cloud
-    cells = ((points - points.amin(0)).double() / spacing).floor().long()
+    offsets = (points - points.amin(0)).double()
+    extent = offsets.max().item()
     require(
-        cells.max().item() < 2**_KEY_BITS,
-        f"--spacing: expected at least {(points.amax(0) - points.amin(0)).max().item() / 2**_KEY_BITS:.3g} for the "
-        f"extent of this scene, got {spacing:.3g}",
+        extent / spacing < 2**_KEY_BITS,
+        f"--spacing: expected at least {extent / 2**_KEY_BITS:.3g} for the extent of this scene, got {spacing:.3g}",
     )
+    cells = (offsets / spacing).floor().long()
     keys = (cells[:, 0] << 2 * _KEY_BITS) | (cells[:, 1] << _KEY_BITS) | cells[:, 2]
     _, cell, counts = keys.unique(return_inverse=True, return_counts=True)
 

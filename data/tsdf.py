@@ -44,7 +44,7 @@ _MIN_SHORTENING = 0.25
 """Least cosine in a distance: it stretches the truncation along rays that hardly reach into the surface."""
 _MIN_DISTANCE = 1e-3
 """Truncations: distances are moved away from 0 to this, so that no vertex lies on a grid point (0.004 voxels)."""
-_MOST_VOXELS = 4096
+MOST_VOXELS = 4096
 """Along a side."""
 
 
@@ -113,8 +113,8 @@ def grid_around(points_world: Float[Tensor, "point 3"], voxels: int = 0, voxel_s
     voxel_size = voxel_size or longest / ((voxels or USUAL_VOXELS) - 1)
     shape = tuple(int(side) + 1 for side in np.ceil((high - low) / voxel_size - 1e-6))
     require(
-        max(shape) <= _MOST_VOXELS,
-        f"--voxel_size: expected at least {longest / _MOST_VOXELS:.3g} for this scene, got {voxel_size:.3g}",
+        max(shape) <= MOST_VOXELS,
+        f"--voxel_size: expected at least {longest / MOST_VOXELS:.3g} for this scene, got {voxel_size:.3g}",
     )
     return Grid(torch.from_numpy(low).float(), float(voxel_size), (shape[0], shape[1], shape[2]))
 

@@ -1,5 +1,7 @@
 """Bilinear lookup at projected pixels: one pixel convention for every resolution."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,9 +26,9 @@ def sample_at_pixels(
     grid = torch.nan_to_num(pixels / size * 2 - 1, nan=2.0).clamp(-2, 2)
     values = F.grid_sample(
         maps.reshape(-1, *maps.shape[-3:]),
-        grid.reshape(-1, 1, pixels.shape[-2], 2).to(maps.dtype),
+        grid.reshape(math.prod(batch), 1, pixels.shape[-2], 2).to(maps.dtype),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    return values[:, :, 0].transpose(1, 2).reshape(*batch, pixels.shape[-2], -1)
+    return values[:, :, 0].transpose(1, 2).reshape(*batch, pixels.shape[-2], maps.shape[-3])

@@ -32,8 +32,8 @@ from render.export.renderings import (
 )
 from render.export.vggt import predicted_views
 from render.loading import load_for, precision_for, scenes_for, usable_device
-from render.reconstruct.sources import MAX_SIDE, prepare
-from render.reconstruct.vggt_prediction import CHUNK_OVERLAP, CHUNK_SIZE, predict
+from render.reconstruct.sources import prepare
+from render.reconstruct.vggt_prediction import CHUNK_SIZE, predict
 from render.video import only_scene
 from training.cli import parse_options
 from training.files import staged_folder, write_json
@@ -142,8 +142,9 @@ def _from_vggt(options: ExportOptions, prepared: Path) -> Origin:
     """What `--images` leads to is prepared in a new folder, which must live as long as the origin."""
     warnings: tuple[str, ...] = ()
     if options.images:
-        most = {} if options.max_images is None else {"max_images": options.max_images}
-        photos = prepare(Path(options.images), prepared, max_side=options.max_side or MAX_SIDE, **most)
+        limits = {"max_side": options.max_side, "max_images": options.max_images}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        photos = prepare(Path(options.images), prepared, **given)
         paths, names = (
             [prepared / photo.name for photo in photos.photos],
             [Path(one.name).stem for one in photos.photos],
@@ -170,8 +171,8 @@ def _from_vggt(options: ExportOptions, prepared: Path) -> Origin:
             paths,
             options.vggt_ckpt,
             image_size=options.vggt_image_size or 0,
-            chunk_size=(options.chunk_size or CHUNK_SIZE) if options.long else 0,
-            chunk_overlap=CHUNK_OVERLAP if options.chunk_overlap is None else options.chunk_overlap,
+            chunk_size=options.chunk_size or CHUNK_SIZE if options.long else 0,
+            chunk_overlap=options.chunk_overlap,
             device=usable_device(options.device),
             on_chunk=on_chunk,
         )

@@ -1,16 +1,18 @@
 """Options of `python -m render.export`: each belongs to some products and origins, and is refused elsewhere."""
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data.depth_fusion import DEPTH_TOLERANCE, PIXEL_TOLERANCE, USUAL_AGREEING
-from data.tsdf import TRUNCATION, USUAL_HOLE, USUAL_VOXELS
+from data.tsdf import MOST_VOXELS, TRUNCATION, USUAL_HOLE, USUAL_VOXELS
 from geometry import InputError, require
 from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS
 from render.export.renderings import USUAL_OPACITY
 from render.options import RenderOptions
 from render.reconstruct.sources import MAX_IMAGES, MAX_SIDE
+from render.reconstruct.vggt_prediction import CHUNK_SIZE
 from training.nerf.data_options import DataOptions
 from training.options import option
 
@@ -45,6 +47,8 @@ _ONLY_FROM_MODEL = (
     *("keep_background", "keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS),
 )
 _ONLY_FROM_VGGT = ("images", "max_side", "max_images", "long", "chunk_size", "chunk_overlap", "confidence_percentile")
+_MOST = sys.float_info.max
+"""Any number but infinity."""
 USUAL_PERCENTILE = 50.0
 """Percent of VGGT's pixels left out: the setting with which VGGT's own demonstration starts."""
 
@@ -66,8 +70,10 @@ class ExportOptions(RenderOptions):
     views: tuple[int, ...] = option((), "view numbers to export; none given: all", nargs="+")
     out: str = option("", "folder for the products")
     long: bool = option(False, "--from vggt: predict in overlapping chunks, joined by similarity transforms")
-    chunk_size: int | None = option(None, "--from vggt --long: photographs in a chunk")
-    chunk_overlap: int | None = option(None, "--from vggt --long: photographs that neighboring chunks share")
+    chunk_size: int | None = option(None, f"--from vggt --long: photographs in a chunk; not given: {CHUNK_SIZE}")
+    chunk_overlap: int | None = option(
+        None, "--from vggt --long: photographs that neighboring chunks share; not given: a third of a chunk"
+    )
     keep_renderings: bool = option(
         False, "keep what was rendered in the folder; the next export with the same --ckpt and views starts from it"
     )
@@ -183,28 +189,23 @@ class ExportOptions(RenderOptions):
             ("min_opacity", 0.0, 1.0),
             ("confidence_percentile", 0.0, 100.0),
             ("min_component", 0.0, 1.0),
-            ("spacing", 0.0, float("inf")),
-            ("colmap_points", 0.0, float("inf")),
-            ("agreeing", 0.0, float("inf")),
-            ("max_hole", 0.0, float("inf")),
+            ("spacing", 0.0, _MOST),
+            ("colmap_points", 0, _MOST),
+            ("agreeing", 0, _MOST),
+            ("max_hole", 0, _MOST),
+            ("voxels", 8, MOST_VOXELS),
+            ("truncation", 2.0, _MOST),
+            ("chunk_size", 2, _MOST),
         ):
             value = getattr(self, name)
-            require(
-                value is None or lowest <= value <= highest,
-                f"--{name}: expected {_range(lowest, highest)}, got {value}",
-            )
+            wanted = f"{lowest:g} or more" if highest == _MOST else f"{lowest:g} to {highest:g}"
+            require(value is None or lowest <= value <= highest, f"--{name}: expected {wanted}, got {value}")
         for name in ("depth_tolerance", "pixel_tolerance", "voxel_size"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"--{name}: expected a positive number, got {value}")
-        require(self.voxels is None or self.voxels >= 8, f"--voxels: expected 8 or more, got {self.voxels}")
-        require(self.truncation >= 2, f"--truncation: expected 2 or more voxels, got {self.truncation}")
+            require(value is None or 0 < value <= _MOST, f"--{name}: expected a positive number, got {value}")
 
 
 def _refuse(given: Collection[str], names: Collection[str], where: str) -> None:
     for name in names:
         if name in given:
             raise InputError(f"--{name}: belongs to {where}")
-
-
-def _range(lowest: float, highest: float) -> str:
-    return f"{lowest:g} or more" if highest == float("inf") else f"{lowest:g} to {highest:g}"

@@ -71,8 +71,8 @@ def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images:
     Raises:
         InputError: naming the source, when it cannot be reconstructed from; nothing is written then.
     """
-    require(max_images >= _MIN_IMAGES, f"max_images: expected at least {_MIN_IMAGES}, got {max_images}")
-    require(max_side >= 64, f"max_side: expected at least 64 pixels, got {max_side}")
+    require(max_images >= _MIN_IMAGES, f"--max_images: expected at least {_MIN_IMAGES}, got {max_images}")
+    require(max_side >= 64, f"--max_side: expected at least 64 pixels, got {max_side}")
     require(source.exists(), f"{source}: expected a folder of photographs or a video, got none")
     blocked = folder.is_dir() and any(folder.iterdir())
     require(not blocked, f"{folder}: expected an empty folder or a new name, got one that holds files")

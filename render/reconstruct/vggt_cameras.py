@@ -18,7 +18,7 @@ from geometry.pose_metrics import rotation_angle
 from render.reconstruct.bundle_adjustment import LOOSE, Bundle, MatchedImages
 from render.reconstruct.matching import MatchingOptions, matched_database, quiet
 from render.reconstruct.types import PhotoSet, Solution
-from render.reconstruct.vggt_prediction import CHUNK_OVERLAP, PointCloud, Prediction, confident_points, predict
+from render.reconstruct.vggt_prediction import PointCloud, Prediction, confident_points, predict
 
 _MAX_FOCAL_SPREAD = 0.1
 """Relative deviation of the focal lengths of one lens above which a warning says so; chosen by hand."""
@@ -38,7 +38,7 @@ def solve(
     refine: bool = True,
     image_size: int = 0,
     chunk_size: int = 0,
-    chunk_overlap: int = CHUNK_OVERLAP,
+    chunk_overlap: int | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     num_threads: int = -1,

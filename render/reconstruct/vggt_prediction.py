@@ -24,9 +24,11 @@ from render.reconstruct.types import PhotoSet
 
 SHIPPED_VGGT = Path(__file__).parents[2] / "ckpts" / "vggt_nano.safetensors"
 """VGGT-nano, taken where no weights are named."""
-CHUNK_SIZE, CHUNK_OVERLAP = 60, 20
-"""Photographs predicted together, and shared by neighboring chunks, of a set that is called long. Chosen by hand; for
-VGGT-1B upstream's README reports 11.4 GB for 50 of 518x336 pixels and 21.2 GB for 100, on an H100."""
+CHUNK_SIZE = 60
+"""Photographs of a set that is called long that are predicted together. Chosen by hand; for VGGT-1B upstream's README
+reports 11.4 GB for 50 of 518x336 pixels and 21.2 GB for 100, on an H100."""
+_SHARED = 3
+"""Neighboring chunks share one of so many photographs; chosen by hand."""
 MAX_DRIFT = 0.05
 """Residual of a joint, relative to the distance, above which a warning names it; chosen by hand."""
 BEYOND_NANO = (
@@ -81,7 +83,7 @@ def predict(
     *,
     image_size: int = 0,
     chunk_size: int = 0,
-    chunk_overlap: int = CHUNK_OVERLAP,
+    chunk_overlap: int | None = None,
     device: torch.device | str = "cpu",
     on_chunk: Callable[[int, int], None] = lambda done, count: None,
 ) -> Prediction:
@@ -89,8 +91,8 @@ def predict(
 
     `vggt_ckpt` is any source that `load_vggt` knows, "" the weights that ship. `image_size` is the long side in pixels
     that VGGT sees, 0 the one it was trained at. `chunk_size` 0 predicts all photographs together; otherwise neighbors
-    share `chunk_overlap`. Where memory does not suffice, chunks are halved. `on_chunk` is told how many photographs of
-    how many are predicted.
+    share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved. `on_chunk`
+    is told how many photographs of how many are predicted.
 
     Raises:
         InputError: for no photographs, weights that cannot be read or lack the camera or depth head, impossible chunk
@@ -98,20 +100,20 @@ def predict(
     """
     paths = [photos.folder / photo.name for photo in photos.photos] if isinstance(photos, PhotoSet) else list(photos)
     require(len(paths) > 0, "VGGT: expected at least one photograph, got none")
-    network, identity, default_size = _load(str(vggt_ckpt or SHIPPED_VGGT))
     require(image_size >= 0, f"--vggt_image_size: expected pixels, or 0 for the network's own, got {image_size}")
-    chunk_size = chunk_size or len(paths)
-    if chunk_size < len(paths):
-        require(
-            0 < chunk_overlap < chunk_size,
-            f"--chunk_overlap: expected 1 to {chunk_size - 1}, below --chunk_size, got {chunk_overlap}",
-        )
+    require(chunk_size == 0 or chunk_size >= 2, f"--chunk_size: expected 2 photographs or more, got {chunk_size}")
+    overlap = _overlap(chunk_size or len(paths)) if chunk_overlap is None else chunk_overlap
+    require(
+        chunk_size == 0 or 0 < overlap < chunk_size,
+        f"--chunk_overlap: expected 1 to {chunk_size - 1}, below --chunk_size, got {overlap}",
+    )
+    network, identity, default_size = _load(str(vggt_ckpt or SHIPPED_VGGT))
     placed = load_images_whole(paths, size=image_size or default_size, patch_size=network.patch_size)
     network = network.to(device)
     names = [path.name for path in paths]
     views, joints = _in_chunks(
         lambda first, last: _predict_chunk(network, placed, names, first, last, device),
-        len(paths), chunk_size, chunk_overlap, on_chunk,
+        len(paths), chunk_size or len(paths), overlap, on_chunk,
     )  # fmt: skip
     return Prediction(tuple(views), tuple(joints), (*_warn_of_weights(identity), *_warn_of_drift(joints)), identity)
 
@@ -159,7 +161,7 @@ def _in_chunks(
         wanted = min(size, count - first)
         part = halved_to_fit(lambda size, first=first: compute(first, first + size), wanted, advice=_OPTIONS)
         if len(part) < wanted:
-            size, overlap = len(part), min(overlap, len(part) // 2)
+            size, overlap = len(part), min(overlap, _overlap(len(part)))
         if not views:
             views = part
         elif first + len(part) > len(views):
@@ -167,6 +169,11 @@ def _in_chunks(
             joints.append(joint)
         on_chunk(len(views), count)
     return views, joints
+
+
+def _overlap(chunk_size: int) -> int:
+    """Photographs that neighboring chunks share where nobody says."""
+    return max(1, chunk_size // _SHARED)
 
 
 def _predict_chunk(

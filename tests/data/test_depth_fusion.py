@@ -51,6 +51,17 @@ def test_depth_is_the_mean_of_the_views_that_agree() -> None:
     assert (fused.depth[3] == 0).all()
 
 
+def test_a_view_that_sees_nothing_has_no_points() -> None:
+    maps = sphere_maps(count=16)
+    depth = maps.depth.clone()
+    depth[5] = 0
+    fused = fused_points(replace(maps, depth=depth), spacing=0.0)
+    assert fused.confirmed[5].sum() == 0
+    assert fused.confirmed[4].sum() > 100
+    nothing = fused_points(replace(maps, depth=torch.zeros_like(depth)))
+    assert (len(nothing.cloud.points_world), nothing.known) == (0, 0)
+
+
 def test_tolerances_decide() -> None:
     maps = sphere_maps(count=16)
     wrong = maps.depth.clone()
@@ -86,8 +97,9 @@ def test_thinning_leaves_one_mean_point_in_a_cell() -> None:
     assert torch.allclose(thin.points_world, torch.tensor([[0.2, 0.1, 0.0], [1.5, 0.0, 0.0]]))
     assert thin.colors.tolist() == [[50, 25, 0], [9, 9, 9]]
     assert torch.allclose(thin.normals, torch.tensor([[0.5**0.5, 0.5**0.5, 0.0], [0.0, 0.0, 1.0]]))
-    with pytest.raises(InputError, match="--spacing: expected at least"):
-        thinned(ColoredPoints(points, colors), 1e-9)
+    for spacing in (1e-9, 1e-30):  # the numbers of the cells of the latter have no int64
+        with pytest.raises(InputError, match="--spacing: expected at least"):
+            thinned(ColoredPoints(points, colors), spacing)
 
 
 def test_normals_of_a_slanted_plane() -> None:

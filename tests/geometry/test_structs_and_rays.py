@@ -66,6 +66,11 @@ def test_lookup_is_the_same_at_every_resolution(scale: int) -> None:
     torch.testing.assert_close(sample_at_pixels(maps, pixels, 24, 32), pixels, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_lookup_of_no_pixels(batch: tuple[int, ...]) -> None:
+    assert sample_at_pixels(torch.rand(*batch, 5, 4, 6), torch.zeros(*batch, 0, 2), 4, 6).shape == (*batch, 0, 5)
+
+
 def test_lookup_survives_positions_that_are_no_numbers() -> None:
     pixels = torch.tensor([[[float("nan"), 1.0], [float("inf"), 1.0], [-1e30, 2.0]]])
     assert torch.isfinite(sample_at_pixels(torch.rand(1, 3, 4, 4), pixels, 4, 4)).all()

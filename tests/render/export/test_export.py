@@ -1,6 +1,7 @@
 """The command from options to files, which other programs' libraries read back; a model that knows the truth."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -292,6 +293,10 @@ def test_a_failure_leaves_nothing(
         ({"voxels": 64, "voxel_size": 1.0, "what": ("mesh",)}, "--voxels: expected no --voxel_size"),
         ({"mesh_format": "stl", "what": ("mesh",)}, "--mesh_format: expected ply, glb, obj"),
         ({"min_opacity": 1.5}, "--min_opacity: expected 0 to 1"),
+        ({"spacing": math.inf}, "--spacing: expected 0 or more, got inf"),
+        ({"depth_tolerance": math.inf}, "--depth_tolerance: expected a positive number, got inf"),
+        ({"truncation": math.inf, "what": ("mesh",)}, "--truncation: expected 2 or more, got inf"),
+        ({"voxels": 5000, "what": ("mesh",)}, "--voxels: expected 8 to 4096, got 5000"),
         ({"out": ""}, "--out: expected a folder"),
         ({"views": (14, 98, 99)}, r"--views: expected views of .* got \[98, 99\]"),
         ({"n_views": 17}, "expected 17 source views"),
@@ -309,6 +314,16 @@ def test_wrong_options(
 def test_photographs_that_are_not_there() -> None:
     with pytest.raises(InputError, match="--images: expected a folder of photographs or a video, got 'nowhere'"):
         ExportOptions(origin="vggt", images="nowhere", out="out")
+
+
+def test_wrong_options_of_photographs(tmp_path: Path) -> None:
+    photographs: dict[str, Any] = {"origin": "vggt", "images": str(tmp_path), "out": str(tmp_path / "out")}
+    with pytest.raises(InputError, match="--chunk_size: expected 2 or more, got 1"):
+        ExportOptions(**photographs, long=True, chunk_size=1)
+    with pytest.raises(InputError, match="--max_side: expected at least 64 pixels, got 0"):
+        command.export(ExportOptions(**photographs, max_side=0))
+    with pytest.raises(InputError, match="--max_images: expected at least 3, got 0"):
+        command.export(ExportOptions(**photographs, max_images=0))
 
 
 def test_skew_is_refused() -> None:

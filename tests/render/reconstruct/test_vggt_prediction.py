@@ -88,9 +88,11 @@ def in_one_world(monkeypatch: pytest.MonkeyPatch, most: int = 1000) -> OneWorld:
     return world
 
 
-@pytest.mark.parametrize(("size", "overlap", "calls"), [(3, 1, [3, 3]), (4, 1, [4, 4]), (0, 20, [5]), (9, 20, [5])])
+@pytest.mark.parametrize(
+    ("size", "overlap", "calls"), [(3, 1, [3, 3]), (4, 1, [4, 4]), (3, None, [3, 3]), (0, None, [5]), (9, 8, [5])]
+)
 def test_chunks_become_one_sequence(
-    photos: PhotoSet, weights: str, monkeypatch: pytest.MonkeyPatch, size: int, overlap: int, calls: list[int]
+    photos: PhotoSet, weights: str, monkeypatch: pytest.MonkeyPatch, size: int, overlap: int | None, calls: list[int]
 ) -> None:
     world = in_one_world(monkeypatch)
     prediction = predict(photos, weights, chunk_size=size, chunk_overlap=overlap)
@@ -145,6 +147,8 @@ def test_bad_input_is_refused(photos: PhotoSet, weights: str, tmp_path: Path) ->
         predict([], weights)
     with pytest.raises(InputError, match="--chunk_overlap: expected 1 to 2, below --chunk_size, got 3"):
         predict(photos, weights, chunk_size=3, chunk_overlap=3)
+    with pytest.raises(InputError, match="--chunk_size: expected 2 photographs or more, got -5"):
+        predict(photos, weights, chunk_size=-5)
     with pytest.raises(InputError, match="--vggt_image_size: expected pixels"):
         predict(photos, weights, image_size=-1)
     headless = f"random:{write_backbone(tmp_path / 'headless.json')}:0"

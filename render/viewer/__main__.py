@@ -4,11 +4,14 @@ python -m render.viewer --ckpt C --dataset_name dtu --datadir D --scan scan24
 """
 
 import io
+import ipaddress
+import math
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ import torch
 import viser
 
 from data.scene import PosedScene
-from geometry import InputError, one_line_errors
+from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.loading import load_for, precision_for, scenes_for, usable_device
 from render.paths import read_path
@@ -26,16 +29,17 @@ from render.viewer.editor import PathEditor, vertical_fov
 from render.viewer.gauge import Gauge
 from render.viewer.looks import rendered
 from render.viewer.loop import RenderLoop
-from render.viewer.options import LOCALHOST, ViewerOptions
+from render.viewer.options import ViewerOptions
 from render.viewer.page import Page, PrivateServer, thumbnails_of
 from render.viewer.scene_renderer import SceneRenderer
+from render.viewer.schedule import Size
 from render.viewer.watch import WatchedRun
 from training.checkpoint import Checkpoint
 from training.cli import parse_options
 from training.nerf.checkpoint import NerfRecord, read_nerf_checkpoint
 
-_WAIT_SECONDS = 1.0
-"""Between two looks at a run that has no checkpoint yet."""
+_WAIT_SECONDS = 0.2
+"""Between two looks at the clock, or at a run that has no checkpoint yet."""
 
 
 @one_line_errors
@@ -43,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse options, serve the page until Ctrl-C."""
     options = parse_options(ViewerOptions, __doc__, argv)
     with served(options) as server:
-        _announce(server, options)
-        begin = time.monotonic()
+        announce(options.host, server.get_port())
+        is_over = _clock(options.seconds)
         try:
-            while not options.seconds or time.monotonic() - begin < options.seconds:
-                time.sleep(0.2)
+            while not is_over():
+                time.sleep(_WAIT_SECONDS)
         except KeyboardInterrupt:
             sys.stdout.write("\n")
 
@@ -62,7 +66,7 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
     _require_free(options.host, options.port)
     device = usable_device(options.device)
     run = WatchedRun(Path(options.watch)) if options.watch else None
-    checkpoint = read_nerf_checkpoint(Path(options.ckpt)) if run is None else _awaited(run)
+    checkpoint = read_nerf_checkpoint(Path(options.ckpt)) if run is None else _awaited(run, options.seconds)
     record = checkpoint.record
     scene = only_scene(scenes_for(record, options, (options.scan,) if options.scan else (), split="all"))
     pool = SourcePool.of(scene, pool_of(scene, options.source_views, options.n_views), options.imgScale_test)
@@ -89,22 +93,18 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
         show=lambda task, picture, seconds: _to(
             pages, task.client, lambda page: page.show(task, picture, seconds, run.status if run else "")
         ),
-        complain=lambda task, message: _to(pages, task.client, lambda page: page.say(message)),
+        complain=lambda client, message: _to(pages, client, lambda page: page.say(message)),
         between=reloaded,
     )
-    editor_size = tuple(round(side * options.imgScale_test) for side in scene.image_size(pool.ids[0]))
-    file = Path(options.path)
-    saved = read_path(file, scene.image_size(pool.ids[0])) if file.exists() else None
+    editor_of = partial(_editor, Path(options.path), scene.image_size(pool.ids[0]), options.imgScale_test)
+    editor_of()  # a file that cannot be read is refused before the server is up
     thumbnails = thumbnails_of(renderer)
     server = _server(options, gauge, pool, central_views(scene, pool.ids, options.n_views)[0])
     _add_points(server, scene, gauge)
 
     @server.on_client_connect
     def _(client: viser.ClientHandle) -> None:
-        editor = PathEditor(editor_size)
-        if saved is not None:
-            editor.take(saved)
-        pages[client.client_id] = Page(
+        page = pages[client.client_id] = Page(
             client,
             renderer,
             gauge,
@@ -112,12 +112,15 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
             thumbnails,
             n_views=options.n_views,
             max_side=options.max_side,
-            path_file=file,
-            editor=editor,
+            path_file=Path(options.path),
+            editor=editor_of(lambda message: client.add_notification("Viewer", message)),
         )
+        page.changed()
+        if client.client_id not in server.get_clients():  # gone before the page was there
+            gone(client)
 
     @server.on_client_disconnect
-    def _(client: viser.ClientHandle) -> None:
+    def gone(client: viser.ClientHandle) -> None:
         page = pages.pop(client.client_id, None)
         if page is not None:
             page.close()
@@ -166,16 +169,37 @@ def _to(pages: dict[int, Page], client: int, act: Callable[[Page], None]) -> Non
         act(page)
 
 
-def _awaited(run: WatchedRun) -> Checkpoint[NerfRecord, VGGTNeRF]:
-    """The first checkpoint of a run, however long it takes."""
-    said = ""
+def _editor(file: Path, image_size: Size, scale: float, complain: Callable[[str], object] | None = None) -> PathEditor:
+    """With the path that is in the file now, if there is one; `complain` hears why it cannot be read."""
+    height, width = image_size
+    editor = PathEditor((round(height * scale), round(width * scale)))
+    try:
+        if file.exists():
+            editor.take(read_path(file, image_size))
+    except InputError as error:
+        if complain is None:
+            raise
+        complain(str(error))
+    return editor
+
+
+def _awaited(run: WatchedRun, seconds: float) -> Checkpoint[NerfRecord, VGGTNeRF]:
+    """The first checkpoint of a run, within so many seconds; 0: however long it takes."""
+    said, is_over = "", _clock(seconds)
     while (checkpoint := run.newest()) is None:
         if run.status != said:
             said = run.status
             sys.stdout.write(f"{said}\n")
             sys.stdout.flush()
+        require(not is_over(), f"--watch: expected a checkpoint within --seconds {seconds:g}, got none: {run.status}")
         time.sleep(_WAIT_SECONDS)
     return checkpoint
+
+
+def _clock(seconds: float) -> Callable[[], bool]:
+    """Whether so many seconds from now are over; 0: never."""
+    end = time.monotonic() + (seconds or math.inf)
+    return lambda: time.monotonic() >= end
 
 
 def _require_free(host: str, port: int) -> None:
@@ -185,15 +209,22 @@ def _require_free(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, UnicodeError) as error:  # Unicode: a part of the name that no name can have
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(f"--host {host} --port {port}: expected an address to listen on, got: {reason}") from None
 
 
-def _announce(server: viser.ViserServer, options: ViewerOptions) -> None:
-    port = server.get_port()
-    lines = [f"open http://{'localhost' if options.host in (LOCALHOST, '0.0.0.0') else options.host}:{port}"]
-    if options.host == LOCALHOST:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Of a host that was listened on."""
+    return ipaddress.ip_address(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def announce(host: str, port: int) -> None:
+    """Where the page is, and who can reach it."""
+    here = _address(host)
+    name = "localhost" if here.is_loopback or here.is_unspecified else f"[{here}]" if here.version == 6 else here
+    lines = [f"open http://{name}:{port}"]
+    if here.is_loopback:
         lines.append(f"from another machine: ssh -L {port}:localhost:{port} <this machine>, then the same address")
     else:
         lines.append("everybody who can reach this address can look and change the camera path")

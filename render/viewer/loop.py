@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -19,12 +20,14 @@ class RenderLoop:
         self,
         render: Render,
         show: Callable[[Task, Any, float], None],
-        complain: Callable[[Task, str], None],
+        complain: Callable[[Hashable, str], None],
         between: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`show` gets every picture that is wanted and its seconds, `complain` one line of what went wrong.
+        """`show` gets every picture that is wanted and its seconds, `complain` a client and what went wrong, one line.
 
         `between` runs between pictures and at least twice a second, and says whether all pictures are to be made anew.
+        What goes wrong in it is told to all clients, and the pictures stay as they are. No error ends the thread, which
+        all clients share; one that is no `InputError` is shown on stderr as well.
         """
         self._render, self._show, self._complain, self._between = render, show, complain, between
         self._scheduler = Scheduler()
@@ -68,16 +71,27 @@ class RenderLoop:
 
     def _run(self) -> None:
         while not self._stopped:
-            if self._between():
-                with self._changed:
-                    for client, (request, full) in self._latest.items():
-                        self._scheduler.submit(client, request, full)
+            self._renew()
             with self._changed:
                 task = self._scheduler.next()
                 if task is None:
                     self._changed.wait(timeout=0.5)
                     continue
             self._one(task)
+
+    def _renew(self) -> None:
+        try:
+            if not self._between():
+                return
+        except Exception as error:
+            with self._changed:
+                clients = list(self._latest)
+            for client in clients:
+                self._complain(client, _told(error))
+            return
+        with self._changed:
+            for client, (request, full) in self._latest.items():
+                self._scheduler.submit(client, request, full)
 
     def _one(self, task: Task) -> None:
         def is_outdated() -> bool:
@@ -87,16 +101,22 @@ class RenderLoop:
         begin = time.monotonic()
         try:
             picture = self._render(task, is_outdated)
-        except (InputError, RuntimeError) as error:
+            if picture is None:
+                return
+            seconds = time.monotonic() - begin
+            with self._changed:
+                # the time of a picture for which sources had to be encoded says nothing about those after it
+                wanted = self._scheduler.done(task, seconds, counts=not getattr(picture, "is_slow", False))
+            if wanted:
+                self._show(task, picture, seconds)
+        except Exception as error:
             with self._changed:
                 self._scheduler.failed(task)
-            self._complain(task, " ".join(str(error).split())[:300])
-            return
-        if picture is None:
-            return
-        seconds = time.monotonic() - begin
-        with self._changed:
-            # the time of a picture for which sources had to be encoded says nothing about those after it
-            wanted = self._scheduler.done(task, seconds, counts=not getattr(picture, "is_slow", False))
-        if wanted:
-            self._show(task, picture, seconds)
+            self._complain(task.client, _told(error))
+
+
+def _told(error: Exception) -> str:
+    """One line for a client."""
+    if not isinstance(error, InputError):
+        traceback.print_exception(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].removeprefix("InputError: ")

@@ -47,7 +47,7 @@ class PrivateServer(viser.ViserServer):
 
 
 class Page:
-    """What one visitor sees and does."""
+    """What one visitor sees and does; the first picture comes by `changed`."""
 
     def __init__(
         self,
@@ -70,7 +70,6 @@ class Page:
         self._path_controls()
         self._frusta(thumbnails)
         client.camera.on_update(lambda _: self.changed())
-        self.changed()
 
     def _controls(self, n_views: int) -> None:
         gui, scene = self.client.gui, self.renderer.scene

@@ -95,12 +95,9 @@ class SceneRenderer:
         """Render with this model from now on."""
         self.model = model.to(self.device).eval()
         self.kept.clear()
-
-    @property
-    def samples(self) -> dict[str, int]:
-        """Samples per ray, by the names of the options."""
         own = self.model.network.samples
-        return {field.name: getattr(own, field.name) for field in fields(own)}
+        self.samples = {field.name: getattr(own, field.name) for field in fields(own)}
+        """The model's own number of samples per ray, by the names of the options."""
 
     def sources_for(self, w2c: Float[Tensor, "4 4"], count: int, *, moving: bool) -> tuple[int, ...]:
         """The best sources; while the camera moves, the best of those encoded already unless they are clearly worse."""

@@ -20,7 +20,7 @@ class WatchedRun:
         self._seen: tuple[int, int] | None = None
 
     def newest(self) -> Checkpoint[NerfRecord, VGGTNeRF] | None:
-        """The checkpoint if it is another one than at the last call that gave one; None else.
+        """The checkpoint if the file is another one than at the last call; None else.
 
         One that is missing, half-written or not yet a radiance field is waited for; `status` says so.
         """
@@ -31,11 +31,11 @@ class WatchedRun:
         stamp = (stat.st_mtime_ns, stat.st_size)
         if stamp == self._seen:
             return None
+        self._seen = stamp  # of before it is read: what is written meanwhile gives it another
         try:
             checkpoint = read_nerf_checkpoint(self.file)
         except InputError as error:
             self.status = str(error)
             return None
-        self._seen = stamp
         self.status = f"step {checkpoint.contents.get('global_step', '?')} of {self.file.parent.parent}"
         return checkpoint

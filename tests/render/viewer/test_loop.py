@@ -3,6 +3,8 @@
 import queue
 import threading
 
+import pytest
+
 from geometry import InputError
 from render.viewer.loop import RenderLoop
 
@@ -39,13 +41,41 @@ def test_an_error_is_told_in_one_line_and_the_loop_goes_on():
             raise InputError("out of\nmemory")
         return task.request
 
-    loop = RenderLoop(render, lambda task, picture, seconds: told.put(picture), lambda task, message: told.put(message))
+    loop = RenderLoop(render, lambda task, picture, seconds: told.put(picture), lambda *said: told.put(said))
     loop.start()
     loop.submit("a", "bad", FULL)
-    assert told.get(timeout=10) == "out of memory"
+    assert told.get(timeout=10) == ("a", "out of memory")
     loop.submit("a", "good", FULL)
     assert told.get(timeout=10) == "good"
     loop.stop()
+
+
+def test_no_error_of_any_part_ends_the_thread(capsys: pytest.CaptureFixture[str]):
+    told: queue.Queue = queue.Queue()
+    new = threading.Event()
+
+    def between() -> bool:
+        if new.is_set():
+            new.clear()
+            raise InputError("another model")
+        return False
+
+    def show(task, picture, seconds):
+        if task.request == "unseen":
+            raise KeyError("gone")
+        told.put(picture)
+
+    loop = RenderLoop(lambda task, is_outdated: task.request, show, lambda *said: told.put(said), between)
+    loop.start()
+    loop.submit("a", "unseen", FULL)
+    assert told.get(timeout=10) == ("a", "KeyError: 'gone'")
+    assert "Traceback" in capsys.readouterr().err  # nobody's mistake but ours
+    new.set()
+    assert told.get(timeout=10) == ("a", "another model")
+    loop.submit("a", "good", FULL)
+    assert told.get(timeout=10) == "good"
+    loop.stop()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_new_model_makes_all_pictures_anew():

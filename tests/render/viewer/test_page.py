@@ -18,7 +18,7 @@ from PIL import Image
 
 from geometry import InputError
 from render.paths import read_path
-from render.viewer.__main__ import main, served
+from render.viewer.__main__ import announce, main, served
 from render.viewer.options import ViewerOptions
 from tests.render.tiny import SCAN
 
@@ -103,6 +103,32 @@ def test_the_command_ends_by_itself_and_shows_a_run(
     said = capsys.readouterr().out
     assert "open http://localhost:" in said
     assert "ssh -L" in said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "192.0.2.7", "2001:db8::7"])
+def test_who_can_reach_the_page_is_said(host: str, capsys: pytest.CaptureFixture[str]):
+    announce(host, 7)
+    first, second, _ = capsys.readouterr().out.splitlines()
+    names = {"192.0.2.7": "192.0.2.7", "2001:db8::7": "[2001:db8::7]"}
+    assert first == f"open http://{names.get(host, 'localhost')}:7"
+    assert second.startswith("from another machine: ssh" if host in ("127.0.0.1", "localhost", "::1") else "everybody")
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "."])
+def test_what_cannot_be_a_host(host: str, general: Path, data_root: Path, folder: Path):
+    with (
+        pytest.raises(InputError, match=r"--host .*: expected an address to listen on, got: .*label"),
+        served(options(general, data_root, folder, host=host)),
+    ):
+        pass
+
+
+def test_a_run_is_waited_for_as_long_as_said(data_root: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "new").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        main(f"--watch {folder / 'new'} --datadir {data_root} --device cpu --port 0 --seconds 0.1".split())
+    assert stopped.value.code == 2
+    assert "--watch: expected a checkpoint within --seconds 0.1, got none: waiting for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -202,6 +228,12 @@ def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
     assert json.loads(visitor.download("Download")) == json.loads((folder / "p.json").read_text())
     visitor.press("Delete last")
     visitor.wait(lambda: "0 keys" in visitor.text())
+    visitor.page.reload()  # what was saved is there again
+    visitor.wait(lambda: "1 key" in visitor.text())
+    (folder / "p.json").write_text("{")
+    visitor.page.reload()
+    visitor.wait(lambda: "0 keys" in visitor.text())
+    visitor.wait(lambda: "expected JSON" in visitor.text())
     assert visitor.errors == []
 
 

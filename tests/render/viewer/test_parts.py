@@ -103,7 +103,7 @@ def test_more_samples_are_taken_when_asked_for(renderer: SceneRenderer):
     camera = renderer.scene.cameras([renderer.pool.ids[0]]).resized(8, 10)
     few = renderer.render(camera, 2)
     many = renderer.render(camera, 2, samples={"N_samples": 9, "N_importance": 2})
-    assert renderer.samples["N_samples"] == 9
+    assert renderer.samples == before  # what the controls of the next visitor begin with
     assert not torch.allclose(few.depth, many.depth)
     renderer.render(camera, 2, samples=before)
 
@@ -217,6 +217,9 @@ def test_a_run_in_progress(general: Path, tmp_path: Path):
     run.file.write_bytes(general.read_bytes()[:1000])  # half-written
     assert run.newest() is None
     assert "last.ckpt" in run.status
+    run.status = "not read again while it stays as it is"
+    assert run.newest() is None
+    assert run.status.startswith("not read again")
     contents = torch.load(general, weights_only=True)
     torch.save({**contents, "global_step": 7}, run.file)
     assert run.newest() is not None

@@ -6,6 +6,7 @@ cameras are the frames); `closed`; `fps`; `width` and `height` in pixels. nerfst
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from torch import Tensor
 from geometry import Cameras, InputError, check_camera, require, rigid_inverse
 from geometry.conversions import w2c_from_opengl_c2w
 from training.files import staged_file, write_json
+
+_MAX_SIDE = 16384
+"""Pixels: H.264 has no larger pictures."""
+_MAX_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def read_path(file: Path, size: tuple[int, int]) -> PathFile:
         plain = json.loads(file.read_text())
     except OSError as error:
         raise InputError(f"--path {file}: expected a file, got {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"--path {file}: expected JSON, got {error}") from None
     require(isinstance(plain, dict), f"--path {file}: expected a JSON object, got a {type(plain).__name__}")
     if "camera_path" in plain:
@@ -134,7 +139,7 @@ def _checked(file: Path, plain: dict[str, Any], size: tuple[int, int]) -> PathFi
     unknown = sorted(set(plain) - known)
     require(not unknown, f"--path {file}: expected entries among {sorted(known)}, got {unknown}")
     height, width = (
-        _number(file, plain, name, other, least=1, whole=True)
+        _number(file, plain, name, other, least=1, most=_MAX_SIDE, whole=True)
         for name, other in zip(("height", "width"), size, strict=True)
     )
     require(isinstance(plain.get("closed", False), bool), f"--path {file}, closed: expected true or false")
@@ -144,9 +149,8 @@ def _checked(file: Path, plain: dict[str, Any], size: tuple[int, int]) -> PathFi
         *(_camera(f"--path {file}, camera {index}", entry, height, width) for index, entry in enumerate(entries)),
         strict=True,
     )
-    fps = _number(file, plain, "fps", None, least=0)
-    require(fps != 0, f"--path {file}, fps: expected a positive number, got 0")
-    frames = _number(file, plain, "frames", None, least=1, whole=True)
+    fps = _number(file, plain, "fps", None, least=0.1, most=1000)
+    frames = _number(file, plain, "frames", None, least=1, most=_MAX_FRAMES, whole=True)
     near, far = (_bounds(file, entries, name) for name in ("near", "far"))
     require((near is None) == (far is None), f"--path {file}: expected near and far, got one of them")
     if near is not None and far is not None:
@@ -168,7 +172,7 @@ def _camera(where: str, entry: Any, height: int, width: int) -> tuple[Tensor, Te
         intrinsics = _matrix(f"{where}, intrinsics", entry["intrinsics"], 3)
     else:
         fov = entry["vertical_fov"]
-        is_angle = isinstance(fov, int | float) and 0 < fov < 180
+        is_angle = isinstance(fov, int | float) and not isinstance(fov, bool) and 0 < fov < 180
         require(is_angle, f"{where}, vertical_fov: expected degrees between 0 and 180, got {fov!r}")
         intrinsics = intrinsics_of_fov(math.radians(fov), height, width).double()
     require(c2w[3].tolist() == [0, 0, 0, 1], f"{where}, c2w: expected the last row 0 0 0 1, got {c2w[3].tolist()}")
@@ -186,22 +190,29 @@ def intrinsics_of_fov(vertical_fov: float, height: int, width: int) -> Float[Ten
 def _matrix(where: str, rows: Any, side: int) -> Float[Tensor, "side side"]:
     try:
         matrix = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         matrix = torch.empty(0)
     require(matrix.shape == (side, side), f"{where}: expected {side} x {side} numbers, got {str(rows)[:80]}")
     return matrix
 
 
 def _number(
-    file: Path, plain: dict[str, Any], name: str, default: int | None, *, least: int, whole: bool = False
+    file: Path,
+    plain: dict[str, Any],
+    name: str,
+    default: int | None,
+    *,
+    least: int | float,
+    most: int | float = sys.float_info.max,
+    whole: bool = False,
 ) -> Any:
     """An int or a float, or None where there is none."""
     value = plain.get(name, default)
     if value is None:
         return None
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    what = f"a{' whole' if whole else ''} number of at least {least}"
-    require(is_number and least <= value < math.inf, f"--path {file}, {name}: expected {what}, got {value!r}")
+    what = f"a{' whole' if whole else ''} number of at least {least}" + (f", at most {most}" if most < 1e9 else "")
+    require(is_number and least <= value <= most, f"--path {file}, {name}: expected {what}, got {str(value)[:80]}")
     return value
 
 

@@ -227,7 +227,11 @@ def frame_picture(rendered: RenderedImage, path: CameraPath) -> Picture:
 
 @contextmanager
 def video_file(path: Path, fps: float | int) -> Iterator[Callable[[Picture], None]]:
-    """A function that appends a frame to the .mp4 or .gif `path`, which appears when the block ends well."""
+    """A function that appends a frame to the .mp4 or .gif `path`, which appears when the block ends well.
+
+    Raises:
+        InputError: where `path` cannot be written, or the encoder writes nothing.
+    """
     with staged_file(path) as partial:
         if path.suffix == ".gif":
             writer = imageio.get_writer(partial, mode="I", duration=1000 / fps, loop=0)
@@ -236,10 +240,19 @@ def video_file(path: Path, fps: float | int) -> Iterator[Callable[[Picture], Non
             writer = imageio.get_writer(
                 partial, format="FFMPEG", fps=fps, codec="libx264", quality=_QUALITY, macro_block_size=2
             )
+        failed = f"--out {path}: expected a video by ffmpeg, got none (see above)"
+
+        def write(picture: Picture) -> None:
+            try:
+                writer.append_data(_even(picture))
+            except OSError:  # the encoder has ended
+                raise InputError(failed) from None
+
         try:  # leaving `with writer` by an exception would keep ffmpeg running
-            yield lambda picture: writer.append_data(_even(picture))
+            yield write
         finally:
             writer.close()
+        require(partial.stat().st_size > 0, failed)
 
 
 def _even(picture: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:

@@ -96,7 +96,7 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
         complain=lambda client, message: _to(pages, client, lambda page: page.say(message)),
         between=reloaded,
     )
-    editor_of = partial(_editor, Path(options.path), scene.image_size(pool.ids[0]), options.imgScale_test)
+    editor_of = partial(_editor, Path(options.path), scene.image_size(pool.ids[0]))
     editor_of()  # a file that cannot be read is refused before the server is up
     thumbnails = thumbnails_of(renderer)
     server = _server(options, gauge, pool, central_views(scene, pool.ids, options.n_views)[0])
@@ -169,10 +169,12 @@ def _to(pages: dict[int, Page], client: int, act: Callable[[Page], None]) -> Non
         act(page)
 
 
-def _editor(file: Path, image_size: Size, scale: float, complain: Callable[[str], object] | None = None) -> PathEditor:
-    """With the path that is in the file now, if there is one; `complain` hears why it cannot be read."""
-    height, width = image_size
-    editor = PathEditor((round(height * scale), round(width * scale)))
+def _editor(file: Path, image_size: Size, complain: Callable[[str], object] | None = None) -> PathEditor:
+    """With the path that is in the file now, if there is one; `complain` hears why it cannot be read.
+
+    Sizes are those of the scene's images as they are: `render.video` scales them by its own `--imgScale_test`.
+    """
+    editor = PathEditor(image_size)
     try:
         if file.exists():
             editor.take(read_path(file, image_size))

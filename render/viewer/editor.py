@@ -15,27 +15,24 @@ class PathEditor:
     """Cameras of one size with square pixels; `path` None without any."""
 
     def __init__(self, size: Size) -> None:
-        self.size = size
+        self.height, self.width = size
         self.closed = False
         self.frames = 120
         self.fps = 24
-        self._keys: list[tuple[Tensor, Tensor]] = []
+        self._keys: list[tuple[Tensor, float]] = []
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def add(self, w2c: Float[Tensor, "4 4"], vertical_fov: float) -> None:
         """A key behind the last one; `vertical_fov` in radians."""
-        self._keys.append((w2c, intrinsics_of_fov(vertical_fov, *self.size)))
+        self._keys.append((w2c, vertical_fov))
 
     def take(self, path: PathFile) -> None:
-        """The keys of a file instead of those here, its lenses and speed too."""
-        height, width = self.size
-        fov = 2 * torch.atan(path.cameras.height / 2 / path.cameras.intrinsics[:, 1, 1])
-        self._keys = [
-            (w2c, intrinsics_of_fov(angle, height, width))
-            for w2c, angle in zip(path.cameras.w2c, fov.tolist(), strict=True)
-        ]
+        """The keys of a file instead of those here, its lenses, size and speed too."""
+        cameras = path.cameras
+        self._keys = [(w2c, vertical_fov(cameras, index)) for index, w2c in enumerate(cameras.w2c)]
+        self.height, self.width = cameras.height, cameras.width
         self.closed, self.frames = path.closed, path.frames or max(len(self._keys), 2)
         self.fps = max(1, round(path.fps or self.fps))
 
@@ -53,8 +50,9 @@ class PathEditor:
         """What `render.video --path` renders."""
         if not self._keys:
             return None
-        w2c, intrinsics = zip(*self._keys, strict=True)
-        cameras = Cameras(torch.stack(w2c), torch.stack(intrinsics), *self.size)
+        w2c = torch.stack([w2c for w2c, _ in self._keys])
+        intrinsics = torch.stack([intrinsics_of_fov(fov, self.height, self.width) for _, fov in self._keys])
+        cameras = Cameras(w2c, intrinsics, self.height, self.width)
         return PathFile(cameras, frames=self.frames, closed=self.closed, fps=self.fps)
 
 

@@ -19,11 +19,11 @@ class ViewerOptions(RenderOptions):
         (), "view numbers that may be sources; none given: the scan's training views", nargs="+"
     )
     watch: str = option("", "folder of a run in progress, whose newest checkpoint is shown, instead of --ckpt")
-    path: str = option("camera_path.json", "file into which the page's path editor saves; read at the start if there")
+    path: str = option("camera_path.json", "file into which the page's path editor saves; every visit begins with it")
     max_side: int = option(640, "longest side in pixels of the full picture, screenshots included")
     host: str = option(LOCALHOST, "address to listen on; 0.0.0.0: everybody who can reach this machine")
     port: int = option(8080, "port to listen on; 0: any free one")
-    seconds: float = option(0.0, "end after so long; 0: at Ctrl-C")
+    seconds: float = option(0.0, "end after so long, also without a checkpoint of --watch; 0: at Ctrl-C")
 
     def __post_init__(self) -> None:
         """See `RenderOptions`."""

@@ -15,6 +15,7 @@ import viser
 from PIL import Image
 from torch import Tensor
 
+from data.scene import MIN_SIDE
 from geometry import Cameras, InputError
 from render.paths import frames_of, plain_path, write_path
 from render.viewer.editor import PathEditor, vertical_fov
@@ -34,6 +35,8 @@ _FRUSTUM = 0.04
 """Length in units of the distance of what the views look at."""
 _PREVIEW_FPS = 8
 """Steps per second when the page plays a path."""
+_MAX_VIDEO = 8192
+"""Pixels a side."""
 _MAX_SOURCES = 8
 """At the right end of the control."""
 
@@ -111,10 +114,13 @@ class Page:
             closed = gui.add_checkbox("Closed loop", editor.closed)
             frames = gui.add_number("Frames", editor.frames, min=1, max=100_000, step=1)
             fps = gui.add_number("Frames per second", editor.fps, min=1, max=240, step=1)
+            width = gui.add_number("Video width", editor.width, min=MIN_SIDE, max=_MAX_VIDEO, step=1)
+            height = gui.add_number("Video height", editor.height, min=MIN_SIDE, max=_MAX_VIDEO, step=1)
             gui.add_button("Play / stop").on_click(lambda _: self._play())
             gui.add_button(f"Save as {self.path_file.name}").on_click(lambda _: self._save())
             gui.add_button("Download").on_click(lambda _: self._download())
-        for name, control in {"closed": closed, "frames": frames, "fps": fps}.items():
+        numbers = {"closed": closed, "frames": frames, "fps": fps, "width": width, "height": height}
+        for name, control in numbers.items():
             control.on_update(lambda event, name=name: self._edited(lambda: setattr(editor, name, event.target.value)))
         self._edited(lambda: None)
 

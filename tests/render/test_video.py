@@ -60,6 +60,15 @@ def test_odd_sizes_are_padded_and_not_rescaled(tmp_path: Path):
     assert frames[1][:, 20:].min() > 225
 
 
+def test_a_video_that_the_encoder_does_not_write_is_an_error(tmp_path: Path):
+    with (
+        pytest.raises(InputError, match=r"--out .*none\.mp4: expected a video by ffmpeg, got none"),
+        video_file(tmp_path / "none.mp4", 1e-9) as write,
+    ):
+        write(np.zeros((20, 20, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("trajectory", ["spiral", "orbit", "auto"])
 @pytest.mark.parametrize("kind", ["general", "finetuned"])
 def test_other_paths_as_gif(

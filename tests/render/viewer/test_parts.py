@@ -200,10 +200,14 @@ def test_the_editors_path_is_one_that_videos_take(renderer: SceneRenderer, tmp_p
     assert torch.allclose(read.cameras.w2c, cameras.w2c[torch.tensor([0, 2, 1])], rtol=1e-4, atol=1e-3)
     assert torch.allclose(read.cameras.intrinsics[:, 1, 1], cameras.intrinsics[torch.tensor([0, 2, 1]), 1, 1])
     assert (read.closed, read.frames, read.fps, read.near) == (True, 33, 12, None)
-    again = PathEditor((HEIGHT, WIDTH))
+    again = PathEditor((90, 90))
     again.take(read)
     assert torch.allclose(again.path.cameras.intrinsics, editor.path.cameras.intrinsics)
     assert (again.closed, again.frames, again.fps, len(again)) == (True, 33, 12, 3)
+    again.width = 2 * WIDTH  # a wider picture of the same height
+    wide = again.path.cameras
+    assert (wide.height, wide.width, wide.intrinsics[0, 0, 2]) == (HEIGHT, 2 * WIDTH, WIDTH)
+    assert torch.equal(wide.intrinsics[:, 1, 1], editor.path.cameras.intrinsics[:, 1, 1])
     again.clear()
     again.delete()
     assert again.path is None

@@ -21,7 +21,7 @@ from render.options import RenderOptions
 from training.allocator import keep_freed_memory
 from training.backbone import VGGTRecord, record_of, replaced_backbone
 from training.checkpoint import Checkpoint
-from training.nerf.checkpoint import NerfRecord
+from training.nerf.checkpoint import NerfRecord, require_same_scene
 from training.precision import TRAINED, announce_slow, is_gpu, resolved_precision
 
 
@@ -68,8 +68,11 @@ def load_for(
     What a ray does not hit has the color that lies behind the scenes' images; without scenes, that of the training.
 
     Raises:
-        InputError: for sample counts that its sampler does not have, or scenes of both backgrounds.
+        InputError: for sample counts that its sampler does not have, scenes of both backgrounds, or another scene than
+            the one that it was fine-tuned on.
     """
+    for scene in scenes:
+        require_same_scene(checkpoint.record.centers, scene, checkpoint.path)
     are_white = {scene.white_background for scene in scenes}
     require(len(are_white) <= 1, "--white_bkgd: expected one background for all scans, got white and black ones")
     keep_freed_memory()
@@ -186,9 +189,16 @@ def _scan_of(record: NerfRecord, datadir: str) -> str:
     named = record.options["scans"]
     if named:
         return str(named[0])
-    root = record.options["datadir"] if Path(record.options["datadir"]).is_dir() else datadir
-    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, evaluated_only=True)
-    found = sorted({scene.scan for scene in scenes})
-    if len(found) != 1:
-        raise InputError(f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")
+    before = record.options["datadir"]
+    # a folder of one scene may have another name by now: `require_same_scene` tells whether it is that scene
+    root = before if Path(before).is_dir() and not record.centers else datadir
+    found = _scans_in(record, root)
+    if len(found) != 1 and Path(before).is_dir():
+        root, found = before, _scans_in(record, before)
+    require(len(found) == 1, f"--datadir {root}: expected the one scan that --ckpt was fine-tuned on, got {len(found)}")
     return found[0]
+
+
+def _scans_in(record: NerfRecord, root: str) -> list[str]:
+    scenes = read_scenes(record.options["dataset_name"], root, split="all", scans=None, evaluated_only=True)
+    return sorted({scene.scan for scene in scenes})

@@ -24,7 +24,15 @@ from training.backbone import (
     require_same_backbone,
 )
 from training.checkpoint import Checkpoint, load_strictly, read_checkpoint
-from training.nerf.checkpoint import NERF, SCENE_FIELD, NerfRecord, load_general_weights, read_nerf_checkpoint
+from training.nerf.checkpoint import (
+    NERF,
+    SCENE_FIELD,
+    NerfRecord,
+    camera_centers,
+    load_general_weights,
+    read_nerf_checkpoint,
+    require_same_scene,
+)
 from training.nerf.finetune import FinetuneTask, SceneFieldTask, box_of
 from training.nerf.options import FinetuneOptions, GeneralOptions, TrainOptions
 from training.nerf.task import GeneralTask
@@ -139,7 +147,9 @@ def build_scene_field_task(options: FinetuneOptions, scene: PosedScene, start: F
     field.set_bounds(*box_of(model, scene))
     about = (spec, start.vggt_record, _trained_on(record, scene), start.vggt_before)
     task = SceneFieldTask(options, model, *about, scene=scene, field=field)
+    task.centers = camera_centers(scene)
     if options.ckpt:
+        require_same_scene(record.centers, scene, start.checkpoint.path)
         task.resume(start.checkpoint)
     return task
 
@@ -158,7 +168,9 @@ def build_finetune_task(
     spec = _spec(record.renderer.sampler, options, asdict(record.renderer.config) | own)
     model = VGGTNeRF(start.vggt, spec.build(), cache_bytes=_TOKEN_CACHE_BYTES)
     task = FinetuneTask(options, model, spec, start.vggt_record, _trained_on(record, scene), start.vggt_before)
+    task.centers = camera_centers(scene)
     if options.ckpt and field is None:
+        require_same_scene(record.centers, scene, start.checkpoint.path)
         task.resume(start.checkpoint)
         load_strictly(model, start.checkpoint.weights, f"checkpoint {start.checkpoint.path}")
     else:

@@ -1,10 +1,14 @@
 """Checkpoints of radiance fields: what they record, and how their models come back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from data.scene import PosedScene
 from geometry import InputError, require
 from models.nerf.renderer import NearFar
 from models.nerf.samplers import RendererSpec
@@ -12,6 +16,9 @@ from models.nerf.scene_box import SceneBox
 from models.nerf.vggt_nerf import VGGTNeRF
 from training.backbone import VGGTRecord, load_recorded_backbone
 from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
+
+_MOVED = 0.01
+"""Of the mean distance of cameras from their middle: more than what other digits of the same file are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,8 @@ class NerfRecord(CheckpointRecord):
     """Other backbones that its first weights (`--init_from`) were trained with, the earliest first."""
     validated_on: dict[str, list[int]] = field(default_factory=dict)
     """View numbers of validation that training did without, by scan: those that `--val_views` kept of a fine-tuning."""
+    centers: dict[int, list[float]] = field(default_factory=dict)
+    """Of a fine-tuned model: where the cameras of its training views are, world, scene units."""
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "NerfRecord":
@@ -73,6 +82,34 @@ def _build(
         may_differ=not network.reads_tokens,
     )
     return VGGTNeRF(vggt, network)
+
+
+def camera_centers(scene: PosedScene) -> dict[int, list[float]]:
+    """Of the training views, world, scene units: what `require_same_scene` knows a scene by."""
+    return {view: scene.frames[view].center.tolist() for view in scene.train_views}
+
+
+def require_same_scene(trained: Mapping[int, list[float]], scene: PosedScene, path: Path) -> None:
+    """Refuse a scene other than the one that a model was fine-tuned on, though it may be called the same.
+
+    `trained`: the record's `centers`; `path`: of the checkpoint.
+
+    Raises:
+        InputError: when none of the training views of then is there, or one of their cameras is not where it was, by
+            more than 1 % of their mean distance from the middle.
+    """
+    if not trained:  # a general model, or a checkpoint of before
+        return
+    kept = [view for view in trained if view in scene.frames]
+    then = torch.tensor(list(trained.values()))
+    size = (then - then.mean(0)).norm(dim=-1).mean().item()
+    away = [math.dist(scene.frames[view].center.tolist(), trained[view]) for view in kept]
+    moved = not kept or max(away) > max(_MOVED * size, 1e-9)
+    require(
+        not moved,
+        f"checkpoint {path}: expected the scene that it was fine-tuned on, got a scene {scene.name} whose "
+        f"cameras are elsewhere: {scene.frames[next(iter(scene.frames))].image_path.parent}",
+    )
 
 
 _WRITTEN_BY = "train_general.py or train_finetune.py"

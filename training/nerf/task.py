@@ -56,6 +56,8 @@ class SceneTask(RunTask):
         self.vggt_before = vggt_before
         self.validated_on: dict[str, list[int]] = {}
         """Views that only validation sees, by scan."""
+        self.centers: dict[int, list[float]] = {}
+        """See `NerfRecord`."""
 
     def clipping_groups(self) -> dict[str, list[nn.Parameter]]:
         """The norm is taken over all parameters that learn."""
@@ -95,6 +97,7 @@ class SceneTask(RunTask):
             trained_on=self.trained_on,
             vggt_before=self.vggt_before,
             validated_on=self.validated_on,
+            centers=self.centers,
         )
 
 

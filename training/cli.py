@@ -58,6 +58,7 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
 def _argument(field: dataclasses.Field) -> dict[str, Any]:
     """Keywords of `add_argument` for a field."""
     argument = {"default": field.default, **field.metadata}
+    argument["help"] = argument["help"].replace("%", "%%")  # argparse formats it
     for name in ("aliases", "is_positional"):
         argument.pop(name, None)
     if argument.get("nargs") == "+":

@@ -49,6 +49,18 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (options.white_bkgd, options.lrate, options.scans, options.view_range) == (False, 2e-3, ("scan9",), (4, 4))
 
 
+def test_help_shows_a_percent_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Shares:
+        share: float = option(0.6, "below 60 % of these, 100%")
+
+    with pytest.raises(SystemExit, match="^0$"):
+        parse_options(Shares, "Of 50 % too.", ["--help"])
+    shown = capsys.readouterr().out
+    assert "below 60 % of these, 100% (default: 0.6)" in shown
+    assert "Of 50 % too." in shown
+
+
 def test_a_list_can_be_emptied(tmp_path: Path) -> None:
     """On the command line against a config, and in a config; what comes behind the bare option is not taken for it."""
     frozen = ["--config", str(ROOT / "configs" / "vggt" / "co3d.txt")]

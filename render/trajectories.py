@@ -7,7 +7,7 @@ double precision; the result has the views' type.
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ _MIN_SHARE_AROUND = 0.9
 other things are common in captures of an object, and a camera that turns on the spot has none."""
 _OPEN_LEG = 2.0
 """A round whose longest leg is so many times the mean of the others is flown there and back. Chosen by hand."""
+_MIN_COMMON_UP = 0.3
+"""Length of the mean of the images' ups below which they have no common one: they look down, or up, from all around."""
 _UP_PRIOR = 0.01
 """Weight of the images' mean up against the rows' mean square, at most 1: decides only where rows hardly turn."""
 
@@ -63,7 +65,7 @@ def camera_path(trajectory: str, views: PosedViews, frames: int) -> CameraPath:
     """
     if frames < 1:
         raise InputError(f"--frames: expected 1 or more, got {frames}")
-    cameras = TRAJECTORIES[trajectory](views, frames)
+    cameras = TRAJECTORIES[trajectory](_held_alike(views), frames)
     return CameraPath(cameras, views.near.min().expand(frames), views.far.max().expand(frames))
 
 
@@ -161,6 +163,7 @@ def automatic_kind(views: PosedViews) -> str:
     no two neighbors around it (about the upward axis) are more than 120 degrees apart. The views of a room taken from
     its middle look away from that point, those of a camera array leave most of the circle unseen.
     """
+    views = _held_alike(views)
     c2w = views.cameras.c2w.double()
     if not _converges(c2w):
         return "interpolate"
@@ -178,6 +181,30 @@ TRAJECTORIES: dict[str, Callable[[PosedViews, int], Cameras]] = {
     "orbit": orbit,
     "auto": automatic,
 }
+
+
+def _held_alike(views: PosedViews) -> PosedViews:
+    """The views with all cameras held as most are: those on their side, or upside down, turned by quarter turns.
+
+    A scene of portrait and landscape photographs has one size of image, onto which some are turned; a path through them
+    must not roll. Size and focal lengths stay.
+    """
+    cameras = views.cameras
+    x, y = cameras.w2c.double()[:, :2, :3].unbind(1)
+    mean = -y.mean(0)
+    if mean.norm() < _MIN_COMMON_UP:
+        return views
+    # how much each direction is up in the image after 0, 1, 2, 3 quarter turns; the best supported one counts
+    shown = torch.stack([-y, x, y, -x]) @ torch.cat([mean[None], -y]).T
+    turns = shown.argmax(0)
+    turns = turns[:, int((turns == turns.mode(0).values).sum(0).argmax())]
+    turns = (turns - turns.mode().values) % 4
+    if not turns.any():
+        return views
+    height, width = cameras.height, cameras.width
+    held = [cameras[index].turned(int(count)) for index, count in enumerate(turns)]
+    held = [one.cropped((one.height - height) // 2, (one.width - width) // 2, height, width) for one in held]
+    return replace(views, cameras=Cameras.stack(held))
 
 
 def _short_round(centers: Float[Tensor, "view 3"]) -> list[int]:

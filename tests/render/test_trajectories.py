@@ -218,3 +218,30 @@ def test_auto_of_a_room_looks_all_around_it():
     axes = path.c2w[:, :3, 2]
     assert (torch.atan2(axes[:, 1], axes[:, 0]).sort().values.diff() < 0.8).all()
     assert path.centers.norm(dim=-1).max() < 2.0001
+
+
+@ALL
+def test_views_on_their_side_do_not_roll_the_path(name: str) -> None:
+    """A third of a capture, as landscape photographs on the canvas of portrait ones, or upside down."""
+    for turned, quarters in ([1, 4], 1), ([0, 3], 3), ([2, 5], 2):
+        views = surrounding(6) if name == "orbit" else uneven_views(6)
+        cameras = views.cameras
+        on_side = cameras[torch.tensor(turned)].turned(quarters)
+        on_side = on_side.cropped(
+            *((on_side.height - cameras.height) // 2, (on_side.width - cameras.width) // 2),
+            *(cameras.height, cameras.width),
+        )
+        w2c, intrinsics = cameras.w2c.clone(), cameras.intrinsics.clone()
+        w2c[turned], intrinsics[turned] = on_side.w2c, on_side.intrinsics
+        mixed = replace(views, cameras=replace(cameras, w2c=w2c, intrinsics=intrinsics))
+        assert automatic_kind(mixed) == automatic_kind(views)
+        path, upright = camera_path(name, mixed, 9).cameras, camera_path(name, views, 9).cameras
+        torch.testing.assert_close(path.w2c, upright.w2c, atol=1e-6, rtol=0)
+        assert (path.height, path.width) == (upright.height, upright.width)
+        torch.testing.assert_close(path.intrinsics, upright.intrinsics)
+
+
+def test_views_that_look_down_from_all_around_stay_as_they_are() -> None:
+    views = surrounding(8, elevation=1.5)
+    path = interpolate(views, 9)
+    assert torch.equal(camera_path("interpolate", views, 9).cameras.w2c, path.w2c)

@@ -83,9 +83,14 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 def nearest_source(source: Views, target: Views) -> Float[Tensor, "height width 3"]:
     """Baseline: the source image whose camera center is nearest (L1), at the target's size, copied.
 
-    `source` and `target` have one leading axis, which is one view for `target`.
+    Of the sources that are held as the target is, where there are any: an image that lies on its side beside the target
+    would be no baseline. `source` and `target` have one leading axis, which is one view for `target`.
     """
     offsets = (source.cameras.centers - target.cameras.centers).abs().sum(-1)
+    axes, down = source.cameras.w2c[:, :2, :3], target.cameras.w2c[0, 1, :3]
+    across, along = (axes @ down).unbind(-1)
+    is_alike = along >= across.abs()
+    offsets = torch.where(is_alike | ~is_alike.any(), offsets, torch.inf)
     image = source.images[int(offsets.argmin())]
     if image.shape != target.images.shape[1:]:
         image = torch.nn.functional.interpolate(image[None], target.images.shape[-2:], mode="area")[0]

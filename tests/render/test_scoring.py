@@ -134,6 +134,19 @@ def test_mean_leaves_out_what_is_missing():
     assert mean == Scores(25.0, 0.5, "unavailable (x)", depth_abs=2.0)
 
 
+def test_the_nearest_source_is_held_as_the_target_is():
+    """Sources that lie on their side beside the target are copied only where there are no others."""
+    source = random_views(3, seed=1)
+    target = replace(random_views(1, seed=2), cameras=source.cameras[1:2])
+    w2c = source.cameras.w2c.clone()
+    w2c[1] = source.cameras[1].turned(1).w2c
+    w2c[0] = source.cameras[0].turned(3).w2c
+    mixed = replace(source, cameras=replace(source.cameras, w2c=w2c))
+    assert torch.equal(nearest_source(mixed, target), source.images[2].permute(1, 2, 0))
+    w2c[2] = source.cameras[2].turned(2).w2c
+    assert torch.equal(nearest_source(mixed, target), source.images[1].permute(1, 2, 0))
+
+
 def test_baselines_see_no_pixel_of_the_target():
     source = random_views(3, seed=1)
     near_second = replace(random_views(1, seed=2), cameras=source.cameras[1:2])

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from data.colmap_model import model_points, read_model
 from data.point_cloud import ColoredPoints
 from render.photos.camera_plot import PlottedCameras, camera_plots
+from render.photos.options import PhotosOptions
 from render.photos.pictures import PANELS, panel_path
 from render.photos.pipeline import Pipeline
 from render.photos.report import Comparison, Page, ShownPhoto
@@ -48,8 +50,8 @@ def source_names(pipeline: Pipeline) -> dict[int, str]:
 def commands(pipeline: Pipeline) -> dict[str, str]:
     """How to go on: what for, and the command."""
     ckpt, scene, out = pipeline.checkpoint, pipeline.scene_folder, pipeline.out
-    on_scene = ("--ckpt", ckpt, "--dataset_name", "colmap", "--datadir", scene)
-    longer = max(2 * pipeline.options.minutes, 10)
+    on_scene = ("--ckpt", ckpt, "--dataset_name", "colmap", "--datadir", scene, "--n_views", pipeline.n_views)
+    longer = replace(pipeline.options, resume=True, steps=None, minutes=max(2 * pipeline.options.minutes, 10))
     lines = {
         "Fly through the scene in a browser:": ("render.viewer", *on_scene),
         "A mesh, depth maps and cameras for other programs:": (
@@ -59,11 +61,19 @@ def commands(pipeline: Pipeline) -> dict[str, str]:
             *("render.video", *on_scene, "--trajectory", "spiral", "--frames", 90, "--out", out / "spiral.mp4"),
         ),
         "Scores of the held-out views, in detail:": ("render.evaluate", *on_scene, "--out", out / "scores"),
-        "Fine-tune for longer (stages before that are kept):": (
-            *("render.photos", pipeline.options.source, "--out", out, "--resume", "--minutes", f"{longer:g}"),
-        ),
+        "Fine-tune for longer (stages before that are kept):": (*("render.photos", *given_words(longer)),),
     }
     return {what: shlex.join(["python", "-m", *(str(word) for word in words)]) for what, words in lines.items()}
+
+
+def given_words(options: PhotosOptions) -> list[str]:
+    """The command line of these options: the source, and all that differ from their defaults."""
+    words = [options.source]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "source" and value != field.default:
+            words += [f"--{field.name}"] if value is True else [f"--{field.name}", f"{value}"]
+    return words
 
 
 def _photos(pipeline: Pipeline, sources: Mapping[int, str]) -> list[ShownPhoto]:

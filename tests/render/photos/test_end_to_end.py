@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from data.colmap_library import pycolmap
 from render.photos import pipeline
 from render.photos.__main__ import main
+from render.photos.options import PhotosOptions
 from tests.render.photos.pages import Seen
 from tests.render.reconstruct.photo_sets import ring, take_photos
+from training.cli import parse_options
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.finetune import FinetuneTask
 
@@ -124,6 +127,14 @@ def test_the_page_is_whole(out: Path) -> None:
     assert seen.tags["img"] == 9 + 5 * held_out
     assert seen.tags["svg"] == 2
     assert "python -m render.viewer --ckpt" in seen.text
+
+
+def test_the_pages_commands_render_and_go_on_as_the_run_did(folder: Path, out: Path) -> None:
+    text = " ".join(Seen((out / "report.html").read_text()).text.split())
+    assert text.count("--n_views 3") == 5
+    longer = parse_options(PhotosOptions, "", text.split("python -m render.photos ")[-1].split())
+    given = parse_options(PhotosOptions, "", arguments(folder / "photos", out, folder / "config.txt"))
+    assert longer == replace(given, resume=True, steps=None, minutes=10.0, max_side=240)
 
 
 def test_again_with_another_path_only_the_video_is_new(folder: Path, out: Path, capsys: pytest.CaptureFixture) -> None:

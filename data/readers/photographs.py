@@ -351,7 +351,8 @@ def _sparse_depth(
 def _split(
     scan: str, names: Mapping[int, str], description: SceneDescription, report: Report
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(training views, held-out views): the listed ones, with or without extension, else every 8th held out."""
+    """(training views, held-out views): the listed ones, with or without extension; else those that are not listed for
+    training, else every 8th held out."""
     exact = {_plain(name): view for view, name in names.items()}
     known = {str(PurePosixPath(name).with_suffix("")): view for name, view in exact.items()} | exact
 
@@ -365,10 +366,11 @@ def _split(
                 found[view] = None
         return tuple(sorted(found))
 
-    held_out = views_of(description.held_out, "held-out")
+    held_out, train = views_of(description.held_out, "held-out"), views_of(description.train, "training")
+    held_out = held_out or tuple(view for view in names if train and view not in train)
     if not held_out:
         return split_views(tuple(names))
-    train = views_of(description.train, "training") or tuple(names)
+    train = train or tuple(names)
     return tuple(view for view in train if view not in held_out), held_out
 
 

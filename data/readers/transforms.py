@@ -11,8 +11,9 @@ Optional besides: mask_path and depth_file_path of a frame (16-bit PNG, 0.001 sc
 train_filenames, val_filenames, test_filenames. aabb_scale, scale, offset and applied_transform change nothing.
 
 `datadir` holds such folders or is one. View numbers are positions among the sorted names. Held out are val_filenames,
-else test_filenames, else what scene.json names, else every 8th. Without near and far in scene.json and without points,
-depth bounds are from SIFT matches that are triangulated with the given cameras (data/readers/matched_points.py).
+else test_filenames, else what scene.json names, else all but train_filenames, else every 8th. Without near and far in
+scene.json and without points, depth bounds are from SIFT matches that are triangulated with the given cameras
+(data/readers/matched_points.py).
 """
 
 import math

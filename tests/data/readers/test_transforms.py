@@ -79,6 +79,14 @@ def test_lists_of_names_are_the_split(tmp_path):
     assert (scene.train_views, scene.held_out_views) == ((0, 1, 2, 3), (5, 6))
 
 
+def test_what_is_not_listed_for_training_is_held_out(tmp_path):
+    names = [f"images/IMG_{view:03d}.png" for view in range(9)]
+    scene = read(write(tmp_path / "a", train_filenames=names[2:]))
+    assert (scene.train_views, scene.held_out_views) == (tuple(range(2, 9)), (0, 1))
+    scene = read(write(tmp_path / "b", train_filenames=names))
+    assert (scene.train_views, scene.held_out_views) == (tuple(range(1, 8)), (0, 8))
+
+
 def test_masks_depth_and_transparency(tmp_path):
     root = write(tmp_path / "a")
     rgba = np.dstack([tiny.picture(0), np.full((64, 80), 255, np.uint8)])

@@ -117,7 +117,12 @@ def choose(content: np.ndarray, sharp: np.ndarray, most: int, least: int = _MIN_
 
 def _open(path: Path) -> cv2.VideoCapture:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what fails is said in one sentence
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():
         raise InputError(f"{path}: expected a video, got a file that cannot be read as one")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)

@@ -54,7 +54,7 @@ def test_help_shows_a_percent_sign(capsys: pytest.CaptureFixture[str]) -> None:
     class Shares:
         share: float = option(0.6, "below 60 % of these, 100%")
 
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         parse_options(Shares, "Of 50 % too.", ["--help"])
     shown = capsys.readouterr().out
     assert "below 60 % of these, 100% (default: 0.6)" in shown

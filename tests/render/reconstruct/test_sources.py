@@ -247,6 +247,13 @@ def test_bad_sources_get_one_sentence_and_leave_nothing(tmp_path):
         assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_file_that_is_no_video_is_refused_without_a_word_of_opencv(tmp_path, capfd):
+    (tmp_path / "fake.mp4").write_text("no video")
+    with pytest.raises(InputError, match="expected a video, got a file that cannot be read as one"):
+        prepare(tmp_path / "fake.mp4", tmp_path / "out")
+    assert capfd.readouterr().err == ""
+
+
 def test_content_grows_with_motion_and_not_with_time_or_trembling():
     gray = [cv2.cvtColor(texture(shift), cv2.COLOR_RGB2GRAY) for shift in [0, 1, 0, 1, 0, *range(0, 64, 2), *[62] * 9]]
     way = ContentPath()

@@ -8,6 +8,14 @@ The same field is trained under the same budget (steps, rays, seeds, order of th
 and evaluated on scans it has never seen: the procedural test scans below --datadir and, if given, a real scan, each
 from near sources (`dtu-nearest3`) and from wide baselines (`dtu-wide3`). Targets are rendered at half size.
 
+--sampler guided compares, behind the same VGGT,
+(g)  its tokens in the feature maps and its depth in both levels of the sweep (`--vggt_layers`, `--fine_depth`),
+(g1) its tokens alone,
+(g2) its depth alone, in both levels,
+(g3) its depth in the coarse level alone, as before there were tokens,
+(g4) no VGGT.
+Real scenes with COLMAP models (--photos) are evaluated on as well, their held-out views from the nearest 3 others.
+
 Every finished run leaves <out>/<arm>_seed<n>.json and is not repeated.
 """
 
@@ -26,6 +34,7 @@ from data.readers.registry import read_scenes
 from data.seeds import evenly_spread
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
+from models.vggt.frozen import FrozenVGGT
 from render.evaluate import evaluate_targets, summary
 from training.backbone import NO_VGGT
 from training.cli import parse_options
@@ -41,7 +50,19 @@ ARMS = {
     "random": ("(b)", "random weights, features and depth"),
     "stem": ("(c)", "image stem alone"),
 }
-_WITH_DEPTH = ("vggt_depth", "random")
+GUIDED_ARMS = {
+    "both": ("(g)", "tokens and depth"),
+    "tokens": ("(g1)", "tokens"),
+    "depth": ("(g2)", "depth in both levels"),
+    "coarse_depth": ("(g3)", "depth in the coarse level"),
+    "none": ("(g4)", "no VGGT"),
+}
+ARMS_OF = {"hierarchical": ARMS, "guided": GUIDED_ARMS}
+_NAMES = ARMS | GUIDED_ARMS
+_WITH_DEPTH = ("vggt_depth", "random", "both", "depth", "coarse_depth")
+_WITH_FINE_DEPTH = ("both", "depth")
+_WITH_TOKENS = ("both", "tokens")
+"""Of the guided arms; those of the other sampler that have a VGGT read its tokens."""
 _BACKBONE_DROPOUT = 0.25
 """Share of steps without VGGT in the arms with depth; the same in both. Chosen by hand."""
 SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
@@ -64,7 +85,15 @@ class FeatureOptions:
     real_scan: str = option("scan24", "the real scan that is evaluated on; nothing is trained on it")
     real_scale: float = option(0.25, "resize factor of the real images")
     out: str = option("runs/features", "folder of all runs and results")
-    arms: tuple[str, ...] = option(tuple(ARMS), f"what to compare, out of {', '.join(ARMS)}", nargs="+")
+    sampler: str = option("hierarchical", "what is trained: hierarchical or guided")
+    arms: tuple[str, ...] = option(
+        (),
+        f"what to compare, out of {', '.join(ARMS)}; with --sampler guided {', '.join(GUIDED_ARMS)}; none given: all",
+        nargs="+",
+    )
+    vggt_layers: tuple[int, ...] = option((), "guided: VGGT layers whose tokens are read; none given: all", nargs="+")
+    photos: tuple[str, ...] = option((), "folders of real scenes with COLMAP models, evaluated on as well", nargs="+")
+    photos_scale: float = option(0.5, "resize factor of their images")
     seeds: tuple[int, ...] = option((0, 1, 2), "one run each", nargs="+")
     steps: int = option(250, "optimizer steps per run")
     rays: int = option(512, "rays per step")
@@ -79,15 +108,19 @@ class FeatureOptions:
         Raises:
             InputError: naming the option.
         """
-        unknown = [arm for arm in self.arms if arm not in ARMS]
-        require(not unknown, f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
+        known = ", ".join(ARMS_OF)
+        require(self.sampler in ARMS_OF, f"--sampler: expected one of {known}, got {self.sampler!r}")
+        arms = ARMS_OF[self.sampler]
+        unknown = [arm for arm in self.arms if arm not in arms]
+        require(not unknown, f"--arms: expected some of {', '.join(arms)}, got {', '.join(unknown)}")
         require(self.steps >= 2, f"--steps: expected at least 2, got {self.steps}")
         require(self.views_per_scan >= 1, f"--views_per_scan: expected at least 1, got {self.views_per_scan}")
 
     @property
     def budget(self) -> dict[str, Any]:
         """What all runs below one folder must share."""
-        return {name: value for name, value in asdict(self).items() if name not in ("out", "arms", "seeds")}
+        plain = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in plain.items() if name not in ("out", "arms", "seeds")}
 
 
 @one_line_errors
@@ -98,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _require_same_budget(options, out / "budget.json")
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
-        for arm in options.arms:
+        for arm in options.arms or ARMS_OF[options.sampler]:
             results.setdefault(arm, []).append(result_of(options, arm, seed))
     print(table(results))
 
@@ -118,6 +151,8 @@ def result_of(options: FeatureOptions, arm: str, seed: int) -> dict[str, Any]:
     for name, (datadir, scans, scale, count) in _test_sets(options).items():
         for sources, protocol in SOURCES.items():
             scores[f"{name}, {sources}"] = evaluate_set(model, datadir, scans, scale, count, protocol)
+    for folder in options.photos:
+        scores[_name_of(folder)] = evaluate_photos(model, folder, options.photos_scale)
     with staged_file(path) as partial:
         write_json(partial, scores)
     return scores
@@ -128,8 +163,16 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
     architecture = Path(options.vggt).with_suffix(".json")
     if arm == "random" and not architecture.is_file():
         raise InputError(f"--vggt {options.vggt}: expected its sizes in {architecture}, got no such file")
-    source = {"random": f"random:{architecture}:{seed}", "stem": NO_VGGT}.get(arm, options.vggt)
+    source = {"random": f"random:{architecture}:{seed}", "stem": NO_VGGT, "none": NO_VGGT}.get(arm, options.vggt)
+    has_depth, has_tokens = arm in _WITH_DEPTH, arm in _WITH_TOKENS
+    own = {"N_samples": options.N_samples, "N_importance": options.N_importance}
+    if options.sampler == "guided":
+        # shapes and sample count of the shipped model; its fine-grained options are the same in every arm
+        own = {"feature_channels": 8, "hidden": 32, "fused": 32, "N_guided": 6, "muon_lrate": 1e-2}
+        own |= {"vggt_layers": _layers(options) if has_tokens else (), "fine_depth": arm in _WITH_FINE_DEPTH}
     return GeneralOptions(
+        **own,
+        sampler=options.sampler,
         expname=f"{arm}_seed{seed}",
         basedir=str(Path(options.out) / "runs"),
         dataset_name="dtu",
@@ -138,16 +181,14 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         imgScale_test=options.scale,
         vggt_ckpt=source,
         vggt_image_size=0,
-        depth_prior=arm in _WITH_DEPTH,
-        backbone_dropout=_BACKBONE_DROPOUT if arm in _WITH_DEPTH else 0.0,
+        depth_prior=has_depth,
+        backbone_dropout=_BACKBONE_DROPOUT if has_depth or has_tokens else 0.0,
         n_views=(_NUM_VIEWS,),
         extra_views=options.extra_views,
         rays_per_step=options.rays,
-        N_samples=options.N_samples,
-        N_importance=options.N_importance,
         max_steps=options.steps,
         warmup_steps=options.steps // 15,
-        lrate=4e-3,
+        lrate=2e-3 if options.sampler == "guided" else 4e-3,
         lrate_final=3e-4,
         depth_loss=0.1,
         save_every=options.steps,
@@ -157,6 +198,17 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         seed=seed,
         accelerator="cpu",
     )
+
+
+def _layers(options: FeatureOptions) -> tuple[int, ...]:
+    """All layers of the VGGT unless some are named."""
+    return options.vggt_layers or tuple(range(FrozenVGGT.load(options.vggt).depth))
+
+
+def _name_of(folder: str) -> str:
+    """Of a scene's folder; the last folders of a set of them are all called "scene"."""
+    path = Path(folder)
+    return path.parent.name if path.name == "scene" else path.name
 
 
 def _test_sets(options: FeatureOptions) -> dict[str, tuple[str, tuple[str, ...], float, int]]:
@@ -181,6 +233,18 @@ def evaluate_set(
     return {score: mean[score] for score in _SCORES if isinstance(mean[score], float)}
 
 
+def evaluate_photos(model: VGGTNeRF, folder: str, scale: float) -> dict[str, float]:
+    """Mean scores over up to 4 held-out views of a COLMAP scene, each from the nearest 3 of the others."""
+    protocol = PROTOCOLS["full"]
+    (scene,) = read_scenes("colmap", folder, split="all", scans=None)
+    targets = evenly_spread(targets_of(protocol, scene, _NUM_VIEWS), 4)
+    views = evaluate_targets(
+        model, targets, protocol, device=torch.device("cpu"), scale=scale, target_scale=scale / _SMALLER
+    )
+    mean = summary(views, 0.0)["mean"]
+    return {score: mean[score] for score in ("psnr", "ssim") if isinstance(mean[score], float)}
+
+
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: a row per arm, a column per test set and score; mean and spread (standard deviation) over seeds.
 
@@ -192,7 +256,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     lines.append("|---" * (len(columns) + 1) + "|")
     for arm, runs in results.items():
         cells = [_mean_and_spread([run[name][score] for run in runs], score) for name, score in columns]
-        lines.append(f"| {' '.join(ARMS[arm])} | " + " | ".join(cells) + " |")
+        lines.append(f"| {' '.join(_NAMES[arm])} | " + " | ".join(cells) + " |")
     first, *others = results
     for other in others:
         pairs = list(zip(results[first], results[other], strict=True))
@@ -200,7 +264,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
             _mean_and_spread([one[name][score] - two[name][score] for one, two in pairs], score, sign="+")
             for name, score in columns
         ]
-        lines.append(f"| {ARMS[first][0]} - {ARMS[other][0]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_NAMES[first][0]} - {_NAMES[other][0]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

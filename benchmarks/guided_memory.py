@@ -29,7 +29,7 @@ from geometry import SceneBatch, one_line_errors, require
 from models.nerf.samplers import RendererSpec
 from models.nerf.vggt_nerf import VGGTNeRF
 from models.vggt import VGGT, VGGTConfig
-from models.vggt.frozen import FROZEN_HEADS, FrozenFeatures, FrozenVGGT, default_layers
+from models.vggt.frozen import FROZEN_HEADS, FrozenFeatures, FrozenVGGT, default_layers, patch_grid
 from models.vggt.weights import WeightIdentity
 from training.cli import parse_options
 from training.nerf.options import GeneralOptions
@@ -123,7 +123,7 @@ def count(options: MemoryOptions, scenes: int) -> Peaks:
 
 def _backbone(options: MemoryOptions, shape: Sequence[int]) -> tuple[int, int]:
     config = _config(options)
-    keep = default_layers(config.aggregator.depth)
+    keep = options.vggt_layers or default_layers(config.aggregator.depth)
     no_numbers = mock.patch.object(nn.init, "trunc_normal_")  # it asks for values
     no_pairs = mock.patch.object(F, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query))
     with FakeTensorMode(), no_numbers, no_pairs, torch.no_grad():
@@ -138,13 +138,18 @@ def _backbone(options: MemoryOptions, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _step(options: MemoryOptions, batch: SceneBatch) -> int:
-    network = RendererSpec.from_options(options.sampler, asdict(options), background=0.0, near_far="data").build()
+    config = _config(options).aggregator
+    layers = options.vggt_layers
+    tokens = {"token_layers": len(layers), "token_channels": 2 * config.embed_dim if layers else 0}
+    shapes = asdict(options) | tokens
+    network = RendererSpec.from_options(options.sampler, shapes, background=0.0, near_far="data").build()
     model = VGGTNeRF(None, network)
     optimizer = build_optimizer(model, lrate=options.lrate, muon_lrate=options.muon_lrate, weight_decay=0.0)
     with LiveBytes(*model.parameters(), *_tensors(batch)) as live:
         views = batch.source
+        rows, cols = patch_grid(*views.images.shape[-2:], config.patch_size, options.vggt_image_size or None)
         seen = FrozenFeatures(
-            tokens=views.images.new_empty(*views.images.shape[:2], 0, 0, 1, 1),
+            tokens=views.images.new_zeros(*views.images.shape[:2], *tokens.values(), rows, cols),
             depth=views.images[:, :, 0] + 1,
             depth_conf=views.images[:, :, 0] + 1,
             w2c=views.cameras.w2c,

@@ -62,7 +62,8 @@ def load_backbone(
         vggt = FrozenVGGT.load(source, layers, heads, image_size=image_size or None)
     except MissingHeadError as error:
         wanted = "camera and depth heads, which --depth_prior and --near_far auto need"
-        raise InputError(f"--vggt_ckpt {source}: expected {wanted}, got: {error}") from None
+        more = "as do tokens that count as much as depth is to be trusted"
+        raise InputError(f"--vggt_ckpt {source}: expected {wanted}, {more}, got: {error}") from None
     return vggt, record_of(vggt, source, image_size)
 
 
@@ -98,13 +99,15 @@ def load_recorded_backbone(
     return vggt, found
 
 
-def replaced_backbone(before: VGGTRecord, now: VGGTRecord) -> tuple[VGGTRecord, ...]:
-    """The earlier backbone of weights that read only depth, and a line about it, where there is another now."""
+def replaced_backbone(before: VGGTRecord, now: VGGTRecord, *, reads_tokens: bool = False) -> tuple[VGGTRecord, ...]:
+    """The earlier backbone of weights that read only depth, and a line about it, where there is another now.
+
+    `reads_tokens`: from now on.
+    """
     if before.sha256 == now.sha256 and (before.image_size == now.image_size or now.name == NO_VGGT):
         return ()
-    announce(
-        f"backbone changed: {now} instead of {before}, which the checkpoint was trained with; its tokens are not read"
-    )
+    tokens = "its tokens are read from now on" if reads_tokens else "its tokens are not read"
+    announce(f"backbone changed: {now} instead of {before}, which the checkpoint was trained with; {tokens}")
     return (before,)
 
 

@@ -9,7 +9,7 @@ Every sampler (`models/nerf/samplers.py`) implements it; nobody outside `models/
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -48,6 +48,11 @@ class NetworkConfig:
     """Cells of the residual along each side of the scene's box."""
     depth_prior: bool = False
     """The network is told the depth that VGGT sees in every source view."""
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether VGGT's tokens are read, not only its depth."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,10 @@ class Renderer(nn.Module, ABC):
     """Renders a scene it has never seen from a few posed images of it."""
 
     Config: ClassVar[type[NetworkConfig]]
-    reads_tokens: ClassVar[bool]
-    """Whether VGGT's tokens are read, not only its depth."""
+    has_default_layers: ClassVar[bool]
+    """Whether VGGT's tokens are read where `--vggt_layers` names no layers: then `default_layers`."""
+    trusts_tokens_by_depth: ClassVar[bool]
+    """Whether tokens are read only as far as VGGT's depth is trusted, so that its heads are needed for tokens too."""
     Samples: ClassVar[type]
     """Frozen dataclass of how many samples a ray gets; its fields are named as the options are."""
     loss_names: ClassVar[tuple[str, ...]] = ("depth",)
@@ -116,6 +123,11 @@ class Renderer(nn.Module, ABC):
         self.near_far = near_far
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether VGGT's tokens are read, not only its depth."""
+        return self.config.reads_tokens
+
+    @property
     def reads_depth(self) -> bool:
         """Whether VGGT's depth is read, be it for bounds only."""
         return self.config.depth_prior or self.near_far == "auto"
@@ -124,6 +136,13 @@ class Renderer(nn.Module, ABC):
     def uses_backbone(self) -> bool:
         """Whether anything of VGGT is read."""
         return self.reads_tokens or self.reads_depth
+
+    def with_new_parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a network that was told less of VGGT, for this one, which starts by making nothing of the rest.
+
+        Other weights are returned as they are.
+        """
+        return dict(weights)
 
     @abstractmethod
     def training_window(self, height: int, width: int) -> tuple[int, int] | None:

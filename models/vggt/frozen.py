@@ -61,6 +61,14 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({-(-depth * part // 24) - 1 for part in LAYER_PARTS}))
 
 
+def patch_grid(height: int, width: int, patch_size: int, image_size: int | None) -> tuple[int, int]:
+    """Rows and columns of patches of an image that is resized to a long side of `image_size`; None = as it is."""
+    if image_size is None:
+        return -(-height // patch_size), -(-width // patch_size)
+    scale = image_size / max(height, width)
+    return max(1, round(height * scale / patch_size)), max(1, round(width * scale / patch_size))
+
+
 class FrozenVGGT(nn.Module):
     """Feature extractor around a VGGT, which is deliberately no submodule of it."""
 
@@ -120,6 +128,11 @@ class FrozenVGGT(nn.Module):
         return 2 * self._vggt[0].config.aggregator.embed_dim
 
     @property
+    def depth(self) -> int:
+        """Layers that there are to choose from."""
+        return self._vggt[0].config.aggregator.depth
+
+    @property
     def has_depth(self) -> bool:
         """Whether it predicts depth and the cameras whose unit that depth is in."""
         return {"camera", "depth"} <= set(self._vggt[0].config.heads)
@@ -135,12 +148,8 @@ class FrozenVGGT(nn.Module):
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels at which the network sees an image of the given size."""
-        patch = self.patch_size
-        if self.image_size is None:
-            return -(-height // patch) * patch, -(-width // patch) * patch
-        scale = self.image_size / max(height, width)
-        rows, cols = (max(1, round(side * scale / patch)) for side in (height, width))
-        return rows * patch, cols * patch
+        rows, cols = patch_grid(height, width, self.patch_size, self.image_size)
+        return rows * self.patch_size, cols * self.patch_size
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> FrozenFeatures:

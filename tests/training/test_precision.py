@@ -57,6 +57,13 @@ def guided(data: Path, base: Path, start: Path, precision: str) -> Any:
     return options, general_run(options)
 
 
+def guided_with_tokens(data: Path, base: Path, start: Path, precision: str) -> Any:
+    vggt = str(read_nerf_checkpoint(start).record.vggt.source)
+    more = (*GUIDED, "--vggt_layers", "0", "1", "--fine_depth", "--vggt_ckpt", vggt, "--precision", precision)
+    options = general_options(data, base, *more)
+    return options, general_run(options)
+
+
 def finetune(data: Path, base: Path, start: Path, precision: str, *field: str) -> Any:
     more = ("--init_from", str(start), "--scans", "scan2", "--N_guided", "3", "--n_views", "2", "--color_loss", "0.1")
     arguments = tiny_arguments("train_finetune.py", data, base, *more, *field, "--precision", precision)
@@ -80,7 +87,9 @@ def vggt_in_parts(data: Path, base: Path, start: Path, precision: str) -> Any:
 
 
 @MIXED
-@pytest.mark.parametrize("train", [hierarchical, guided, finetune, finetune_with_field, vggt, vggt_in_parts])
+@pytest.mark.parametrize(
+    "train", [hierarchical, guided, guided_with_tokens, finetune, finetune_with_field, vggt, vggt_in_parts]
+)
 def test_every_task_learns_in_every_precision(
     train: Callable[..., Any], precision: str, small_dtu: Path, guided_start: Path, tmp_path: Path
 ) -> None:

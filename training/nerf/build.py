@@ -32,6 +32,7 @@ from training.nerf.checkpoint import (
     load_general_weights,
     read_nerf_checkpoint,
     require_same_scene,
+    with_new_parts,
 )
 from training.nerf.finetune import FinetuneTask, SceneFieldTask, box_of
 from training.nerf.options import FinetuneOptions, GeneralOptions, TrainOptions
@@ -64,10 +65,16 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
     """
     start = options.ckpt or options.init_from
     checkpoint = read_nerf_checkpoint(Path(start)) if start else None
-    wants_depth = options.depth_prior or options.near_far == "auto"
-    vggt, backbone = load_backbone(options.vggt_ckpt, options.vggt_image_size, wants_depth=wants_depth)
+    vggt, backbone = load_backbone(
+        options.vggt_ckpt,
+        options.vggt_image_size,
+        wants_depth=options.wants_depth or options.near_far == "auto",
+        layers=options.vggt_layers or None,
+    )
     torch.manual_seed(options.seed)
-    tokens = {"token_layers": len(backbone.layers), "token_channels": 0 if vggt is None else vggt.channels}
+    is_read = bool(options.vggt_layers) or SAMPLERS[options.sampler].has_default_layers
+    layers, channels = (len(backbone.layers), vggt.channels) if is_read and vggt is not None else (0, 0)
+    tokens = {"token_layers": layers, "token_channels": channels}
     spec = _spec(options.sampler, options, tokens)
     model = VGGTNeRF(vggt, spec.build())
     vggt_before = () if checkpoint is None else checkpoint.record.vggt_before
@@ -78,16 +85,20 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
             f"--init_from {start}: expected a general checkpoint with --sampler {options.sampler}, "
             f"got a {before.task} one with --sampler {before.renderer.sampler}",
         )
-        if model.network.reads_tokens:
+        if before.renderer.config.reads_tokens:
+            require(
+                model.network.reads_tokens,
+                f"--vggt_layers: --init_from {start} was trained with tokens of layers {list(before.vggt.layers)}",
+            )
             require_same_backbone(before.vggt, backbone, f"--init_from {options.init_from}")
         is_told_depth = before.renderer.config.depth_prior
         require(
             options.depth_prior == is_told_depth,
             f"--depth_prior {options.depth_prior}: --init_from {start} was trained with --depth_prior {is_told_depth}",
         )
-        load_strictly(model, checkpoint.weights, f"checkpoint {start}")
+        load_strictly(model, with_new_parts(model, checkpoint.weights), f"checkpoint {start}")
         trained_on = merged_views(checkpoint.record.trained_on, trained_on)
-        vggt_before += replaced_backbone(before.vggt, backbone)
+        vggt_before += replaced_backbone(before.vggt, backbone, reads_tokens=model.network.reads_tokens)
     task = GeneralTask(options, model, spec, backbone, trained_on, vggt_before)
     if checkpoint is not None and options.ckpt:
         task.resume(checkpoint)
@@ -132,7 +143,7 @@ def read_finetune_start(options: FinetuneOptions) -> FinetuneStart:
         options.vggt_ckpt,
         wants_depth=options.near_far == "auto" or record.renderer.config.depth_prior,
         image_size=options.vggt_image_size,
-        may_differ=not options.ckpt and not SAMPLERS[record.renderer.sampler].reads_tokens,
+        may_differ=not options.ckpt and not record.renderer.config.reads_tokens,
     )
     return FinetuneStart(checkpoint, vggt, used, record.vggt_before + replaced_backbone(record.vggt, used))
 

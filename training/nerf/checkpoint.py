@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data.scene import PosedScene
 from geometry import InputError, require
@@ -140,6 +141,13 @@ def load_model(path: Path, vggt_ckpt: str = "") -> tuple[VGGTNeRF, NerfRecord]:
     """
     checkpoint = read_nerf_checkpoint(path)
     return checkpoint.network(vggt_ckpt=vggt_ckpt), checkpoint.record
+
+
+def with_new_parts(model: VGGTNeRF, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model that was told less of VGGT for one that is told more, see `Renderer.with_new_parts`."""
+    prefix = "network."
+    known = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return {f"{prefix}{key}": value for key, value in model.network.with_new_parts(known).items()}
 
 
 def load_general_weights(model: VGGTNeRF, start: Checkpoint[NerfRecord, VGGTNeRF]) -> None:

@@ -117,6 +117,12 @@ class GeneralOptions(TrainOptions):
         "VGGT weights: a .safetensors or .pt file, a folder, a hub id, random:CONFIG.json[:seed], or none",
     )
     vggt_image_size: int = option(518, "longest image side VGGT sees; 0 = the image's own size")
+    vggt_layers: tuple[int, ...] = option(
+        (),
+        "VGGT layers, counted from 0, whose tokens join the feature maps; none given: four that are spread evenly "
+        "(hierarchical), none (guided)",
+        nargs="+",
+    )
     depth_prior: bool = option(
         False, "tell the field how far points are from VGGT's depth, aligned to the given cameras"
     )
@@ -128,6 +134,9 @@ class GeneralOptions(TrainOptions):
     muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: Adam learns them too")
     sampler: str = option(
         "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
+    )
+    fine_depth: bool = option(
+        False, "guided: VGGT's depth, with a scale and a shift for each view, joins both levels of the sweep, not one"
     )
     sweep_planes: int | None = option(None, "guided: planes of the coarse sweep between near and far (48)")
     extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
@@ -144,23 +153,34 @@ class GeneralOptions(TrainOptions):
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
         dropout = self.backbone_dropout
         require(0 <= dropout < 1, f"--backbone_dropout: expected 0 to below 1, got {dropout}")
-        require(
-            not dropout or self.depth_prior,
-            "--backbone_dropout needs the depth of a VGGT: expected --depth_prior beside it",
-        )
         known = ", ".join(SAMPLERS)
         require(self.sampler in SAMPLERS, f"--sampler: expected one of {known}, got {self.sampler!r}")
         require_own_options(self.sampler, self, "this run")
-        reads = SAMPLERS[self.sampler].reads_tokens or self.depth_prior or self.near_far == "auto"
+        has_tokens = SAMPLERS[self.sampler].has_default_layers or bool(self.vggt_layers)
+        require(
+            not self.vggt_layers or self.vggt_ckpt != "none",
+            f"--vggt_layers {' '.join(map(str, self.vggt_layers))}: expected a VGGT, got --vggt_ckpt none",
+        )
+        require(
+            not dropout or self.wants_depth,
+            "--backbone_dropout needs the depth of a VGGT: expected --depth_prior beside it",
+        )
+        reads = has_tokens or self.depth_prior or self.near_far == "auto"
         require(
             reads or self.vggt_ckpt == "none",
-            f"--sampler {self.sampler} uses only the depth of a VGGT: expected --depth_prior, --near_far auto or "
-            f"--vggt_ckpt none, got {self.vggt_ckpt}",
+            f"--sampler {self.sampler} uses only the depth of a VGGT unless --vggt_layers are given: expected "
+            f"--depth_prior, --near_far auto, --vggt_layers or --vggt_ckpt none, got {self.vggt_ckpt}",
         )
 
     def data_spec(self, *, is_per_scene: bool) -> NovelViewSpec:
         """See `TrainOptions`."""
         return replace(super().data_spec(is_per_scene=is_per_scene), extra_views=self.extra_views)
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether VGGT's depth and cameras are read, be it to know how much its tokens are to be trusted."""
+        trusts_tokens = bool(self.vggt_layers) and SAMPLERS[self.sampler].trusts_tokens_by_depth
+        return self.depth_prior or trusts_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

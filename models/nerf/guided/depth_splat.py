@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from geometry import Cameras, TensorStruct, full_precision
 from models.nerf.depth_prior import DepthPrior, surface_points
+from models.nerf.guided.depth_fit import ViewFit
 
 _SAME_SURFACE = 0.03
 """Relative difference of inverse depths within which points are taken for one surface."""
+BELL_WIDTHS = (0.01, 0.04)
+"""Default widths of `depth_evidence`: about one and four planes of a coarse sweep."""
 _MIN_WEIGHT = 1e-3
 """Of all points in a pixel together, below which nothing is known there."""
 
@@ -26,19 +30,40 @@ class SplattedDepth(TensorStruct):
     confidence: Float[Tensor, "batch rows cols"]
     """[0, 1): 0 = no point fell here."""
 
+    def resized(self, rows: int, cols: int) -> "SplattedDepth":
+        """At another size; pixels where nothing is known do not mix with others."""
+        if (rows, cols) == self.confidence.shape[1:]:
+            return self
+        weighted = torch.stack([self.inverse_depth, self.spread, torch.ones_like(self.spread)], dim=1)
+        weighted = weighted * self.confidence[:, None]
+        inverse, spread, confidence = F.interpolate(
+            weighted, (rows, cols), mode="bilinear", align_corners=False
+        ).unbind(1)
+        is_known = confidence > _MIN_WEIGHT
+        confidence = torch.where(is_known, confidence, 0.0)
+        inverse, spread = (
+            torch.where(is_known, one / confidence.clamp_min(_MIN_WEIGHT), 0.0) for one in (inverse, spread)
+        )
+        return SplattedDepth(inverse, spread, confidence)
+
 
 @torch.no_grad()
-def splat_depth(prior: DepthPrior, source: Cameras, target: Cameras, rows: int, cols: int) -> SplattedDepth:
+def splat_depth(
+    prior: DepthPrior, source: Cameras, target: Cameras, rows: int, cols: int, fit: ViewFit | None = None
+) -> SplattedDepth:
     """Points of all source views, weighted by confidence, in rows x cols pixels of the target (one camera per scene).
 
     Every point counts for the four pixels around it; points more than a few percent behind the nearest point of a
-    pixel are hidden by it.
+    pixel are hidden by it. `fit` moves the points of each view along the target's rays.
     """
     points, weight = surface_points(prior, source)
     camera = target.resized(rows, cols)
     projection = camera.project(points)
     weight = weight * (projection.depth > 0)
     inverse = torch.where(projection.depth > 0, 1 / projection.depth.clamp_min(1e-9), 0.0)
+    if fit is not None:
+        inverse = fit.moved(inverse)
+        weight = weight * (inverse > 0)
     index, share = _corners(projection.pixels, rows, cols)
     index, share = index.flatten(1), (share * weight[..., None]).flatten(1)
     inverse = inverse[..., None].expand(-1, -1, 4).flatten(1)
@@ -59,13 +84,17 @@ def splat_depth(prior: DepthPrior, source: Cameras, target: Cameras, rows: int, 
 
 
 def depth_evidence(
-    splat: SplattedDepth, inverse_depth: Float[Tensor, "batch rows cols plane"]
+    splat: SplattedDepth,
+    inverse_depth: Float[Tensor, "batch rows cols plane"],
+    widths: tuple[float, float] = BELL_WIDTHS,
 ) -> Float[Tensor, "batch 3 rows cols plane"]:
-    """How near planes are to the splatted depth: a narrow and a wide bell times the confidence, and the confidence."""
+    """How near planes are to the splatted depth: a narrow and a wide bell times the confidence, and the confidence.
+
+    `widths`: of the bells, relative to the inverse depth; the splat's own spread is added.
+    """
     offset = inverse_depth / splat.inverse_depth[..., None].clamp_min(1e-12) - 1
     confidence = splat.confidence[..., None].expand_as(offset)
-    widths = [(base + splat.spread[..., None]) for base in (0.01, 0.04)]
-    bells = [torch.exp(-0.5 * (offset / width).square()) * confidence for width in widths]
+    bells = [torch.exp(-0.5 * (offset / (base + splat.spread[..., None])).square()) * confidence for base in widths]
     return torch.stack([*bells, confidence], dim=1)
 
 

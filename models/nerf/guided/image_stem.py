@@ -1,5 +1,7 @@
 """Source images -> the two small feature maps of the guided network: one to sweep with, one to refine and blend with.
 
+VGGT's tokens, where they are read, join at a quarter of the size, from where both maps are made.
+
 Images of more than `--feature_pixels` are halved first, and again, so that the cost does not grow with the image and
 the features look the same at every resolution.
 """
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from geometry import Cameras
 from models.memory import in_parts, joined
 from models.nerf.renderer import SOURCES_ADVICE
+from models.nerf.token_context import TokenContext
 
 SWEEP_CHANNELS = 16
 """Of the map that is swept."""
@@ -64,7 +67,10 @@ def sweep_size(target: Cameras, source: Cameras, max_pixels: int = FEATURE_PIXEL
 class ImageStem(nn.Module):
     """Three resolutions of convolutions, merged from coarse to fine (Lin et al. 2017)."""
 
-    def __init__(self, channels: int, max_pixels: int = FEATURE_PIXELS) -> None:
+    def __init__(
+        self, channels: int, max_pixels: int = FEATURE_PIXELS, *, token_layers: int = 0, token_channels: int = 0
+    ) -> None:
+        """`token_layers`: VGGT layers whose tokens, of `token_channels`, are read; 0 = the images alone."""
         super().__init__()
         self.max_pixels = max_pixels
         full, half, quarter = 8, 16, 32
@@ -75,17 +81,38 @@ class ImageStem(nn.Module):
         self.to_half = nn.Conv2d(quarter, half, 1)
         self.to_full = nn.Conv2d(half, full, 1)
         self.fine = nn.Conv2d(full, channels, 3, padding=1)
+        self.context = TokenContext(token_layers, token_channels, quarter) if token_layers else None
 
-    def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> StemMaps:
-        """Maps of images in [0, 1]."""
+    def forward(
+        self,
+        images: Float[Tensor, "batch view 3 height width"],
+        tokens: Float[Tensor, "batch view layer channel token_rows token_cols"] | None = None,
+        trust: Float[Tensor, " batch"] | None = None,
+    ) -> StemMaps:
+        """Maps of images in [0, 1], and of the frozen VGGT's tokens; `trust` in [0, 1] scales what these say, None = 1.
+
+        A stem that was built without tokens does not look at them.
+        """
         batch = images.shape[:2]
         flat = images.flatten(0, 1)
-        parts = in_parts(lambda first, last: self._maps(flat[first:last]), len(flat), advice=SOURCES_ADVICE)
+        known = None if tokens is None or self.context is None else tokens.flatten(0, 1)
+        trust = None if trust is None else trust.repeat_interleave(batch[1])
+
+        def maps_of(first: int, last: int) -> tuple[Tensor, Tensor]:
+            own = (None if values is None else values[first:last] for values in (known, trust))
+            return self._maps(flat[first:last], *own)
+
+        parts = in_parts(maps_of, len(flat), advice=SOURCES_ADVICE)
         coarse, fine = (joined(list(maps), 0).unflatten(0, batch) for maps in zip(*parts, strict=True))
         return StemMaps(coarse, fine)
 
-    def _maps(self, images: Float[Tensor, "image 3 height width"]) -> tuple[Tensor, Tensor]:
-        """Coarse and fine maps; images have no part in each other's."""
+    def _maps(
+        self,
+        images: Float[Tensor, "image 3 height width"],
+        tokens: Float[Tensor, "image layer channel token_rows token_cols"] | None,
+        trust: Float[Tensor, " image"] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Coarse and fine maps; images have no part in each other's, but for what tokens know of the others."""
         images = images * 2 - 1
         size = working_size(*images.shape[-2:], self.max_pixels)
         if size != images.shape[-2:]:
@@ -93,6 +120,8 @@ class ImageStem(nn.Module):
         full = self.at_full(images)
         half = self.at_half(full)
         quarter = self.at_quarter(half)
+        if self.context is not None and tokens is not None:
+            quarter = quarter + self.context(tokens.to(quarter.dtype), quarter.shape[-2:], trust)
         merged = F.relu(half + F.interpolate(self.to_half(quarter), half.shape[-2:], mode="bilinear"))
         merged = F.relu(full + F.interpolate(self.to_full(merged), full.shape[-2:], mode="bilinear"))
         return _normalized(self.coarse(quarter)), _normalized(self.fine(merged))

@@ -1,9 +1,12 @@
 """Depth-guided sampling: a sweep per target view says where surfaces are, a few samples per ray are spent there.
 
 Source images -> `GuidedMaps`; a target camera -> two levels of plane sweep -> an interval per ray; samples in it ->
-`GuidedRadianceField` -> compositing. VGGT's depth, where there is one, is splatted into the target and joins the sweep.
+`GuidedRadianceField` -> compositing. VGGT's depth, where there is one, is splatted into the target and joins the sweep;
+its tokens, where they are read, join the feature maps.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,10 +19,19 @@ from models.memory import in_parts, joined
 from models.nerf.compositing import RenderOutput, composite
 from models.nerf.depth_prior import DepthPrior
 from models.nerf.depth_range import DepthRange
-from models.nerf.guided.cost_volume import PlaneDistribution, VolumeRegularizer, sweep_loss
+from models.nerf.guided.cost_volume import DepthEstimate, PlaneDistribution, VolumeRegularizer, sweep_loss
+from models.nerf.guided.depth_fit import best_matches, fit_views
 from models.nerf.guided.depth_guide import Intervals, fractions, guided_samples, intervals
-from models.nerf.guided.depth_splat import SplattedDepth, depth_evidence, splat_depth
-from models.nerf.guided.image_stem import COARSER, FEATURE_PIXELS, SWEEP_CHANNELS, ImageStem, halvings, sweep_size
+from models.nerf.guided.depth_splat import BELL_WIDTHS, SplattedDepth, depth_evidence, splat_depth
+from models.nerf.guided.image_stem import (
+    COARSER,
+    FEATURE_PIXELS,
+    SWEEP_CHANNELS,
+    ImageStem,
+    halved,
+    halvings,
+    sweep_size,
+)
 from models.nerf.guided.plane_sweep import (
     DisparityRange,
     matching_cost,
@@ -52,6 +64,8 @@ _COARSE_WIDTH, _FINE_WIDTH = 16, 8
 """Channels of the two regularizers' finest levels."""
 _PRIOR_CHANNELS = 3
 """See `depth_evidence`."""
+_FINE_BELLS = (0.003, 0.012)
+"""Widths of the evidence of depth on the fine planes, which lie about four times as near to each other."""
 _MISMATCH_WEIGHT = 50.0
 """By how much the logit of a plane falls per squared difference of color ([0, 1]^2) from the scene's own field; chosen
 on held-out views of DTU's scan24."""
@@ -71,9 +85,20 @@ class GuidedConfig(NetworkConfig):
     """Cells along each side of the per-scene field that shows where surfaces are; 0 = none."""
     feature_pixels: int = FEATURE_PIXELS
     """Most pixels of a feature map; no weight depends on it."""
+    token_layers: int = 0
+    """VGGT layers whose tokens join the feature maps; 0 = none."""
+    token_channels: int = 0
+    fine_depth: bool = False
+    """VGGT's depth, with a scale and a shift for each view, joins both levels of the sweep; else the coarse one."""
+
+    @property
+    def reads_tokens(self) -> bool:
+        """See `NetworkConfig`."""
+        return self.token_layers > 0
 
     def __post_init__(self) -> None:
         """Raises InputError, naming the option."""
+        require(not self.fine_depth or self.depth_prior, "--fine_depth: expected --depth_prior beside it")
         least = f"at least {MIN_FEATURE_PIXELS} (32 x 32)"
         require(
             self.feature_pixels >= MIN_FEATURE_PIXELS, f"--feature_pixels: expected {least}, got {self.feature_pixels}"
@@ -213,7 +238,8 @@ class GuidedNeRF(Renderer):
 
     Config = GuidedConfig
     Samples = GuidedSamples
-    reads_tokens = False
+    has_default_layers = False
+    trusts_tokens_by_depth = True
     loss_names = ("depth", "color")
     needs_one_of = ("depth", "color")
 
@@ -228,10 +254,12 @@ class GuidedNeRF(Renderer):
         """See `Renderer`."""
         super().__init__(config, samples or GuidedSamples(), background=background, near_far=near_far)
         channels = config.feature_channels
-        self.stem = ImageStem(channels, config.feature_pixels)
-        prior = _PRIOR_CHANNELS if config.depth_prior else 0
+        self.stem = ImageStem(
+            channels, config.feature_pixels, token_layers=config.token_layers, token_channels=config.token_channels
+        )
+        prior, fine_prior = (_PRIOR_CHANNELS if told else 0 for told in (config.depth_prior, config.fine_depth))
         self.coarse = VolumeRegularizer(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
-        self.fine = VolumeRegularizer(channels + 2 + 1, _FINE_WIDTH, levels=2, halves_planes=False)
+        self.fine = VolumeRegularizer(channels + 2 + 1 + fine_prior, _FINE_WIDTH, levels=2, halves_planes=False)
         self.field = GuidedRadianceField(channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused)
         self.residual = (
             SceneResidual(config.fused, config.residual_channels, config.residual_resolution)
@@ -246,8 +274,20 @@ class GuidedNeRF(Renderer):
 
     @property
     def reads_depth(self) -> bool:
-        """See `Renderer`; a field of the scene takes the place of VGGT's depth."""
-        return super().reads_depth if self.scene_field is None else self.near_far == "auto"
+        """See `Renderer`; a field of the scene takes the place of VGGT's depth, and tokens are trusted as depth is."""
+        is_told = super().reads_depth if self.scene_field is None else self.near_far == "auto"
+        return is_told or self.reads_tokens
+
+    def with_new_parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Renderer`: tokens (`--vggt_layers`), and depth in the fine level of the sweep (`--fine_depth`)."""
+        extended, context, first = dict(weights), "stem.context.", "fine.first.0.weight"
+        if self.stem.context is not None and not any(key.startswith(context) for key in weights):
+            self.stem.context.say_nothing()
+            extended |= {key: value for key, value in self.state_dict().items() if key.startswith(context)}
+        surplus = self.fine.first[0].in_channels - (weights[first].shape[1] if first in weights else 0)
+        if self.config.fine_depth and surplus == _PRIOR_CHANNELS:
+            extended[first] = F.pad(weights[first], (0, 0) * 3 + (0, surplus))
+        return extended
 
     def training_window(self, height: int, width: int) -> tuple[int, int]:
         """A sweep of a part of the view costs as much less as the part is smaller, and sees the same parallax."""
@@ -260,8 +300,9 @@ class GuidedNeRF(Renderer):
         return None if self.residual is None else self.residual(points_world)
 
     def _encode(self, source: Views, seen: FrozenFeatures | None, prior: DepthPrior | None) -> GuidedMaps:
-        """VGGT's tokens are not looked at, only its depth."""
-        coarse, fine = self.stem(source.images)
+        """VGGT's tokens, where they are read, count as much as its depth is to be trusted."""
+        tokens = None if seen is None or not self.reads_tokens else seen.tokens
+        coarse, fine = self.stem(source.images, tokens, None if prior is None else prior.trust)
         return GuidedMaps(source.images, source.cameras, prior, fine, coarse)
 
     def _view(self, maps: GuidedMaps, camera: Cameras, bounds: DepthRange) -> GuidedView:
@@ -276,8 +317,9 @@ class GuidedNeRF(Renderer):
         scene = None if shown is None else SceneColors.of(shown.rgb, camera, maps.images, maps.cameras)
         cost, mismatch = self._cost(maps, maps.coarse, camera, planes, centers, None, scene)
         if self.config.depth_prior:
-            known = None if shown is None else shown.depth
-            cost = torch.cat([cost, self._prior(maps, camera, planes.inverse_depth(centers), known)], dim=1)
+            matched = best_matches(cost, centers) if self.config.fine_depth and shown is None else None
+            known = self._known(maps, camera, planes, matched, *small) if shown is None else shown.depth
+            cost = torch.cat([cost, _evidence(known, planes.inverse_depth(centers))], dim=1)
         coarse = self.coarse(cost, centers)
         opacity = None if shown is None or not self.background else shown.opacity
         if mismatch is not None:
@@ -291,7 +333,15 @@ class GuidedNeRF(Renderer):
         centers = fractions(Intervals(around[:, 0], around[:, 1]), FINE_PLANES)
         cost, _ = self._cost(maps, maps.fine, camera, planes, centers, shadows)
         trust = around[:, 2:, :, :, None].expand(-1, -1, -1, -1, FINE_PLANES)
-        fine = self.fine(torch.cat([cost, trust], dim=1), centers)
+        told = [cost, trust]
+        if self.config.fine_depth:
+            if shown is None:
+                known = self._known(maps, camera, planes, found, *self._own_size(maps, camera, rows, cols))
+            else:
+                known = shown.depth
+            known = None if known is None else known.resized(rows, cols)
+            told.append(_evidence(known, planes.inverse_depth(centers), _FINE_BELLS))
+        fine = self.fine(torch.cat(told, dim=1), centers)
         found = fine.estimate()
         narrow = intervals(found, fine.spacing, floor=0.5, ceiling=FINE_PLANES / 2)
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
@@ -341,12 +391,32 @@ class GuidedNeRF(Renderer):
         return shadow_maps(planes, center.clamp(0, 1), confidence > _SURE, target, maps.cameras, rows, cols)
 
     @staticmethod
-    def _prior(maps: GuidedMaps, target: Cameras, inverse_depth: Tensor, known: SplattedDepth | None) -> Tensor:
-        """Evidence of a known depth of the target view or else VGGT's of the sources; all zero where there is none."""
-        rows, cols = inverse_depth.shape[1:3]
-        if known is None and maps.prior is None:
-            return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
-        return depth_evidence(known or splat_depth(maps.prior, maps.cameras, target, rows, cols), inverse_depth)
+    def _known(
+        maps: GuidedMaps, target: Cameras, planes: DisparityRange, found: DepthEstimate | None, rows: int, cols: int
+    ) -> SplattedDepth | None:
+        """VGGT's depth of the sources in the target view, where there is one; each source's fitted to what is found."""
+        if maps.prior is None:
+            return None
+        fit = None if found is None else fit_views(maps.cameras, target, maps.prior, planes, found)
+        return splat_depth(maps.prior, maps.cameras, target, rows, cols, fit)
+
+    @staticmethod
+    def _own_size(maps: GuidedMaps, target: Cameras, rows: int, cols: int) -> tuple[int, int]:
+        """Rows and columns in which the target is as fine as VGGT's depth of the sources, at most those given.
+
+        Drawn more finely, its points would leave pixels between them empty.
+        """
+        if maps.prior is None:
+            return rows, cols
+        own = maps.cameras.median_focal * maps.prior.depth.shape[-1] / maps.cameras.width
+        return halved(rows, cols, max(0, round(math.log2(target.median_focal * cols / target.width / own))))
+
+
+def _evidence(known: SplattedDepth | None, inverse_depth: Tensor, widths: tuple[float, float] = BELL_WIDTHS) -> Tensor:
+    """Evidence of a known depth on planes, see `depth_evidence`; all zero where there is none."""
+    if known is None:
+        return inverse_depth.new_zeros(len(inverse_depth), _PRIOR_CHANNELS, *inverse_depth.shape[1:])
+    return depth_evidence(known, inverse_depth, widths)
 
 
 def _resampled(maps: Float[Tensor, "batch channel rows cols"], rows: int, cols: int) -> Tensor:

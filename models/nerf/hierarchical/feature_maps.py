@@ -16,6 +16,7 @@ from geometry import Views
 from models.memory import in_parts, joined
 from models.nerf.depth_prior import DEPTH_CHANNELS
 from models.nerf.renderer import SOURCES_ADVICE, SourceMaps
+from models.nerf.token_context import projected_tokens, trusted
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,8 @@ class FeatureExtractor(nn.Module):
         """Images have no part in each other's maps."""
         half, quarter, eighth = self._stem_levels(images * 2 - 1)
         if tokens is not None:
-            context = self._token_context(tokens.to(eighth.dtype))
-            context = F.interpolate(context, size=eighth.shape[-2:], mode="bilinear", align_corners=False)
-            if trust is not None:
-                context = context * trust[:, None, None, None].to(context.dtype)
-            eighth = torch.cat([eighth, context], dim=1)
+            context = projected_tokens(tokens.to(eighth.dtype), self.token_norms, self.token_projections)
+            eighth = torch.cat([eighth, trusted(context, eighth.shape[-2:], trust)], dim=1)
         merged = F.relu(self.merge(eighth))
         merged = F.relu(self._up(self.to_quarter(merged), quarter))
         merged = F.relu(self._up(self.to_half(merged), half))
@@ -110,14 +108,6 @@ class FeatureExtractor(nn.Module):
             images = block(images)
             levels.append(images)
         return levels
-
-    def _token_context(self, tokens: Float[Tensor, "image layer channel rows cols"]) -> Tensor:
-        layers = tokens.permute(1, 0, 3, 4, 2)
-        projected = [
-            project(norm(layer))
-            for layer, norm, project in zip(layers, self.token_norms, self.token_projections, strict=True)
-        ]
-        return torch.stack(projected).sum(0).permute(0, 3, 1, 2)
 
     @staticmethod
     def _up(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -31,6 +31,11 @@ class HierarchicalConfig(NetworkConfig):
     heads: int = 2
     """Of the attention along rays."""
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Always: without a VGGT it was trained with none, and gets none."""
+        return True
+
 
 @dataclass(frozen=True)
 class HierarchicalSamples:
@@ -70,7 +75,8 @@ class HierarchicalNeRF(Renderer):
 
     Config = HierarchicalConfig
     Samples = HierarchicalSamples
-    reads_tokens = True
+    has_default_layers = True
+    trusts_tokens_by_depth = False
 
     def __init__(
         self,

@@ -23,13 +23,19 @@ ONE = {"training/run_task.py:on_before_optimizer_step": 1}
 STEPS = ("--max_steps", "3", "--log_every", "100", "--save_every", "100", "--warmup_steps", "1")
 
 
-@pytest.mark.parametrize("sampler", ["hierarchical", "guided"])
-def test_general_and_finetuning(sampler: str, small_dtu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+TOKENS = ("--vggt_layers", "0", "1", "--fine_depth")
+
+
+@pytest.mark.parametrize(("sampler", "own"), [("hierarchical", ()), ("guided", ()), ("guided", TOKENS)])
+def test_general_and_finetuning(
+    sampler: str, own: tuple[str, ...], small_dtu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the depth of VGGT, and every loss; fine-tuning behind a scene field where there is one."""
     base, backbone = tmp_path / "runs", write_backbone(tmp_path / "heads.json", with_depth=True)
     is_guided = sampler == "guided"
     more = ("--sampler", sampler, "--vggt_ckpt", f"random:{backbone}", "--depth_prior", "--depth_loss", "0.1")
     more += ("--sweep_planes", "12", "--N_guided", "3", "--n_views", "2", "--color_loss", "0.1") if is_guided else ()
+    more += own
     counted = count_second_step(monkeypatch, SceneTask, "optimizer_step")
     status, errors = outcome_of_general(
         tiny_arguments("train_general.py", small_dtu, base, *more, *STEPS, "--expname", "g")
@@ -56,7 +62,10 @@ def test_reads_are_found_where_they_are(tmp_path: Path) -> None:
 
 
 def _general(sampler: str, tmp_path: Path) -> NerfTask:
-    counts = {"N_guided": 3, "sweep_planes": 12, "color_loss": 0.1} if sampler == "guided" else {"N_samples": 3}
+    """`tokens`: the guided sampler with all that it can be told of VGGT."""
+    counts = {"N_samples": 3} if sampler == "hierarchical" else {"N_guided": 3, "sweep_planes": 12, "color_loss": 0.1}
+    if sampler == "tokens":
+        sampler, counts = "guided", counts | {"vggt_layers": (0, 1), "fine_depth": True}
     backbone = write_backbone(tmp_path / "heads.json", with_depth=True)
     sizes = {"feature_channels": 8, "hidden": 8, "fused": 8, "vggt_image_size": 0, "rays_per_step": 16}
     options = GeneralOptions(
@@ -73,7 +82,7 @@ def _gpu_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_gpu_without_a_driver")
-@pytest.mark.parametrize("sampler", ["hierarchical", "guided"])
+@pytest.mark.parametrize("sampler", ["hierarchical", "guided", "tokens"])
 def test_step_and_image_on_a_gpu_that_nothing_is_read_of(sampler: str, tmp_path: Path) -> None:
     task, batch = _general(sampler, tmp_path), random_batch(1)
     task.log_dict = lambda scalars: None

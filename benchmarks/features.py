@@ -79,6 +79,7 @@ class FeatureOptions:
     """The comparison; the defaults take about 45 minutes on one idle core."""
 
     vggt: str = option("ckpts/vggt_nano.safetensors", "VGGT weights, with their sizes in a .json file beside them")
+    vggt_image_size: int = option(0, "longest image side VGGT sees; 0 = the image's own size")
     datadir: str = option("runs/demo/data", "procedural scenes in DTU's layout")
     scale: float = option(1.0, "resize factor of the procedural images; 160x128 pixels are meant")
     real_datadir: str = option("", "root folder of real scans in DTU's layout; none: procedural scenes only")
@@ -180,7 +181,7 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         imgScale_train=(options.scale,),
         imgScale_test=options.scale,
         vggt_ckpt=source,
-        vggt_image_size=0,
+        vggt_image_size=options.vggt_image_size,
         depth_prior=has_depth,
         backbone_dropout=_BACKBONE_DROPOUT if has_depth or has_tokens else 0.0,
         n_views=(_NUM_VIEWS,),

@@ -28,6 +28,7 @@ from geometry.pose_metrics import rotation_angle
 from models.nerf.guided.network import GuidedSamples
 from models.nerf.vggt_nerf import RenderedImage
 from models.vggt import VGGTConfig, load_vggt
+from tests.data.tiny_scenes import write_colmap
 from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_general
@@ -66,6 +67,24 @@ def test_every_arm_once(small_dtu: Path, weights: Path, tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         features.main([*command, "--rays", "9"])
     assert "--rays" in capsys.readouterr().err
+
+
+def test_every_arm_of_the_guided_sampler_once(
+    small_dtu: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photos = write_colmap(tmp_path / "photos" / "door" / "scene")
+    command = ["--sampler", "guided", "--vggt", str(weights), "--datadir", str(small_dtu), "--seeds", "0", *TOY]
+    features.main([*command, "--out", str(tmp_path / "out"), "--photos", str(photos), "--photos_scale", "1"])
+    printed = capsys.readouterr().out
+    assert [row.split("|")[1].strip() for row in _rows(printed)] == [
+        *("(g) tokens and depth", "(g1) tokens", "(g2) depth in both levels", "(g3) depth in the coarse level"),
+        *("(g4) no VGGT", "(g) - (g1)", "(g) - (g2)", "(g) - (g3)", "(g) - (g4)"),
+    ]
+    assert "unseen, wide: PSNR" in printed
+    assert "door: PSNR" in printed
+    with pytest.raises(SystemExit):
+        features.main([*command, "--out", str(tmp_path / "other"), "--arms", "stem"])
+    assert "--arms: expected some of both, tokens, depth, coarse_depth, none, got stem" in capsys.readouterr().err
 
 
 def _rows(printed: str) -> list[str]:
@@ -157,6 +176,25 @@ def test_a_frozen_aggregator_keeps_no_gradients(tmp_path: Path) -> None:
         "depth_head",
     }
     assert not model.aggregator.training
+
+
+def test_guided_arms_differ_in_what_they_are_told_only(weights: Path) -> None:
+    options = features.FeatureOptions(vggt=str(weights), sampler="guided")
+    runs = {arm: features.train_options(options, arm, 3) for arm in features.GUIDED_ARMS}
+    own = {
+        name: None for name in ("vggt_ckpt", "depth_prior", "fine_depth", "vggt_layers", "backbone_dropout", "expname")
+    }
+    plain = [{**vars(run), **own} for run in runs.values()]
+    assert all(one == plain[0] for one in plain)
+    told = {arm: (run.vggt_layers, run.depth_prior, run.fine_depth) for arm, run in runs.items()}
+    assert told == {
+        "both": ((0, 1), True, True),
+        "tokens": ((0, 1), False, False),
+        "depth": ((), True, True),
+        "coarse_depth": ((), True, False),
+        "none": ((), False, False),
+    }
+    assert runs["none"].vggt_ckpt == "none"
 
 
 def test_arms_differ_in_the_vggt_only(weights: Path) -> None:

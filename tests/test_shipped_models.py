@@ -1,6 +1,7 @@
 """The weights in `ckpts/`: they load, they see depth nobody showed them, and they belong together."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from data.procedural.rigs import dtu_rig
 from data.procedural.scene import make_scene
 from data.procedural.torch_tracer import render_views
 from geometry import Views
+from models.nerf.vggt_nerf import VGGTNeRF, render_image
 from models.vggt import load_vggt
-from training.nerf.checkpoint import read_nerf_checkpoint
+from models.vggt.frozen import FrozenVGGT
+from training.nerf.checkpoint import load_model, read_nerf_checkpoint, with_new_parts
 from training.vggt.metrics import group_scores
 from training.vggt.task import output_of_group
 
@@ -42,6 +45,25 @@ def test_vggt_nano_beats_a_constant_and_a_guess(groups: Views) -> None:
     mean = {name: sum(score[name] for score in scores) / 3 for name in scores[0]}
     assert mean["depth_absrel"] < 0.6 * mean["mean_depth_absrel"]
     assert mean["auc30"] > 0.3 > mean["identity_auc30"]
+
+
+def test_the_guided_model_reads_no_tokens_and_is_the_start_of_one_that_does(groups: Views) -> None:
+    """It was trained before there were any; told of them it shows, at first, the same picture bit for bit."""
+    model, record = load_model(CKPTS / "general_guided.ckpt", str(NANO))
+    config = record.renderer.config
+    assert (config.token_layers, config.fine_depth) == (0, False)
+    spec = replace(record.renderer, config=replace(config, token_layers=2, token_channels=192))
+    told = VGGTNeRF(FrozenVGGT.load(NANO, (1, 3), ("camera", "depth"), image_size=160), spec.build())
+    told.load_state_dict(with_new_parts(told, model.state_dict()))
+    source, target = groups[:1, :3], groups[:1, 3]
+    pictures = []
+    with torch.no_grad():
+        for one in (model.eval(), told.eval()):
+            view = one.view(one.encode(source), target.cameras, target.near, target.far)
+            pictures.append(render_image(view, 8192))
+    assert torch.equal(pictures[0].rgb, pictures[1].rgb)
+    assert torch.equal(pictures[0].depth, pictures[1].depth)
+    assert (pictures[0].rgb - target.images[0].movedim(0, -1)).square().mean() < 0.03
 
 
 @pytest.mark.parametrize("name", ["general_nano.ckpt", "general_guided.ckpt"])

@@ -88,6 +88,11 @@ def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
     del plain["vggt"]["heads"], plain["renderer"]["near_far"], plain["renderer"]["config"]["depth_prior"]
     record = NerfRecord.from_plain(plain)
     assert (record.vggt.heads, record.renderer.near_far, record.renderer.config.depth_prior) == ((), "data", False)
+    plain = general(vggt_ckpt="none", sampler="guided").record().to_plain()
+    for name in ("token_layers", "token_channels", "fine_depth"):
+        del plain["renderer"]["config"][name]
+    config = NerfRecord.from_plain(plain).renderer.config
+    assert (config.reads_tokens, config.fine_depth) == (False, False)
 
 
 def test_vggt_is_left_out_of_the_given_share_of_steps(with_heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +268,73 @@ def test_no_backbone_where_depth_is_read(tmp_path: Path, with_heads: str, withou
         load_model(path, without_heads)
     with pytest.raises(InputError, match=r"--depth_prior False: --init_from .* was trained with --depth_prior True"):
         general(vggt_ckpt="none", sampler="guided", init_from=str(path))
+
+
+TOKENS = {"sampler": "guided", "vggt_layers": (1, 0)}
+
+
+def test_tokens_of_the_guided_sampler_come_back_from_a_checkpoint(
+    small_dtu: Path, tmp_path: Path, with_heads: str, without_heads: str
+) -> None:
+    task = general(vggt_ckpt=with_heads, depth_prior=True, fine_depth=True, **TOKENS)
+    path = saved(task, tmp_path / "tokens.ckpt")
+    model, record = load_model(path)
+    assert (record.vggt.layers, record.vggt.heads) == ((1, 0), ("camera", "depth"))
+    assert (record.renderer.config.token_layers, record.renderer.config.fine_depth) == (2, True)
+    batch = random_batch(1)
+    ours, theirs = model.encode(batch.source), task.model.encode(batch.source)
+    torch.testing.assert_close(ours.coarse, theirs.coarse)
+    without = model.network.encode(batch.source, None)
+    assert (ours.coarse - without.coarse).abs().max() > 0
+    with pytest.raises(InputError, match=r"trained with VGGT .* sha256"):
+        load_model(path, f"{with_heads}:5")
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
+    options = FinetuneOptions(init_from=str(path), residual_channels=2, residual_resolution=8)
+    assert build_finetune_task(options, scene, read_finetune_start(options)).model.network.reads_tokens
+    with pytest.raises(InputError, match=r"trained with VGGT .* sha256"):
+        read_finetune_start(FinetuneOptions(init_from=str(path), vggt_ckpt=f"{with_heads}:5"))
+    with pytest.raises(InputError, match="as do tokens that count as much as depth is to be trusted"):
+        general(vggt_ckpt=without_heads, **TOKENS)
+    with pytest.raises(InputError, match="--vggt_layers 1 0: expected a VGGT, got --vggt_ckpt none"):
+        GeneralOptions(vggt_ckpt="none", **TOKENS)
+    with pytest.raises(InputError, match="--fine_depth: expected --depth_prior beside it"):
+        general(vggt_ckpt=with_heads, fine_depth=True, **TOKENS)
+    with pytest.raises(InputError, match="--fine_depth True: belongs to --sampler guided"):
+        GeneralOptions(fine_depth=True, depth_prior=True)
+
+
+def test_layers_of_the_hierarchical_sampler_can_be_chosen(without_heads: str) -> None:
+    assert general(vggt_ckpt=without_heads).record().vggt.layers == (0, 1)
+    one = general(vggt_ckpt=without_heads, vggt_layers=(1,))
+    assert one.record().vggt.layers == (1,)
+    assert one.model.network.config.token_layers == 1
+    with pytest.raises(InputError, match=r"layers must be one or more of 0..1"):
+        general(vggt_ckpt=without_heads, vggt_layers=(2,))
+
+
+def test_dropout_leaves_tokens_out_too(with_heads: str) -> None:
+    """Without `--depth_prior`: what is trusted of them is known from VGGT's depth all the same."""
+    model = general(vggt_ckpt=with_heads, backbone_dropout=0.5, **TOKENS).model
+    batch = random_batch(1)
+    dropped = model.encode(batch.source, drops_backbone=True)
+    assert torch.equal(dropped.coarse, model.network.encode(batch.source, None).coarse)
+    assert not torch.equal(dropped.coarse, model.encode(batch.source).coarse)
+
+
+def test_a_guided_model_can_be_told_more_later(tmp_path: Path, with_heads: str, capsys: pytest.CaptureFixture) -> None:
+    old = general(vggt_ckpt=with_heads, sampler="guided", depth_prior=True)
+    path, batch = saved(old, tmp_path / "old.ckpt"), random_batch(1)
+    more = general(vggt_ckpt=with_heads, depth_prior=True, init_from=str(path), **TOKENS)
+    for one, other in ((old, more), (more, old)):
+        assert torch.equal(one.model.encode(batch.source).fine, other.model.encode(batch.source).fine)
+    other = general(vggt_ckpt=f"{with_heads}:5", depth_prior=True, fine_depth=True, init_from=str(path), **TOKENS)
+    assert "its tokens are read from now on" in capsys.readouterr().err
+    assert other.model.network.fine.first[0].weight[:, -3:].abs().max() == 0
+    told = saved(more, tmp_path / "told.ckpt")
+    with pytest.raises(InputError, match=r"--vggt_layers: --init_from .* was trained with tokens of layers \[1, 0\]"):
+        general(vggt_ckpt=with_heads, sampler="guided", depth_prior=True, init_from=str(told))
+    with pytest.raises(InputError, match="layers"):
+        general(vggt_ckpt=with_heads, depth_prior=True, init_from=str(told), sampler="guided", vggt_layers=(0, 1))
 
 
 def test_a_backbone_for_a_guided_model_without_one(tmp_path: Path, with_heads: str) -> None:

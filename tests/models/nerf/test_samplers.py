@@ -15,12 +15,12 @@ from render.options import EvaluateOptions, VideoOptions
 from training.nerf.options import FinetuneOptions, GeneralOptions
 
 OWN = {
-    "hierarchical": ("N_samples", "N_importance", "token_layers", "token_channels", "heads"),
-    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss"),
+    "hierarchical": ("N_samples", "N_importance", "heads"),
+    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss", "fine_depth"),
 }
 SHARED = (
     *("feature_channels", "hidden", "fused", "depth_prior", "residual_channels", "residual_resolution"),
-    *("depth_loss", "near_far", "chunk"),
+    *("depth_loss", "near_far", "chunk", "token_layers", "token_channels", "vggt_layers"),
 )
 SPECS = {
     "hierarchical": RendererSpec(
@@ -31,7 +31,16 @@ SPECS = {
     ),
     "guided": RendererSpec(
         "guided",
-        GuidedConfig(feature_channels=8, depth_prior=True, residual_channels=2, sweep_planes=12, scene_field=8),
+        GuidedConfig(
+            **{
+                "feature_channels": 8,
+                "depth_prior": True,
+                "residual_channels": 2,
+                "sweep_planes": 12,
+                "scene_field": 8,
+            },
+            **{"token_layers": 2, "token_channels": 6, "fine_depth": True},
+        ),
         GuidedSamples(3),
         near_far="auto",
     ),

@@ -161,6 +161,9 @@ def test_memory_of_the_recommended_recipe(tmp_path: Path, capsys: pytest.Capture
     assert one.weights < one.backbone < two.backbone
     assert 1.5 * one.step < two.step < 2.1 * one.step
     assert two.whole == max(two.backbone, two.weights + two.step)
+    told = guided_memory.count(replace(options, vggt_layers=(0, 1), fine_depth=True), 1)
+    assert (told.weights, told.backbone) == (one.weights, one.backbone)
+    assert one.step < told.step < 1.5 * one.step
     guided_memory.main(command)
     assert len(capsys.readouterr().out.splitlines()) == 6
     with pytest.raises(SystemExit):

@@ -4,6 +4,7 @@ A network's depth is right in its shape before it is right in its unit, and is a
 (Ranftl et al. 2020, sec. 5). The sweep knows the unit, as the given cameras do, and not every pixel.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from models.nerf.depth_prior import DepthPrior, surface_points
 from models.nerf.guided.cost_volume import DepthEstimate
 from models.nerf.guided.plane_sweep import DisparityRange
 
+_MAX_POINTS = 1 << 14
+"""Of each view; two numbers are fitted, and denser maps hold no more about them."""
 _ROUNDS = 5
 """Of reweighted least squares."""
 _WIDTHS = (0.1, 0.05)
@@ -40,11 +43,23 @@ class ViewFit(TensorStruct):
     shift: Float[Tensor, "batch view"]
     """1 / scene unit."""
 
-    def moved(self, inverse: Float[Tensor, "batch point"]) -> Float[Tensor, "batch point"]:
-        """Of points of all views, view after view; 0 (no point) stays 0."""
-        by_view = inverse.unflatten(1, (self.scale.shape[1], -1))
-        moved = self.scale[..., None] * by_view + self.shift[..., None]
-        return torch.where(by_view > 0, moved.clamp_min(0), 0.0).flatten(1)
+    def moved(
+        self, points_world: Float[Tensor, "batch point 3"], source: Cameras, target: Cameras
+    ) -> Float[Tensor, "batch point 3"]:
+        """Points of all views, view after view, each along its ray from its view to where the target has that depth.
+
+        What would have to go to less than half or more than double its distance goes that far.
+        """
+        points = points_world.unflatten(1, (self.scale.shape[1], -1))
+        depth = target.project(points_world).depth.view(points.shape[:3])
+        start = target.project(source.centers).depth[..., None]
+        wanted = 1 / (self.scale[..., None] / depth.clamp_min(1e-9) + self.shift[..., None]).clamp_min(1e-9)
+        along = depth - start
+        along = torch.where(along.abs() < 1e-9, 1e-9, along)
+        ratio = ((wanted - start) / along).clamp(0.5, 2)
+        ratio = torch.where(depth > 0, ratio, 1.0)
+        centers = source.centers[:, :, None]
+        return (centers + (points - centers) * ratio[..., None]).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -57,7 +72,8 @@ def fit_views(
     u is the inverse depth of a point in the target, v what was found in the pixel where it falls, rho bounded (Geman
     and McClure 1987) and ever narrower; weights are the confidences of both. Where nothing is found a is 1, b is 0.
     """
-    points, weight = surface_points(prior, source)
+    step = math.ceil(math.sqrt(prior.depth[0, 0].numel() / _MAX_POINTS))
+    points, weight = surface_points(prior, source, step)
     projection = target.project(points)
     certain = found.confidence
     inverse = planes.inverse_depth(found.center.clamp(0, 1))

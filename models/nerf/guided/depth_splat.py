@@ -54,16 +54,15 @@ def splat_depth(
     """Points of all source views, weighted by confidence, in rows x cols pixels of the target (one camera per scene).
 
     Every point counts for the four pixels around it; points more than a few percent behind the nearest point of a
-    pixel are hidden by it. `fit` moves the points of each view along the target's rays.
+    pixel are hidden by it. `fit` moves the points of each view along its rays.
     """
     points, weight = surface_points(prior, source)
     camera = target.resized(rows, cols)
+    if fit is not None:
+        points = fit.moved(points, source, target)
     projection = camera.project(points)
     weight = weight * (projection.depth > 0)
     inverse = torch.where(projection.depth > 0, 1 / projection.depth.clamp_min(1e-9), 0.0)
-    if fit is not None:
-        inverse = fit.moved(inverse)
-        weight = weight * (inverse > 0)
     index, share = _corners(projection.pixels, rows, cols)
     index, share = index.flatten(1), (share * weight[..., None]).flatten(1)
     inverse = inverse[..., None].expand(-1, -1, 4).flatten(1)

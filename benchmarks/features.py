@@ -66,6 +66,8 @@ _WITH_TOKENS = ("both", "tokens")
 _BACKBONE_DROPOUT = 0.25
 """Share of steps without VGGT in the arms with depth; the same in both. Chosen by hand."""
 SOURCES = {"near": "dtu-nearest3", "wide": "dtu-wide3"}
+_RATE_FROM_A_START = 0.25
+"""Of the learning rates, where weights have learned already (`--init_from`). Chosen by hand."""
 _SCORES = ("psnr", "ssim", "depth_abs")
 _SHOWN = {"psnr": "PSNR", "depth_abs": "depth error"}
 _SMALLER = 2
@@ -93,6 +95,7 @@ class FeatureOptions:
         nargs="+",
     )
     vggt_layers: tuple[int, ...] = option((), "guided: VGGT layers whose tokens are read; none given: all", nargs="+")
+    init_from: str = option("", "guided: general checkpoint that the arms start from, which reads depth; not for none")
     photos: tuple[str, ...] = option((), "folders of real scenes with COLMAP models, evaluated on as well", nargs="+")
     photos_scale: float = option(0.5, "resize factor of their images")
     seeds: tuple[int, ...] = option((0, 1, 2), "one run each", nargs="+")
@@ -114,6 +117,16 @@ class FeatureOptions:
         arms = ARMS_OF[self.sampler]
         unknown = [arm for arm in self.arms if arm not in arms]
         require(not unknown, f"--arms: expected some of {', '.join(arms)}, got {', '.join(unknown)}")
+        is_start = self.sampler == "guided" and self.arms and set(self.arms) <= set(_WITH_DEPTH)
+        require(
+            not self.init_from or bool(is_start),
+            f"--init_from {self.init_from}: expected --sampler guided and --arms out of "
+            f"{', '.join(arm for arm in GUIDED_ARMS if arm in _WITH_DEPTH)}",
+        )
+        surplus = ("N_samples", "N_importance") if self.sampler == "guided" else ("vggt_layers",)
+        for name in surplus:
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            require(value == default, f"--{name} {value}: has no effect with --sampler {self.sampler}")
         require(self.steps >= 2, f"--steps: expected at least 2, got {self.steps}")
         require(self.views_per_scan >= 1, f"--views_per_scan: expected at least 1, got {self.views_per_scan}")
 
@@ -166,14 +179,16 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         raise InputError(f"--vggt {options.vggt}: expected its sizes in {architecture}, got no such file")
     source = {"random": f"random:{architecture}:{seed}", "stem": NO_VGGT, "none": NO_VGGT}.get(arm, options.vggt)
     has_depth, has_tokens = arm in _WITH_DEPTH, arm in _WITH_TOKENS
+    share = _RATE_FROM_A_START if options.init_from else 1.0
     own = {"N_samples": options.N_samples, "N_importance": options.N_importance}
     if options.sampler == "guided":
-        # shapes and sample count of the shipped model; its fine-grained options are the same in every arm
-        own = {"feature_channels": 8, "hidden": 32, "fused": 32, "N_guided": 6, "muon_lrate": 1e-2}
+        # shapes and sample count of the shipped model
+        own = {"feature_channels": 8, "hidden": 32, "fused": 32, "N_guided": 6, "muon_lrate": share * 1e-2}
         own |= {"vggt_layers": _layers(options) if has_tokens else (), "fine_depth": arm in _WITH_FINE_DEPTH}
     return GeneralOptions(
         **own,
         sampler=options.sampler,
+        init_from=options.init_from,
         expname=f"{arm}_seed{seed}",
         basedir=str(Path(options.out) / "runs"),
         dataset_name="dtu",
@@ -189,8 +204,8 @@ def train_options(options: FeatureOptions, arm: str, seed: int) -> GeneralOption
         rays_per_step=options.rays,
         max_steps=options.steps,
         warmup_steps=options.steps // 15,
-        lrate=2e-3 if options.sampler == "guided" else 4e-3,
-        lrate_final=3e-4,
+        lrate=share * (2e-3 if options.sampler == "guided" else 4e-3),
+        lrate_final=share * 3e-4,
         depth_loss=0.1,
         save_every=options.steps,
         val_every=options.steps,

@@ -73,7 +73,8 @@ def test_every_arm_of_the_guided_sampler_once(
     small_dtu: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     photos = write_colmap(tmp_path / "photos" / "door" / "scene")
-    command = ["--sampler", "guided", "--vggt", str(weights), "--datadir", str(small_dtu), "--seeds", "0", *TOY]
+    command = ["--sampler", "guided", "--vggt", str(weights), "--datadir", str(small_dtu), "--seeds", "0"]
+    command += ["--steps", "2", "--rays", "8", "--views_per_scan", "1"]
     features.main([*command, "--out", str(tmp_path / "out"), "--photos", str(photos), "--photos_scale", "1"])
     printed = capsys.readouterr().out
     assert [row.split("|")[1].strip() for row in _rows(printed)] == [
@@ -85,6 +86,17 @@ def test_every_arm_of_the_guided_sampler_once(
     with pytest.raises(SystemExit):
         features.main([*command, "--out", str(tmp_path / "other"), "--arms", "stem"])
     assert "--arms: expected some of both, tokens, depth, coarse_depth, none, got stem" in capsys.readouterr().err
+    start = tmp_path / "out" / "runs" / "coarse_depth_seed0" / "checkpoints" / "last.ckpt"
+    features.main([*command, "--out", str(tmp_path / "more"), "--arms", "both", "depth", "--init_from", str(start)])
+    assert len(_rows(capsys.readouterr().out)) == 3
+    for wrong, named in (
+        (["--init_from", str(start)], "expected --sampler guided and --arms out of both, depth, coarse_depth"),
+        (["--N_samples", "3"], "--N_samples 3: has no effect with --sampler guided"),
+        (["--sampler", "hierarchical", "--vggt_layers", "1"], "has no effect with --sampler hierarchical"),
+    ):
+        with pytest.raises(SystemExit):
+            features.main([*command, "--out", str(tmp_path / "other"), *wrong])
+        assert named in capsys.readouterr().err
 
 
 def _rows(printed: str) -> list[str]:

@@ -303,6 +303,28 @@ def test_tokens_of_the_guided_sampler_come_back_from_a_checkpoint(
         GeneralOptions(fine_depth=True, depth_prior=True)
 
 
+def test_tokens_beside_a_field_of_the_scene(
+    small_dtu: Path, tmp_path: Path, with_heads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The field takes the place of VGGT's depth in both levels of the sweep; tokens are read on."""
+    (scene,) = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))
+    path = saved(general(vggt_ckpt=with_heads, depth_prior=True, fine_depth=True, **TOKENS), tmp_path / "tokens.ckpt")
+    sizes = {"residual_channels": 2, "residual_resolution": 8, "rays_per_step": 32, "color_loss": 0.1}
+    options = FinetuneOptions(init_from=str(path), scene_field=8, scene_field_steps=2, warmup_steps=1, **sizes)
+    start, batch = read_finetune_start(options), random_batch(1)
+    task = build_finetune_task(options, scene, start, build_scene_field_task(options, scene, start).field)
+    monkeypatch.setattr(FinetuneTask, "trainer", SimpleNamespace(is_global_zero=False, precision="32-true"))
+    monkeypatch.setattr(FinetuneTask, "global_step", 0)
+    task.log_dict = task.log = lambda *_: None
+    network, said = task.model.network, []
+    monkeypatch.setattr(network, "_known", lambda *about: said.append(about))
+    network.scene_field.set_bounds(torch.full((3,), -2.0), torch.full((3,), 2.0))
+    task.training_step(batch, 0).backward()
+    assert not said
+    assert network.stem.context.out.weight.grad.abs().max() > 0
+    assert network.fine.first[0].weight.grad[:, -3:].abs().max() > 0
+
+
 def test_layers_of_the_hierarchical_sampler_can_be_chosen(without_heads: str) -> None:
     assert general(vggt_ckpt=without_heads).record().vggt.layers == (0, 1)
     one = general(vggt_ckpt=without_heads, vggt_layers=(1,))

@@ -38,14 +38,22 @@ def ssim(
     `data_range`: the span of values that the constants C = (K * data_range)^2 are for. Images in [0, 1] have 1. With 2,
     which scikit-image assumed for floating-point images up to version 0.19, similarity comes out higher.
     """
-    window = SSIM_WINDOW
     x, y = (image.double().permute(2, 0, 1)[None] for image in (prediction, truth))
+    return ssim_map(x, y, data_range).mean().item()
+
+
+def ssim_map(
+    x: Float[Tensor, "batch channel height width"],
+    y: Float[Tensor, "batch channel height width"],
+    data_range: float = 1.0,
+) -> Float[Tensor, "batch channel rows cols"]:
+    """Structural similarity of every window that lies in the images, see `ssim`."""
+    window = SSIM_WINDOW
     mean_x, mean_y, xx, yy, xy = (F.avg_pool2d(one, window, stride=1) for one in (x, y, x * x, y * y, x * y))
     unbiased = window**2 / (window**2 - 1)
     var_x, var_y, cov = (unbiased * one for one in (xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y))
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similarity.mean().item()
+    return (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,17 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from data.image_io import UnreadableFileError
+from data.novel_view.batches import cropped_batch
 from data.novel_view.dataset import MultiViewDataset, Target, cross_scene_targets, pool_targets, with_sources
+from data.novel_view.mixture import MixedSampler, MixedSet, mixed_steps_per_epoch, shares_of
 from data.novel_view.sampler import SampleKey, StepSampler
 from data.problems import Problems, UnreadableFiles, announce, shortened
 from data.readers.options import ReaderOptions
-from data.readers.registry import read_scenes
+from data.readers.registry import READERS, read_scenes
 from data.readers.splits import Split
 from data.scene import PosedScene
 from data.seeds import evenly_spread, loader_settings, share_of_process
-from geometry import InputError, SceneBatch
+from geometry import InputError, SceneBatch, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,17 @@ class NovelViewSpec:
     """None named: the data set's own lists."""
     is_per_scene: bool
     """One scene, its training views alone; else across scenes."""
+    mix: tuple[MixedSet, ...] = ()
+    """Further data sets, across scenes."""
+    mix_side: int = 0
+    """Longest side of their images at scale 1, pixels; larger ones are resized. 0: as they are."""
     n_views: tuple[int, int]
     """Fewest and most source views of a step."""
     extra_views: int = 2
     """Sources are drawn from so many more views than needed, of the best."""
+    far_sources: float = 0.0
+    color_jitter: float = 0.0
+    """See `MultiViewDataset`."""
     scenes_per_step: int = 1
     scales_train: tuple[float, ...] = (1.0,)
     """Resize factors of images; one of them is drawn for every step."""
@@ -60,6 +69,35 @@ class NovelViewSpec:
             problems=problems,
         )
 
+    def parts(self) -> "list[NovelViewSpec]":
+        """One per data set, without others beside it: that of `dataset_name` first.
+
+        Reader options that one of the data sets has are for those that have them.
+
+        Raises:
+            InputError: naming an option of the reader that none of the data sets has, or an unknown data set.
+        """
+        if not self.mix:
+            return [self]
+        named = [(self.dataset_name, self.datadir), *((one.dataset_name, one.datadir) for one in self.mix)]
+        unknown = [name for name, _ in named if name not in READERS]
+        require(not unknown, f"--mix: expected data sets among {', '.join(READERS)}, got {', '.join(unknown)}")
+        known = [READERS[name].options for name, _ in named]
+        every = {option: values for one in known for option, values in one.items()}
+        self.reader.require_known_to(" and ".join(dict.fromkeys(name for name, _ in named)), every)
+        return [
+            replace(
+                self,
+                dataset_name=name,
+                datadir=datadir,
+                scans=() if number else self.scans,
+                mix=(),
+                mix_side=self.mix_side if number else 0,
+                reader=self.reader.known_to(READERS[name].options),
+            )
+            for number, (name, datadir) in enumerate(named)
+        ]
+
 
 class SceneDataModule(pl.LightningDataModule):
     """Training and validation samples of one data set, across scenes or within one."""
@@ -78,42 +116,37 @@ class SceneDataModule(pl.LightningDataModule):
         """Steps of the run that another task made on the same data; the next task goes on behind them."""
         self.unreadable = UnreadableFiles()
         problems = Problems()
-        if spec.is_per_scene:
-            scenes = spec.read("all", problems, evaluated_only=True)
-            train_targets, val_targets = _per_scene(scenes, spec.val_views, problems)
-        else:
-            val_scenes = spec.read("val", problems, evaluated_only=True)
-            evaluated = {scene.scan for scene in [*val_scenes, *spec.read("test", problems, evaluated_only=True)]}
-            train_targets = cross_scene_targets(spec.read("train", problems), evaluated)
-            val_targets = [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
-        self.train_targets = self._usable(train_targets, "train", problems)
-        self.val_targets = self._validated(self._usable(val_targets, "validate", problems), problems)
         self.validated_on: dict[str, list[int]] = {}
         """View numbers that are kept from training for validation, by scan."""
-        if spec.val_views:
-            self.validated_on[val_targets[0].scene.scan] = sorted(target.view_id for target in val_targets)
+        self.train_targets: list[Target] = []
+        """Of all data sets, one after the other."""
+        self.val_targets: list[Target] = []
+        self.lengths: list[int] = []
+        """Training targets of every data set."""
+        parts = spec.parts()
+        for number, part in enumerate(parts):
+            if spec.is_per_scene:
+                scenes = part.read("all", problems, evaluated_only=True)
+                train_targets, val_targets = _per_scene(scenes, spec.val_views, problems)
+                if spec.val_views:
+                    self.validated_on[val_targets[0].scene.scan] = sorted(target.view_id for target in val_targets)
+            else:
+                train_targets, val_targets = _across_scenes(part, problems)
+            train_targets = _usable(part, train_targets, "train", problems)
+            self.lengths.append(len(train_targets))
+            self.train_targets += train_targets
+            # each data set its part of the validation, the first ones what does not divide
+            count = max(1, -(-(spec.num_val - number) // len(parts)))
+            self.val_targets += _validated(part, _usable(part, val_targets, "validate", problems), count, problems)
+        require(
+            not spec.far_sources
+            or any(len(one.candidates) > spec.n_views[1] + spec.extra_views for one in self.train_targets),
+            f"--far_sources {spec.far_sources:g}: expected views beside the {spec.n_views[1]} of --n_views and "
+            f"{spec.extra_views} of --extra_views, got none in any scene",
+        )
         self.problems = problems
         self.with_depth = sum(target.scene.has_depth(target.view_id) for target in self.train_targets)
         self._is_announced = False
-
-    def _usable(self, targets: list[Target], what: str, problems: Problems) -> list[Target]:
-        few = Problems()
-        usable = with_sources(targets, self.spec.n_views[1], few.add)
-        if not usable:
-            why = shortened(few.lines) or f"no views to {what} on"
-            raise InputError(f"--datadir {self.spec.datadir}: expected targets to {what} on, got none: {why}")
-        problems.extend(few)
-        return usable
-
-    def _validated(self, targets: list[Target], problems: Problems) -> list[Target]:
-        """`num_val` of the targets without those that cannot be decoded: as few as these come back again and again."""
-        chosen = evenly_spread(targets, self.spec.num_val)
-        decoded = (_decodable(target, self.spec.n_views[1], problems) for target in [*chosen, *targets])
-        kept = [target for target in itertools.islice(decoded, len(chosen)) if target is not None]
-        kept = kept or list(itertools.islice(filter(None, decoded), 1))
-        if not kept:
-            raise InputError(f"--datadir {self.spec.datadir}: expected images to validate on, got none that decode")
-        return kept
 
     @property
     def train_scenes(self) -> dict[str, PosedScene]:
@@ -126,6 +159,16 @@ class SceneDataModule(pl.LightningDataModule):
         return self.with_depth > 0
 
     @property
+    def is_depth_partial(self) -> bool:
+        """Whether a data set has depth maps and another one none at all."""
+        known, first = [], 0
+        for length in self.lengths:
+            targets = self.train_targets[first : first + length]
+            known.append(any(target.scene.has_depth(target.view_id) for target in targets))
+            first += length
+        return any(known) and not all(known)
+
+    @property
     def trained_on(self) -> dict[str, list[int]]:
         """View numbers that serve as training targets, by scan."""
         views: dict[str, set[int]] = {}
@@ -134,8 +177,11 @@ class SceneDataModule(pl.LightningDataModule):
         return {scan: sorted(numbers) for scan, numbers in views.items()}
 
     def steps_per_epoch(self, world_size: int) -> int:
-        """Optimizer steps in which every training target is seen."""
-        return -(-len(self.train_targets) // (self.spec.scenes_per_step * world_size))
+        """Optimizer steps in which every training target is seen; of several data sets, see `MixedSampler`."""
+        per_step = self.spec.scenes_per_step * world_size
+        if self.spec.mix:
+            return mixed_steps_per_epoch(len(self.train_targets), shares_of(self.spec.mix), per_step)
+        return -(-len(self.train_targets) // per_step)
 
     def try_loading(self) -> None:
         """Read one training and one validation sample, so that broken data stops a run before it leaves anything."""
@@ -148,28 +194,41 @@ class SceneDataModule(pl.LightningDataModule):
         if self._is_announced:
             return
         self._is_announced = True
-        self.problems.announce(f"{self.spec.dataset_name} in {self.spec.datadir}")
+        parts = self.spec.parts()
+        where = " and ".join(f"{part.dataset_name} in {part.datadir}" for part in parts)
+        self.problems.announce(where)
+        if self.spec.mix:
+            shares = zip(parts, shares_of(self.spec.mix), self.lengths, strict=True)
+            announce(
+                "steps: " + ", ".join(f"{share:.0%} {part.datadir} ({count} targets)" for part, share, count in shares)
+            )
         if self.with_depth:
             known, every = (f"{count:,}".replace(",", " ") for count in (self.with_depth, len(self.train_targets)))
             announce(f"depth: {known} of {every} targets{_without_depth(self.train_targets)}")
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
-        sampler = StepSampler(
-            len(self.train_targets),
-            scenes_per_step=self.spec.scenes_per_step,
-            n_views=self.spec.n_views,
-            scales=self.spec.scales_train,
-            seed=self.spec.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            next_step=lambda: self.steps_before + self.trainer.global_step,
+        settings: dict[str, Any] = {
+            "scenes_per_step": self.spec.scenes_per_step,
+            "n_views": self.spec.n_views,
+            "scales": self.spec.scales_train,
+            "seed": self.spec.seed,
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+            "next_step": lambda: self.steps_before + self.trainer.global_step,
+        }
+        sampler = (
+            MixedSampler(self.lengths, shares_of(self.spec.mix), **settings)
+            if self.spec.mix
+            else StepSampler(len(self.train_targets), **settings)
         )
         # within one scene the same source views come back, so that their VGGT tokens need not be computed again
         dataset = MultiViewDataset(
             self.train_targets,
             is_random=not self.spec.is_per_scene,
             extra_views=self.spec.extra_views,
+            far_sources=self.spec.far_sources,
+            color_jitter=self.spec.color_jitter,
             unreadable=self.unreadable,
         )
         return self._loader(dataset, batch_sampler=sampler)
@@ -189,10 +248,54 @@ class SceneDataModule(pl.LightningDataModule):
     def _loader(self, dataset: MultiViewDataset, **sampling: Any) -> DataLoader[SceneBatch]:
         return DataLoader(
             dataset,
-            collate_fn=SceneBatch.stack,
+            collate_fn=cropped_batch if self.spec.mix else SceneBatch.stack,
             **loader_settings(self.trainer.accelerator, self.spec.num_workers),
             **sampling,
         )
+
+
+def _across_scenes(spec: NovelViewSpec, problems: Problems) -> tuple[list[Target], list[Target]]:
+    """Training and validation targets of one data set. No view that is held out of a scene is in the former."""
+    val_scenes, test_scenes, train_scenes = (
+        _sized(spec.read(split, problems, evaluated_only=split != "train"), spec.mix_side)
+        for split in ("val", "test", "train")
+    )
+    evaluated = {scene.scan for scene in [*val_scenes, *test_scenes]}
+    train_targets = cross_scene_targets(train_scenes, evaluated)
+    return train_targets, [target for scene in val_scenes for target in pool_targets(scene, scene.held_out_views)]
+
+
+def _sized(scenes: list[PosedScene], side: int) -> list[PosedScene]:
+    """Scenes whose images have at most `side` pixels along their longest side; 0: any."""
+    if not side:
+        return scenes
+    sized = []
+    for scene in scenes:
+        height, width = scene.image_size(next(iter(scene.frames)))
+        scale = min(1.0, side / max(height, width))
+        sized.append(replace(scene, resized_to=(round(height * scale), round(width * scale))))
+    return sized
+
+
+def _usable(spec: NovelViewSpec, targets: list[Target], what: str, problems: Problems) -> list[Target]:
+    few = Problems()
+    usable = with_sources(targets, spec.n_views[1], few.add)
+    if not usable:
+        why = shortened(few.lines) or f"no views to {what} on"
+        raise InputError(f"--datadir {spec.datadir}: expected targets to {what} on, got none: {why}")
+    problems.extend(few)
+    return usable
+
+
+def _validated(spec: NovelViewSpec, targets: list[Target], count: int, problems: Problems) -> list[Target]:
+    """`count` of the targets without those that cannot be decoded: as few as these come back again and again."""
+    chosen = evenly_spread(targets, count)
+    decoded = (_decodable(target, spec.n_views[1], problems) for target in [*chosen, *targets])
+    kept = [target for target in itertools.islice(decoded, len(chosen)) if target is not None]
+    kept = kept or list(itertools.islice(filter(None, decoded), 1))
+    if not kept:
+        raise InputError(f"--datadir {spec.datadir}: expected images to validate on, got none that decode")
+    return kept
 
 
 def _per_scene(scenes: list[PosedScene], val_views: int, problems: Problems) -> tuple[list[Target], list[Target]]:

@@ -9,11 +9,12 @@ import torch
 from torch.utils.data import Dataset
 
 from data.image_io import UnreadableFileError
+from data.novel_view.color_jitter import jittered
 from data.novel_view.sampler import SampleKey
 from data.problems import Report, UnreadableFiles
 from data.scene import PosedScene
 from data.seeds import derived_seed, seeded_generator
-from data.view_selection.neighbors import nearest_by_center, select_sources
+from data.view_selection.neighbors import nearest_by_center, select_sources, with_far_sources
 from geometry import InputError, SceneBatch
 
 _MOST_REPLACED = 64
@@ -42,13 +43,21 @@ class MultiViewDataset(Dataset[SceneBatch]):
         *,
         is_random: bool,
         extra_views: int = 2,
+        far_sources: float = 0.0,
+        color_jitter: float = 0.0,
         wants_mask: bool = False,
         unreadable: UnreadableFiles | None = None,
     ) -> None:
-        """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best."""
+        """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best.
+
+        `far_sources`: share of samples some of whose sources are drawn from all other candidates instead, see
+        `with_far_sources`; `color_jitter`: see `jittered`.
+        """
         self.targets = targets
         self.is_random = is_random
         self.extra_views = extra_views
+        self.far_sources = far_sources
+        self.color_jitter = color_jitter
         self.wants_mask = wants_mask
         self.unreadable = unreadable or UnreadableFiles()
         # a batch, and the processes of a distributed run, must agree on what they hold: 0 = unknown where there is none
@@ -84,13 +93,22 @@ class MultiViewDataset(Dataset[SceneBatch]):
     def _sample(self, target: Target, key: SampleKey) -> SceneBatch:
         generator = seeded_generator(key.seed) if self.is_random else None
         source_ids = select_sources(target.candidates, key.num_views, extra=self.extra_views, generator=generator)
+        if self.far_sources:
+            stream = seeded_generator(derived_seed(key.seed, 7))
+            if float(torch.rand((), generator=stream)) < self.far_sources:
+                others = target.candidates[key.num_views + self.extra_views :]
+                source_ids = with_far_sources(source_ids, others, stream)
         reproduced = target.scene.views(
             [target.view_id], key.scale, wants_depth=self.has_depth, wants_mask=self.wants_mask
         )
         if self.has_depth and reproduced.depth is None:
             reproduced = replace(reproduced, depth=torch.zeros_like(reproduced.images[:, 0]))
+        source = target.scene.views(source_ids, key.scale, wants_depth=False, wants_mask=False)
+        if self.color_jitter:
+            stream = seeded_generator(derived_seed(key.seed, 8))
+            source, reproduced = jittered(source, reproduced, self.color_jitter, stream)
         return SceneBatch(
-            source=target.scene.views(source_ids, key.scale, wants_depth=False, wants_mask=False),
+            source=source,
             target=reproduced,
             names=(target.scene.name,),
             seeds=torch.tensor(derived_seed(key.seed, 4)),

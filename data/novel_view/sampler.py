@@ -63,18 +63,21 @@ class StepSampler(Sampler[list[SampleKey]]):
     def keys_of(self, step: int) -> list[SampleKey]:
         """Keys of this process for an optimizer step, counted from the start of the run."""
         epoch, index = divmod(step, len(self))
-        order = torch.randperm(self.num_items, generator=seeded_generator(derived_seed(self.seed, 1, epoch))).tolist()
         low, high = self.n_views
         num_views = low + self._drawn(high + 1 - low, 2, step)
         scale = self.scales[self._drawn(len(self.scales), 5, step)]
-        slots = range(
-            index * self.scenes_per_step * self.world_size, (index + 1) * self.scenes_per_step * self.world_size
-        )
-        mine = slots[self.rank :: self.world_size]
+        items = self.items_of(step)
         return [
-            SampleKey(order[slot % self.num_items], num_views, derived_seed(self.seed, 3, epoch, slot), scale)
-            for slot in mine
+            SampleKey(items[slot], num_views, derived_seed(self.seed, 3, epoch, index * len(items) + slot), scale)
+            for slot in range(len(items))[self.rank :: self.world_size]
         ]
+
+    def items_of(self, step: int) -> list[int]:
+        """Targets of an optimizer step, of all processes."""
+        epoch, index = divmod(step, len(self))
+        order = torch.randperm(self.num_items, generator=seeded_generator(derived_seed(self.seed, 1, epoch))).tolist()
+        count = self.scenes_per_step * self.world_size
+        return [order[slot % self.num_items] for slot in range(index * count, (index + 1) * count)]
 
     def _drawn(self, count: int, stream: int, step: int) -> int:
         """A number below `count`, the same for all processes."""

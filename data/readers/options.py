@@ -1,6 +1,6 @@
 """What may be asked of a data set besides its scans. Every option belongs to some formats and is refused elsewhere."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from geometry import InputError, require
 
@@ -48,6 +48,11 @@ class ReaderOptions:
             len(self.llff_size) in (0, 2) and all(side >= 1 for side in self.llff_size),
             f"--llff_size: expected width and height in pixels, got {list(self.llff_size)}",
         )
+
+    def known_to(self, values: dict[str, tuple[str, ...]]) -> "ReaderOptions":
+        """With the defaults in place of what a data set does not have; `values`: see `require_known_to`."""
+        strange = {field.name: field.default for field in fields(self) if field.name not in values}
+        return replace(self, **strange)
 
     def require_known_to(self, dataset_name: str, values: dict[str, tuple[str, ...]]) -> None:
         """Refuse what a data set does not have; `values`: the options it has, and their values (none: any).

@@ -140,6 +140,19 @@ def select_sources(
     return tuple(pool[position] for position in chosen.tolist())
 
 
+def with_far_sources(chosen: Sequence[int], others: Sequence[int], generator: torch.Generator) -> tuple[int, ...]:
+    """Some of the chosen views, at least one and never all, replaced by as many of the others, drawn from all of them.
+
+    As few as there are others; without any, or with a single view, the chosen ones as they are.
+    """
+    most = min(len(chosen) - 1, len(others))
+    if most < 1:
+        return tuple(chosen)
+    count = int(torch.randint(1, most + 1, (), generator=generator))
+    drawn = torch.randperm(len(others), generator=generator)[:count]
+    return (*chosen[: len(chosen) - count], *(others[position] for position in drawn.tolist()))
+
+
 def _parse_block(path: Path, block: Sequence[Sequence[str]]) -> tuple[int, tuple[int, ...]]:
     (view,), (count, *rest) = block
     neighbors = tuple(int(entry) for entry in rest[::2])

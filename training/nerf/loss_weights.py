@@ -15,11 +15,14 @@ _DEFAULT_WEIGHT = 0.1
 """Of the term that is chosen; what the shipped configs have, for depth and for color."""
 
 
-def with_loss_weights(options: Options, renderer: type[Renderer], *, has_depth: bool, is_per_scene: bool) -> Options:
+def with_loss_weights(
+    options: Options, renderer: type[Renderer], *, has_depth: bool, is_per_scene: bool, is_depth_partial: bool = False
+) -> Options:
     """The same options with every weight decided; one that is not given is 0, unless the renderer needs it.
 
     Of the terms of which a renderer needs one (`Renderer.needs_one_of`) depth is taken where a training target has it
-    (`has_depth`), else color. Within one scene color comes first: published fine-tunings see photographs alone.
+    (`has_depth`), else color. Within one scene color comes first: published fine-tunings see photographs alone. Where
+    one of several data sets has no depth at all (`is_depth_partial`), all of them, as each teaches on its own steps.
 
     Raises:
         InputError: when all such terms are switched off, or those left need depth maps that nobody has.
@@ -36,10 +39,9 @@ def with_loss_weights(options: Options, renderer: type[Renderer], *, has_depth: 
             f"expected a weight above 0 of one of {', '.join(f'--{name}_loss' for name in needed)}, from which alone "
             f"parts of this network learn, got {got} for data {known}",
         )
-        chosen = possible[-1 if is_per_scene else 0]
-        weights[chosen] = _DEFAULT_WEIGHT
+        chosen = possible if is_depth_partial else [possible[-1 if is_per_scene else 0]]
+        weights |= dict.fromkeys(chosen, _DEFAULT_WEIGHT)
         options_needed = " or ".join(f"--{name}_loss" for name in needed)
-        announce(
-            f"--{chosen}_loss {_DEFAULT_WEIGHT}: chosen for training targets {known}, as no {options_needed} is given"
-        )
+        named = ", ".join(f"--{name}_loss {_DEFAULT_WEIGHT}" for name in chosen)
+        announce(f"{named}: chosen for training targets {known}, as no {options_needed} is given")
     return replace(options, **{f"{name}_loss": weight for name, weight in weights.items()})

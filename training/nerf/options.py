@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass, replace
 
 from data.novel_view.datamodule import NovelViewSpec
+from data.novel_view.mixture import MixedSet, shares_of
 from data.novel_view.protocols import PROTOCOLS, validation_protocol
+from data.scene import MIN_SIDE
 from geometry import require
 from models.nerf.renderer import NEAR_FAR
 from models.nerf.samplers import SAMPLERS, require_own_options
 from training.nerf.data_options import DataOptions
+from training.nerf.window_losses import MIN_WINDOW, WINDOW_LOSS_NAMES, require_perceptual
 from training.options import RunOptions, option
 
 OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
@@ -33,6 +36,11 @@ class TrainOptions(RunOptions, DataOptions):
         (3,), "number of source views, or two numbers: drawn anew for every step", nargs="+"
     )
     rays_per_step: int = option(1024, "rays per scene and step")
+    window_rays: int = option(
+        0,
+        "rays are those of square windows of so many pixels a side, as many windows as --rays_per_step holds; 0 = they "
+        "are scattered",
+    )
     scenes_per_step: int = option(1, "target images per step and process")
     N_samples: int | None = option(None, "hierarchical: samples per ray of the coarse pass (64)")
     N_importance: int | None = option(
@@ -64,6 +72,16 @@ class TrainOptions(RunOptions, DataOptions):
         "guided: weight of the error of the colors on the sweep's planes, which teaches depth without depth maps. "
         "Not given: 0.1 without depth maps and in fine-tuning, unless --depth_loss is given, else 0",
     )
+    coarse_loss: float = option(
+        0.0, "guided: weight of the error of the colors as the sweep itself renders them, coarsely, at both levels"
+    )
+    ssim_loss: float = option(0.0, "weight of 1 - SSIM of rendered windows; needs --window_rays")
+    gradient_loss: float = option(
+        0.0, "weight of the error of the gradients of rendered windows at three scales; needs --window_rays"
+    )
+    perceptual_loss: float = option(
+        0.0, "weight of LPIPS-VGG of rendered windows, where its weights are; needs --window_rays"
+    )
 
     def __post_init__(self) -> None:
         """See `RunOptions`; besides, rays and views must make a step."""
@@ -71,7 +89,18 @@ class TrainOptions(RunOptions, DataOptions):
         DataOptions.__post_init__(self)
         validation_protocol(self.val_protocol, self.dataset_name)
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "chunk")
-        self._require_at_least(0, "warmup_steps")
+        windows = [f"{name}_loss" for name in WINDOW_LOSS_NAMES]
+        self._require_at_least(0, "warmup_steps", "window_rays", "coarse_loss", *windows)
+        side = self.window_rays
+        require(
+            not side or (side >= MIN_WINDOW and side**2 <= self.rays_per_step),
+            f"--window_rays {side}: expected at least {MIN_WINDOW} pixels and a window within --rays_per_step "
+            f"{self.rays_per_step}",
+        )
+        for name in windows:
+            require(not getattr(self, name) or side > 0, f"--{name}: expected --window_rays beside it, got none")
+        if self.perceptual_loss:
+            require_perceptual()
         self._require_at_least(0, *(name for name in ("depth_loss", "color_loss") if getattr(self, name) is not None))
         self._require_positive("imgScale_test")
         require(
@@ -139,7 +168,23 @@ class GeneralOptions(TrainOptions):
         False, "guided: VGGT's depth, with a scale and a shift for each view, joins both levels of the sweep, not one"
     )
     sweep_planes: int | None = option(None, "guided: planes of the coarse sweep between near and far (48)")
+    mix: tuple[str, ...] = option(
+        (),
+        "further data sets as <dataset_name>:<datadir>:<share of the steps>; --datadir has the other steps",
+        nargs="+",
+    )
+    mix_side: int = option(
+        0, "longest side in pixels, before --imgScale_train, of images of --mix; larger ones are resized. 0 = no limit"
+    )
     extra_views: int = option(2, "sources are drawn from so many more views than needed, of those listed as the best")
+    far_sources: float = option(
+        0.0, "share of samples of which some sources, at least one and never all, are any other views, however far"
+    )
+    color_jitter: float = option(
+        0.0,
+        "one random exposure for all views of a sample, up to so much in natural logarithm, and a quarter of it per "
+        "channel",
+    )
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
     fused: int = option(64, "width of the layers behind the fusion of views")
@@ -151,6 +196,18 @@ class GeneralOptions(TrainOptions):
             require(getattr(self, name) >= 1, f"--{name}: expected at least 1, got {getattr(self, name)}")
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
+        self._require_at_least(0, "color_jitter", "mix_side")
+        require(0 <= self.far_sources <= 1, f"--far_sources: expected 0 to 1, got {self.far_sources}")
+        require(
+            not (self.color_jitter and self.white_bkgd),
+            "--color_jitter: expected no --white_bkgd beside it, because the background would not stay white",
+        )
+        require(
+            not self.mix_side or self.mix_side >= MIN_SIDE,
+            f"--mix_side: expected at least {MIN_SIDE} pixels, got {self.mix_side}",
+        )
+        require(not self.mix_side or bool(self.mix), f"--mix_side {self.mix_side}: expected --mix beside it, got none")
+        shares_of(self.mixed_sets)
         dropout = self.backbone_dropout
         require(0 <= dropout < 1, f"--backbone_dropout: expected 0 to below 1, got {dropout}")
         known = ", ".join(SAMPLERS)
@@ -174,7 +231,19 @@ class GeneralOptions(TrainOptions):
 
     def data_spec(self, *, is_per_scene: bool) -> NovelViewSpec:
         """See `TrainOptions`."""
-        return replace(super().data_spec(is_per_scene=is_per_scene), extra_views=self.extra_views)
+        return replace(
+            super().data_spec(is_per_scene=is_per_scene),
+            extra_views=self.extra_views,
+            far_sources=self.far_sources,
+            color_jitter=self.color_jitter,
+            mix=self.mixed_sets,
+            mix_side=self.mix_side,
+        )
+
+    @property
+    def mixed_sets(self) -> tuple[MixedSet, ...]:
+        """See `--mix`."""
+        return tuple(MixedSet.parse(text) for text in self.mix)
 
     @property
     def wants_depth(self) -> bool:

@@ -23,7 +23,13 @@ def general_run(options: GeneralOptions) -> pl.Trainer:
     """Train across scenes."""
     options = resolved(options)
     data = build_data(options, is_per_scene=False)
-    options = with_loss_weights(options, SAMPLERS[options.sampler], has_depth=data.has_depth, is_per_scene=False)
+    options = with_loss_weights(
+        options,
+        SAMPLERS[options.sampler],
+        has_depth=data.has_depth,
+        is_per_scene=False,
+        is_depth_partial=data.is_depth_partial,
+    )
     return fit(options, build_general_task(options, data.trained_on), data)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from data.novel_view.mixture import MixedSet
 from data.novel_view.protocols import validation_protocol
 from data.novel_view.reference import Reference, reference_of
 from geometry import InputError, SceneBatch
@@ -18,7 +19,8 @@ from training.metrics import SSIM_WINDOW, depth_errors, psnr, ssim
 from training.nerf.checkpoint import NERF, NerfRecord
 from training.nerf.options import GeneralOptions, TrainOptions
 from training.nerf.pictures import comparison
-from training.nerf.rays import draw_target_rays, jitter_from, scene_generators
+from training.nerf.rays import draw_target_rays, draw_target_windows, jitter_from, scene_generators
+from training.nerf.window_losses import WINDOW_LOSS_NAMES, window_losses
 from training.nerf.windows import random_window
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
@@ -127,7 +129,6 @@ class NerfTask(SceneTask):
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         """Render random rays of the target views and compare."""
-        count = self.options.rays_per_step
         generators = scene_generators(batch)
         window = self.model.network.training_window(*batch.target.images.shape[-2:])
         if window is not None:
@@ -138,10 +139,16 @@ class NerfTask(SceneTask):
         maps = self.model.encode(batch.source, names, drops_backbone=is_dropped)
         target = batch.target[:, 0]
         view = self.model.view(maps, target.cameras, target.near, target.far)
-        truth = draw_target_rays(target, count, generators, view.bounds)
-        output = view.render(truth.rays, jitter_from(generators, count, self.device))
+        count, side = self.options.rays_per_step, min(self.options.window_rays, *target.images.shape[-2:])
+        truth = (
+            draw_target_windows(target, count // self.options.window_rays**2, side, generators, view.bounds)
+            if side
+            else draw_target_rays(target, count, generators, view.bounds)
+        )
+        output = view.render(truth.rays, jitter_from(generators, truth.rgb.shape[1], self.device))
         weights = self.loss_weights
-        losses = view.losses(output, truth, weights)
+        losses = view.losses(output, truth, weights.keys() - set(WINDOW_LOSS_NAMES))
+        losses |= window_losses(output.rgb, truth.rgb, side, weights.keys() & set(WINDOW_LOSS_NAMES))
         loss = losses["photometric"] + sum(weight * losses[name] for name, weight in weights.items())
         self.watch_loss(loss, identity_of(batch))
         with torch.no_grad():
@@ -156,7 +163,8 @@ class NerfTask(SceneTask):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Of the terms besides the photometric one that have a weight."""
-        weights = {name: getattr(self.options, f"{name}_loss") for name in self.model.network.loss_names}
+        names = (*self.model.network.loss_names, *WINDOW_LOSS_NAMES)
+        weights = {name: getattr(self.options, f"{name}_loss") for name in names}
         return {name: weight for name, weight in weights.items() if weight}
 
     def on_validation_epoch_start(self) -> None:
@@ -204,6 +212,14 @@ class GeneralTask(NerfTask):
     def backbone_dropout(self) -> float:
         """See `--backbone_dropout`."""
         return self.options.backbone_dropout
+
+    def require_same_run(self, theirs: NerfRecord) -> None:
+        """See `SceneTask`; the folders of `--mix` may have moved, as that of `--datadir` may."""
+        before = [MixedSet.parse(text) for text in theirs.options.get("mix", ())]
+        kept = [(one.dataset_name, one.share) for one in before]
+        if kept == [(one.dataset_name, one.share) for one in self.options.mixed_sets]:
+            theirs = replace(theirs, options=theirs.options | {"mix": list(self.options.mix)})
+        super().require_same_run(theirs)
 
     def build_optimizer(self) -> Optimizer:
         """Adam over everything that learns, or Muon beside it."""

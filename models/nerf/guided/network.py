@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from geometry import Cameras, RayBundle, Views, pixel_centers, require, sample_at_pixels
@@ -214,23 +214,42 @@ class GuidedView(TargetView):
         """
         return sum(self._color_error(level, truth.view.images) for level in self.levels)
 
+    def coarse_loss(self, output: RenderOutput, truth: TargetRays) -> Float[Tensor, ""]:
+        """Mean squared error of the whole view as both levels render it: the planes' colors, blended by likelihood.
+
+        Unlike `color_loss` it is content with a blend that looks right, as the rays of the rendered image are.
+        """
+        return sum(self._blend_error(level, truth.view.images) for level in self.levels)
+
+    def _blend_error(self, level: PlaneDistribution, images: Tensor) -> Float[Tensor, ""]:
+        colors, reference, is_seen = self._plane_colors(level, images)
+        blend = (level.logits.flatten(1, 2).softmax(-1)[:, None] * colors).sum(-1)
+        error = (blend - reference).square().mean(1)
+        return (error * is_seen).sum() / is_seen.sum().clamp_min(1)
+
     def _color_error(self, level: PlaneDistribution, images: Tensor) -> Float[Tensor, ""]:
+        colors, reference, is_seen = self._plane_colors(level, images)
+        error = (colors - reference[..., None]).abs().mean(1)
+        likely = level.logits.flatten(1, 2).softmax(-1)
+        return ((likely * error).sum(-1) * is_seen).sum() / is_seen.sum().clamp_min(1)
+
+    def _plane_colors(
+        self, level: PlaneDistribution, images: Tensor
+    ) -> tuple[Float[Tensor, "batch 3 ray plane"], Float[Tensor, "batch 3 ray"], Bool[Tensor, "batch ray"]]:
+        """Colors that a level's planes show, blended over the sources; the target's; where several views look."""
         rows, cols = level.logits.shape[1:3]
         scale = rows / images.shape[-2]
-        truth = F.interpolate(images, (rows, cols), mode="area").flatten(2)
+        reference = F.interpolate(images, (rows, cols), mode="area").flatten(2)
         size = [round(side * scale) for side in self.maps.images.shape[-2:]]
         sources = F.interpolate(self.maps.images.flatten(0, 1), size, mode="area")
-        pixels = pixel_centers(rows, cols, truth).expand(len(truth), -1, 2)
+        pixels = pixel_centers(rows, cols, reference).expand(len(reference), -1, 2)
         inverse = self.planes.inverse_depth(level.centers.flatten(1, 2).detach())
         swept = sweep_lines(self.maps.cameras, self.camera.resized(rows, cols), pixels).at(inverse)
         weights = view_weights(swept, depth_behind(self.shadows, self.planes, swept, inverse))[:, :, None]
-        total = weights.sum(1)
         colors = sample_swept(sources.unflatten(0, self.maps.images.shape[:2]), swept)
-        error = ((colors * weights).sum(1) / total.clamp_min(1e-6) - truth[..., None]).abs().mean(1)
-        likely = level.logits.flatten(1, 2).softmax(-1)
         # where one view alone looks, it finds the color it looks for on some plane or other
         is_seen = (swept.visible.sum(1) > 1).all(-1)
-        return ((likely * error).sum(-1) * is_seen).sum() / is_seen.sum().clamp_min(1)
+        return (colors * weights).sum(1) / weights.sum(1).clamp_min(1e-6), reference, is_seen
 
 
 class GuidedNeRF(Renderer):
@@ -240,7 +259,7 @@ class GuidedNeRF(Renderer):
     Samples = GuidedSamples
     has_default_layers = False
     trusts_tokens_by_depth = True
-    loss_names = ("depth", "color")
+    loss_names = ("depth", "color", "coarse")
     needs_one_of = ("depth", "color")
 
     def __init__(

@@ -16,7 +16,7 @@ from training.nerf.options import FinetuneOptions, GeneralOptions
 
 OWN = {
     "hierarchical": ("N_samples", "N_importance", "heads"),
-    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss", "fine_depth"),
+    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss", "fine_depth", "coarse_loss"),
 }
 SHARED = (
     *("feature_channels", "hidden", "fused", "depth_prior", "residual_channels", "residual_resolution"),

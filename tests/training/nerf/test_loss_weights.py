@@ -17,9 +17,17 @@ from training.nerf.options import GeneralOptions
 GUIDED = ("--vggt_ckpt", "none", "--sampler", "guided", "--sweep_planes", "12", "--N_guided", "2", "--n_views", "2")
 
 
-def weights_of(sampler: str, *, has_depth: bool = True, is_per_scene: bool = False, **given: float) -> tuple:
+def weights_of(
+    sampler: str,
+    *,
+    has_depth: bool = True,
+    is_per_scene: bool = False,
+    is_depth_partial: bool = False,
+    **given: float,
+) -> tuple:
     options = GeneralOptions(sampler=sampler, vggt_ckpt="none", **given)
-    decided = with_loss_weights(options, SAMPLERS[sampler], has_depth=has_depth, is_per_scene=is_per_scene)
+    data = {"has_depth": has_depth, "is_per_scene": is_per_scene, "is_depth_partial": is_depth_partial}
+    decided = with_loss_weights(options, SAMPLERS[sampler], **data)
     return decided.depth_loss, decided.color_loss
 
 
@@ -39,6 +47,13 @@ def weights_of(sampler: str, *, has_depth: bool = True, is_per_scene: bool = Fal
 )
 def test_the_guided_sampler_always_has_one(data: dict, given: dict, expected: tuple) -> None:
     assert weights_of("guided", **data, **given) == expected
+
+
+def test_where_one_of_several_data_sets_has_no_depth_each_teaches_on_its_own_steps() -> None:
+    partial = {"has_depth": True, "is_depth_partial": True}
+    assert weights_of("guided", **partial) == (0.1, 0.1)
+    assert weights_of("guided", **partial, color_loss=0.0) == (0.1, 0.0)
+    assert weights_of("guided", **partial, color_loss=0.3) == (0.0, 0.3)
 
 
 @pytest.mark.parametrize(

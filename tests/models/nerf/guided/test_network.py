@@ -366,6 +366,25 @@ def test_colors_on_planes_teach_depth(model: VGGTNeRF) -> None:
     assert all(level.logit.weight.grad.abs().max() > 0 for level in (model.network.coarse, model.network.fine))
 
 
+def test_colors_rendered_from_the_planes_teach_depth_too(model: VGGTNeRF) -> None:
+    """As above, by the error of the blend instead of the blend of errors."""
+    batch = plane_batch()
+    found = view_of(model, batch)
+    truth = draw_target_rays(batch.target[:, 0], 4, [torch.Generator().manual_seed(0)], found.bounds)
+    output = found.render(truth.rays)
+    centers = torch.linspace(1, 0, 31).expand(1, 24, 32, 31)
+
+    losses = []
+    for fraction in (1 / 3, 0.55, 0.1):
+        level = PlaneDistribution(-200 * (centers - fraction).abs(), centers, torch.zeros(1, 1, 24, 32))
+        unhidden = replace(found, levels=(level, level), shadows=torch.zeros_like(found.shadows))
+        losses.append(unhidden.coarse_loss(output, truth).item())
+    assert losses[0] < 0.5 * min(losses[1:])
+    model.zero_grad()
+    found.coarse_loss(output, truth).backward()
+    assert all(level.logit.weight.grad.abs().max() > 0 for level in (model.network.coarse, model.network.fine))
+
+
 def test_it_learns_a_scene() -> None:
     """Sixty steps on a textured plane, with its depth known: sweep and colors find it."""
     torch.manual_seed(0)

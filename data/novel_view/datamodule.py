@@ -1,5 +1,6 @@
 """The Lightning data module that both radiance-field scripts share."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ class NovelViewSpec:
 
     dataset_name: str
     datadir: str
+    datadir_option: str = "--datadir"
+    """What names the folder, for error messages."""
     scans: tuple[str, ...] = ()
     """None named: the data set's own lists."""
     is_per_scene: bool
@@ -82,14 +85,17 @@ class NovelViewSpec:
         named = [(self.dataset_name, self.datadir), *((one.dataset_name, one.datadir) for one in self.mix)]
         unknown = [name for name, _ in named if name not in READERS]
         require(not unknown, f"--mix: expected data sets among {', '.join(READERS)}, got {', '.join(unknown)}")
-        known = [READERS[name].options for name, _ in named]
-        every = {option: values for one in known for option, values in one.items()}
+        every: dict[str, tuple[str, ...]] = {}
+        for name, _ in named:
+            for option, values in READERS[name].options.items():
+                every[option] = tuple(dict.fromkeys([*every.get(option, ()), *values]))
         self.reader.require_known_to(" and ".join(dict.fromkeys(name for name, _ in named)), every)
         return [
             replace(
                 self,
                 dataset_name=name,
                 datadir=datadir,
+                datadir_option="--mix" if number else self.datadir_option,
                 scans=() if number else self.scans,
                 mix=(),
                 mix_side=self.mix_side if number else 0,
@@ -271,9 +277,13 @@ def _sized(scenes: list[PosedScene], side: int) -> list[PosedScene]:
         return scenes
     sized = []
     for scene in scenes:
-        height, width = scene.image_size(next(iter(scene.frames)))
-        scale = min(1.0, side / max(height, width))
-        sized.append(replace(scene, resized_to=(round(height * scale), round(width * scale))))
+        for view in scene.frames:
+            with contextlib.suppress(UnreadableFileError):
+                height, width = scene.image_size(view)
+                scale = min(1.0, side / max(height, width))
+                scene = replace(scene, resized_to=(round(height * scale), round(width * scale)))
+                break
+        sized.append(scene)
     return sized
 
 
@@ -282,7 +292,7 @@ def _usable(spec: NovelViewSpec, targets: list[Target], what: str, problems: Pro
     usable = with_sources(targets, spec.n_views[1], few.add)
     if not usable:
         why = shortened(few.lines) or f"no views to {what} on"
-        raise InputError(f"--datadir {spec.datadir}: expected targets to {what} on, got none: {why}")
+        raise InputError(f"{spec.datadir_option} {spec.datadir}: expected targets to {what} on, got none: {why}")
     problems.extend(few)
     return usable
 
@@ -294,7 +304,7 @@ def _validated(spec: NovelViewSpec, targets: list[Target], count: int, problems:
     kept = [target for target in itertools.islice(decoded, len(chosen)) if target is not None]
     kept = kept or list(itertools.islice(filter(None, decoded), 1))
     if not kept:
-        raise InputError(f"--datadir {spec.datadir}: expected images to validate on, got none that decode")
+        raise InputError(f"{spec.datadir_option} {spec.datadir}: expected images to validate on, got none that decode")
     return kept
 
 

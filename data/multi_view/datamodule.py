@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from data.multi_view.procedural_stream import ProceduralFrames
+from data.multi_view.procedural_stream import ENDLESS, MotionGroups, ProceduralFrames
 from data.multi_view.protocols import NEIGHBORS, PROTOCOLS
 from data.multi_view.sampler import BatchShape, GroupSampler
 from data.multi_view.sources import (
@@ -24,6 +24,7 @@ from data.multi_view.sources import (
 )
 from data.multi_view.windows import ZoomRange
 from data.problems import Problems, announce
+from data.procedural.motions import MotionMix
 from data.readers.registry import READERS, read_scenes
 from data.scene import PosedScene
 from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
@@ -78,6 +79,10 @@ class MultiViewSpec:
     """Upright training images on disk are turned at random."""
     procedural_scenes: int = 0
     """Number of procedural scenes, which are reused; 0: every group shows a new one."""
+    procedural_mix: MotionMix | None = None
+    """Kinds of motion of the procedural scenes that are trained on; None: DTU's rig and alike."""
+    procedural_sensor: float = 0.0
+    """Share of their groups that go through a sensor model."""
     render_device: str = "cpu"
     """Of procedural scenes."""
 
@@ -156,7 +161,7 @@ class FrameDataModule(pl.LightningDataModule):
     def _max_val_groups(source: FrameSource, num_val: int | None) -> int:
         if num_val is not None:
             return num_val
-        return len(source) if isinstance(source, FixedGroups) else _MADE_GROUPS
+        return len(source) if len(source) < ENDLESS else _MADE_GROUPS
 
     def _val_key(self, number: int, item: int) -> GroupKey:
         source = self.val_sources[number]
@@ -191,9 +196,15 @@ def build_frame_data(spec: MultiViewSpec) -> FrameDataModule:
     for number, (name, datadir) in enumerate(zip(spec.dataset_names, spec.datadirs, strict=True)):
         if name == PROCEDURAL:
             train_sources.append(
-                ProceduralFrames(seed=spec.seed, num_scenes=spec.procedural_scenes, device=spec.render_device)
+                ProceduralFrames(
+                    seed=spec.seed,
+                    num_scenes=spec.procedural_scenes,
+                    device=spec.render_device,
+                    mix=spec.procedural_mix,
+                    sensor=spec.procedural_sensor,
+                )
             )
-            val_sources.append(_held_out_stream(spec.render_device))
+            val_sources.append(_held_out_stream(spec))
             has_depth.append(True)
             continue
         problems = Problems()
@@ -241,7 +252,7 @@ def build_evaluation_data(spec: MultiViewSpec) -> FrameDataModule:
     sources: list[FrameSource] = []
     for number, (name, datadir) in enumerate(zip(spec.dataset_names, spec.datadirs, strict=True)):
         if name == PROCEDURAL:
-            sources.append(_held_out_stream(spec.render_device))
+            sources.append(_held_out_stream(spec))
             continue
         problems = Problems()
         scenes = read_scenes(
@@ -274,8 +285,12 @@ def _check_lists(spec: MultiViewSpec) -> None:
         f"--scans: expected exactly one data set on disk beside it, got {len(on_disk)}",
     )
     require(
-        spec.protocol == NEIGHBORS or PROCEDURAL not in spec.dataset_names,
+        spec.protocol == NEIGHBORS or PROTOCOLS[spec.protocol].is_rendered or PROCEDURAL not in spec.dataset_names,
         f"--eval_protocol {spec.protocol}: expected data sets on disk, got {PROCEDURAL}",
+    )
+    require(
+        not (PROTOCOLS[spec.protocol].is_rendered and on_disk),
+        f"--eval_protocol {spec.protocol}: expected --dataset_name {PROCEDURAL} only, got {on_disk[:1]}",
     )
     require(
         spec.render_device == "cpu" or spec.num_workers == 0 or PROCEDURAL not in spec.dataset_names,
@@ -283,9 +298,10 @@ def _check_lists(spec: MultiViewSpec) -> None:
     )
 
 
-def _held_out_stream(render_device: str) -> ProceduralFrames:
+def _held_out_stream(spec: MultiViewSpec) -> ProceduralFrames | MotionGroups:
     """Scenes that no run trains on, the same for every run."""
-    return ProceduralFrames(seed=derived_seed(_VALIDATION_STREAM), device=render_device)
+    make = MotionGroups if PROTOCOLS[spec.protocol].is_rendered else ProceduralFrames
+    return make(seed=derived_seed(_VALIDATION_STREAM), device=spec.render_device)
 
 
 def _read_both(

@@ -1,7 +1,8 @@
 """Endless procedural scenes for training VGGT, rendered when they are asked for and never stored.
 
 Cameras look at the table from DTU's rig, from denser rows of the same kind, or from anywhere above it; frames of a
-group are neighbors. Distances, lenses, ground, walls, background and light vary from group to group.
+group are neighbors. Distances, lenses, ground, walls, background and light vary from group to group. With a
+`MotionMix` that is one kind of motion among others (data/procedural/motions.py), some of them inside rooms.
 """
 
 from collections import OrderedDict
@@ -14,8 +15,24 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from data.multi_view.sensor import photographed
 from data.multi_view.sources import GroupKey
+from data.procedural.motions import (
+    ORBIT,
+    PAN,
+    PARALLEL,
+    RIG,
+    MotionMix,
+    Recipe,
+    before_table,
+    center_of,
+    drawn_together,
+    moving_cameras,
+    raised,
+    random_lens,
+)
 from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
+from data.procedural.rooms import MARGIN, clear_of, furnished, random_room, room_around
 from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene, random_texture, rotation_z
 from data.procedural.shapes import Box
 from data.procedural.textures import NoiseTexture
@@ -37,6 +54,22 @@ _ROOM = 230.0
 """Millimeters from the middle of the table that an enlarged solid may reach; the nearest cameras are about 440 away."""
 _MAX_SCREEN_WIDTH = 480.0
 """Millimeters along all walls together; chosen by hand."""
+_SENSOR_STREAM = 20261126  # keeps what the sensor does apart from what there is to see
+_WALLED, _SCREENED = 0.5, 0.2
+"""Shares of groups before a table with walls all around, and with a folding screen. Chosen by hand."""
+_CLEARANCE, _LEAST_CLEARANCE = 0.12, 15.0
+"""Solids nearer to a camera are left out: share of the distance looked at, and millimeters. Chosen by hand."""
+EVALUATED_MOTIONS = {
+    "rig": MotionMix(((RIG, 1.0),)),
+    "orbit": MotionMix(((ORBIT, 1.0),), rolls=0.0),
+    "parallel": MotionMix(((PARALLEL, 1.0),), rooms=0.0, rolls=0.0),
+    "pan": MotionMix(((PAN, 1.0),), rooms=0.0, rolls=0.0),
+    "room": MotionMix(((PARALLEL, 1.0), (PAN, 1.0)), rooms=1.0, rolls=0.0),
+    "rolled": MotionMix(((ORBIT, 1.0), (PARALLEL, 1.0), (PAN, 1.0)), rooms=0.5, rolls=1.0),
+}
+"""Kinds of motion that are evaluated apart from each other."""
+GROUPS_PER_MOTION = 32
+"""Of an evaluation."""
 
 
 class ProceduralFrames:
@@ -44,14 +77,25 @@ class ProceduralFrames:
 
     name = "procedural"
 
-    def __init__(self, *, seed: int, num_scenes: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        num_scenes: int = 0,
+        device: torch.device | str = "cpu",
+        mix: MotionMix | None = None,
+        sensor: float = 0.0,
+    ) -> None:
         """Scenes are drawn from `seed` and their number, traced on `device`, returned on the CPU.
 
         `num_scenes` 0: every group is rendered afresh. Otherwise so many scenes are reused, each with
         `FRAMES_PER_SCENE` frames that are rendered once and kept in memory (of each loading process).
+        `mix`: kinds of motion; None: `rig` only. `sensor`: share of groups that data/multi_view/sensor.py photographs.
         """
         self.seed = seed
         self.num_scenes = num_scenes
+        self.mix = mix
+        self.sensor = sensor
         self.device = torch.device(device)
         self._kept: OrderedDict[tuple[int, int, int], _KeptScene] = OrderedDict()
         self._kept_bytes = 0
@@ -73,7 +117,8 @@ class ProceduralFrames:
             )
         if not self.num_scenes:
             rng = np.random.default_rng((_STREAM, self.seed, key.item, key.seed))
-            return FrameBatch(self._render(rng, key, key.num_frames), (name,), torch.tensor(key.seed))
+            views = self._photographed(self._render(rng, key, key.num_frames), key)
+            return FrameBatch(views, (name,), torch.tensor(key.seed))
         if key.num_frames > FRAMES_PER_SCENE:
             raise InputError(
                 f"--n_views: expected at most {FRAMES_PER_SCENE} frames of a procedural scene that comes back "
@@ -83,7 +128,12 @@ class ProceduralFrames:
         rng = np.random.default_rng((_STREAM, key.seed))
         chosen = torch.from_numpy(_neighbors(scene.cameras, key.num_frames, rng))
         views = _as_views(scene.images[chosen].float() / 255, scene.cameras[chosen], scene.depth[chosen])
-        return FrameBatch(views, (name,), torch.tensor(key.seed))
+        return FrameBatch(self._photographed(views, key), (name,), torch.tensor(key.seed))
+
+    def _photographed(self, views: Views, key: GroupKey) -> Views:
+        """What a sensor makes of the frames of some groups."""
+        rng = np.random.default_rng((_SENSOR_STREAM, key.seed))
+        return replace(views, images=photographed(views.images, rng)) if rng.random() < self.sensor else views
 
     def _scene(self, key: GroupKey) -> "_KeptScene":
         """All frames of a reused scene."""
@@ -101,17 +151,40 @@ class ProceduralFrames:
         return scene
 
     def _render(self, rng: np.random.Generator, key: GroupKey, count: int) -> Views:
-        scene = _varied(make_scene((_STREAM, self.seed, key.item), has_backdrop=rng.random() < 0.7), rng)
-        cameras = _neighboring_cameras(rng, count, key.height, key.width)
-        if rng.random() < 0.35:
-            table, *others = scene.items
-            stands = [table] if rng.random() < 0.5 else []
-            scene = replace(scene, items=(*stands, *others, *_folding_screen(rng, cameras)))
+        recipe = Recipe(RIG, in_room=False, is_rolled=False) if self.mix is None else self.mix.draw(rng)
+        make = _rig_group if recipe.kind == RIG else _moving_group
+        scene, cameras = make(rng, recipe, (_STREAM, self.seed, key.item), count, key)
         light = int(rng.integers(NUM_LIGHTS))
         rendered = render_views(scene, cameras.to(self.device), light)
         images, depth = rendered.images.cpu(), rendered.depth.cpu()
         images = torch.where(depth[:, None] > 0, images, _background(rng, key.height, key.width))
         return _as_views(images, cameras.to(torch.float32), depth)
+
+
+class MotionGroups:
+    """A `FrameSource` of groups to evaluate with: as many of every kind of motion, named after it."""
+
+    name = ProceduralFrames.name
+
+    def __init__(self, *, seed: int, device: torch.device | str = "cpu") -> None:
+        """Scenes are drawn from `seed` and their number, traced on `device`, returned on the CPU."""
+        self._streams = {
+            name: ProceduralFrames(seed=seed, device=device, mix=mix) for name, mix in EVALUATED_MOTIONS.items()
+        }
+
+    def __len__(self) -> int:
+        """Number of groups; those of one kind come one after the other."""
+        return GROUPS_PER_MOTION * len(self._streams)
+
+    def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
+        """See `FrameSource`."""
+        kinds = list(self._streams)
+        groups = []
+        for key in keys:
+            kind = kinds[key.item // GROUPS_PER_MOTION]
+            group = self._streams[kind].sample_many([key])[0]
+            groups.append(replace(group, names=(f"{self.name}/{kind}",)))
+        return groups
 
 
 class _KeptScene(NamedTuple):
@@ -147,6 +220,45 @@ def _neighbors(cameras: Cameras, count: int, rng: np.random.Generator) -> Int[np
     order = np.argsort(np.linalg.norm(centers - centers[anchor], axis=1), kind="stable")[1:]
     reach = min(len(order), max(count - 1, int(rng.uniform(1, 2.5) * count)))
     return np.array([anchor, *rng.permutation(order[:reach])[: count - 1]])
+
+
+def _rig_group(
+    rng: np.random.Generator, recipe: Recipe, seed: tuple[int, ...], count: int, key: GroupKey
+) -> tuple[Scene, Cameras]:
+    """A table seen from DTU's rig or alike."""
+    scene = _varied(make_scene(seed, has_backdrop=rng.random() < 0.7), rng)
+    cameras = _neighboring_cameras(rng, count, key.height, key.width)
+    if rng.random() < 0.35:
+        table, *others = scene.items
+        stands = [table] if rng.random() < 0.5 else []
+        scene = replace(scene, items=(*stands, *others, *_folding_screen(rng, cameras)))
+    return scene, cameras
+
+
+def _moving_group(
+    rng: np.random.Generator, recipe: Recipe, seed: tuple[int, ...], count: int, key: GroupKey
+) -> tuple[Scene, Cameras]:
+    """A table, open or with walls around, or a room, seen by cameras that move as the recipe says."""
+    lens = random_lens(rng, key.height, key.width)
+    scene = make_scene(seed, has_backdrop=False)
+    if recipe.in_room:
+        room = random_room(rng)
+        stand = room.stand(rng, lens)
+        w2c = moving_cameras(rng, recipe, stand, lens, count)
+        w2c = drawn_together(w2c, room.low + MARGIN, room.high - MARGIN)
+        scene = furnished(rng, scene, room)
+    else:
+        stand = before_table(rng, lens)
+        w2c = raised(moving_cameras(rng, recipe, stand, lens, count))
+        scene, surroundings = _varied(scene, rng), rng.random()
+        if surroundings < _WALLED:
+            room = room_around(rng, np.stack([center_of(one) for one in w2c]))
+            scene = replace(scene, items=(*scene.items, *room.walls(rng, has_ceiling=rng.random() < 0.5)))
+        elif surroundings < _WALLED + _SCREENED:
+            scene = replace(scene, items=(*scene.items, *_folding_screen(rng, lens.cameras(rng, w2c))))
+    centers = np.stack([center_of(one) for one in w2c])
+    scene = clear_of(scene, centers, max(_LEAST_CLEARANCE, _CLEARANCE * stand.depth))
+    return scene, lens.cameras(rng, w2c)
 
 
 def _varied(scene: Scene, rng: np.random.Generator) -> Scene:

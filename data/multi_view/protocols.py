@@ -13,6 +13,7 @@ from data.seeds import derived_seed, evenly_spread, seeded_generator
 
 NEIGHBORS = "neighbours"
 RANDOM10 = "co3d-random10"
+MOTIONS = "procedural-motions"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class EvaluationProtocol:
     """Frames are drawn from the whole scene by this seed; None: every view with its best neighbors."""
     has_histogram: bool = False
     """Published figures of this protocol are areas under a histogram of whole degrees: they are reported too."""
+    is_rendered: bool = False
+    """Groups come from the procedural stream instead of data on disk."""
 
     def groups(
         self,
@@ -73,4 +76,5 @@ def _random_groups(
 PROTOCOLS = {
     NEIGHBORS: EvaluationProtocol(),
     RANDOM10: EvaluationProtocol(num_frames=10, seed=0, has_histogram=True),
+    MOTIONS: EvaluationProtocol(is_rendered=True),
 }

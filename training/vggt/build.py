@@ -102,6 +102,8 @@ def data_spec(options: VGGTOptions, patch_size: int) -> MultiViewSpec:
         is_geometry_augmented=options.augment_geometry,
         turns_portraits=options.turn_portraits,
         procedural_scenes=options.procedural_scenes,
+        procedural_mix=options.motion_mix,
+        procedural_sensor=options.procedural_sensor,
         render_device=render_device(options),
     )
 

@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from data.multi_view.datamodule import PROCEDURAL, sampling_of
 from data.multi_view.protocols import NEIGHBORS, PROTOCOLS
 from data.multi_view.sources import FrameSampling
+from data.procedural.motions import MOTIONS, MotionMix
 from data.readers.registry import READERS
 from geometry import InputError, require
 from training.options import RunOptions, option
@@ -18,6 +19,8 @@ DEFAULT_TRACKS = 1024
 """Per group, as upstream (docs/vggt.md, "Tracks from depth")."""
 DEFAULT_EVAL_VIEWS = 4
 """Frames of a validation group; chosen by hand."""
+DEFAULT_ROOMS, DEFAULT_ROLLS = 0.5, 0.1
+"""Of `MotionMix`."""
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -43,6 +46,21 @@ class VGGTOptions(RunOptions):
     )
     procedural_scenes: int = option(
         0, "number of procedural scenes of 8 frames, rendered once and reused; 0: every group is rendered afresh"
+    )
+    procedural_motions: tuple[str, ...] = option(
+        (),
+        f"kinds of motion of procedural cameras with their shares, such as rig=0.3 pan=0.7, of {', '.join(MOTIONS)}; "
+        "none given: rig only, by a lens of 25 degrees",
+        nargs="+",
+    )
+    procedural_rooms: float = option(
+        DEFAULT_ROOMS, "share of the parallel and pan groups of --procedural_motions that stand inside a room"
+    )
+    procedural_rolls: float = option(
+        DEFAULT_ROLLS, "share of the groups of --procedural_motions, but for rig, that are rolled by up to 180 degrees"
+    )
+    procedural_sensor: float = option(
+        0.0, "share of procedural training groups with exposure, white balance, blur, noise and JPEG per frame"
     )
     scans: tuple[str, ...] = option((), "scans to use; none given: the data sets' own lists", nargs="+")
     image_size: int = option(518, "width of the images in pixels, a multiple of the patch size")
@@ -175,11 +193,33 @@ class VGGTOptions(RunOptions):
             self.eval_protocol in PROTOCOLS,
             f"--eval_protocol: expected one of {', '.join(PROTOCOLS)}, got {self.eval_protocol!r}",
         )
+        self._check_procedural()
         count = PROTOCOLS[self.eval_protocol].num_frames
         require(
             count is None or self.eval_views in (DEFAULT_EVAL_VIEWS, count),
             f"--eval_views {self.eval_views}: --eval_protocol {self.eval_protocol} takes {count} frames",
         )
+
+    def _check_procedural(self) -> None:
+        require(
+            0 <= self.procedural_sensor <= 1,
+            f"--procedural_sensor: expected a share from 0 to 1, got {self.procedural_sensor}",
+        )
+        given = {
+            "procedural_motions": bool(self.procedural_motions),
+            "procedural_sensor": self.procedural_sensor > 0,
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            require(
+                PROCEDURAL in self.dataset_name or self.eval_only,  # whose data may be others than the config's
+                f"--{name}: expected {PROCEDURAL} in --dataset_name, got {list(self.dataset_name)}",
+            )
+        for name, default in (("procedural_rooms", DEFAULT_ROOMS), ("procedural_rolls", DEFAULT_ROLLS)):
+            require(
+                bool(self.procedural_motions) or getattr(self, name) == default,
+                f"--{name} {getattr(self, name)}: expected --procedural_motions beside it, got none",
+            )
+        _ = self.motion_mix
 
     def _check_learning(self) -> None:
         require(
@@ -246,6 +286,17 @@ class VGGTOptions(RunOptions):
     def sampling(self) -> tuple[FrameSampling, ...]:
         """How frames of each data set are drawn."""
         return sampling_of(self.dataset_name, self.frame_sampling, self.expand_ratio)
+
+    @property
+    def motion_mix(self) -> MotionMix | None:
+        """Kinds of motion of the procedural scenes that are trained on; None: `rig` as it was before there were more.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if not self.procedural_motions:
+            return None
+        return MotionMix.parse(self.procedural_motions, self.procedural_rooms, self.procedural_rolls)
 
     @property
     def reads_images(self) -> bool:

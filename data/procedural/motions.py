@@ -162,7 +162,7 @@ def moving_cameras(rng: np.random.Generator, recipe: Recipe, stand: Stand, lens:
         rolls = rng.uniform(-180, 180) + rng.normal(0, 10, count)
     elif recipe.is_rolled:
         rolls = rng.uniform(-180, 180, count)
-    return [_turned(one, _about((0, 0, roll))) for one, roll in zip(w2c, rolls, strict=True)]
+    return [_turned(one, _about_axis(roll)) for one, roll in zip(w2c, rolls, strict=True)]
 
 
 def raised(w2c: list[np.ndarray], lowest: float = LOWEST) -> list[np.ndarray]:
@@ -197,7 +197,7 @@ def _parallel(rng: np.random.Generator, stand: Stand, lens: Lens, count: int) ->
     else:
         longest = width * _log_uniform(rng, SIDEWAYS)
         reach = longest * np.array([1.0, rng.uniform(0.1, 1), 0.3 * rng.random()])
-    moves = rng.uniform(-0.5, 0.5, (count, 3)) * reach @ _about((0, 0, rng.uniform(-180, 180)))
+    moves = rng.uniform(-0.5, 0.5, (count, 3)) * reach @ _about_axis(rng.uniform(-180, 180))
     tremble = rng.uniform(0, 3)
     toward = rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0
     w2c = []
@@ -248,9 +248,14 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return float(np.exp(rng.uniform(*np.log(bounds))))
 
 
-def _about(degrees: "np.ndarray | tuple[float, float, float]") -> Float[np.ndarray, "3 3"]:
+def _about_axis(degrees: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation about the optical axis."""
+    return _about(np.array([0.0, 0.0, degrees]))
+
+
+def _about(degrees: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """Rotation by the vector's length about its direction (Rodrigues)."""
-    vector = np.radians(np.asarray(degrees, dtype=np.float64))
+    vector = np.radians(degrees)
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
         return np.eye(3)

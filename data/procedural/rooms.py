@@ -98,7 +98,10 @@ def room_around(rng: np.random.Generator, centers: Float[np.ndarray, "camera 3"]
 
 
 def furnished(rng: np.random.Generator, scene: Scene, room: Room) -> Scene:
-    """The room with the solids of a scene scattered over its floor, under light that comes mostly from everywhere."""
+    """The room with the solids of a scene scattered over its floor, under light that comes mostly from everywhere.
+
+    What is too high for the room ends in its ceiling.
+    """
     objects = []
     for item in scene.items[1:]:
         grown = enlarged(item, rng.uniform(0.8, 2.6))

@@ -16,11 +16,13 @@ from data.multi_view.datamodule import (
 from data.multi_view.protocols import PROTOCOLS
 from data.multi_view.sampler import BatchShape
 from data.multi_view.sources import UNIFORM, FrameSampling
+from data.procedural.motions import MotionMix
 from data.readers.dtu import read_dtu
 from geometry import InputError, Views
 from tests.data import tiny_scenes as tiny
 
 SHAPE = BatchShape(image_size=40, aspect=(0.6, 0.8), patch_size=8, n_views=(2, 3), max_img_per_gpu=6)
+MIX = MotionMix((("parallel", 1.0), ("pan", 1.0)), rooms=0.5, rolls=0.5)
 
 
 def build(*folders: tuple[str, object], **changes: object) -> FrameDataModule:
@@ -133,6 +135,35 @@ def test_rendered_groups_are_as_many_as_asked_for_else_64() -> None:
     assert (count(None), count(3), count(100)) == (64, 3, 100)
 
 
+def test_motions_are_validated_with_equally_many_groups_each() -> None:
+    data = attach(build(("procedural", "-"), protocol="procedural-motions", procedural_mix=MIX, procedural_sensor=1.0))
+    names = [batch.names[0] for batch in data.val_dataloader()]
+    assert names == [f"procedural/{kind}" for kind in ("rig", "orbit", "parallel", "pan", "room", "rolled")]
+    whole = build_evaluation_data(
+        MultiViewSpec(dataset_names=("procedural",), datadirs=("-",), protocol="procedural-motions", shape=SHAPE)
+    )
+    assert len(whole.val_keys) == 6 * 32
+    stream = data.train_sources[0]
+    assert (stream.mix, stream.sensor) == (MIX, 1.0)
+    assert next(iter(data.train_dataloader())).views.images.shape[-1] == 40
+
+
+def test_a_stream_of_motions_resumes_and_is_dealt_to_processes() -> None:
+    """A process that starts in the middle, and two that share the work, see what one sees from the start."""
+    mix = {"procedural_mix": MIX, "procedural_sensor": 1.0, "len_train": (6,), "procedural_scenes": 3}
+    one, late = build(("procedural", "-"), **mix), build(("procedural", "-"), **mix)
+    whole, rest = list(attach(one).train_dataloader()), list(attach(late, step=1).train_dataloader())
+    assert len(rest) == len(whole) - 1 > 0
+    for now, then in zip(rest, whole[1:], strict=True):
+        assert torch.equal(now.views.images, then.views.images)
+        assert torch.equal(now.views.cameras.w2c, then.views.cameras.w2c)
+    first, second = (attach(one).sampler(world_size=2, rank=rank).keys_of(0) for rank in (0, 1))
+    frames, of_another_process = one.train_frames(), late.train_frames()
+    for key in (*first, *second):
+        assert torch.equal(frames[key].views.images, of_another_process[key].views.images)
+    assert not {key.seed for key in first} & {key.seed for key in second}
+
+
 def test_what_cannot_work_is_refused(small_dtu: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^--datadir: expected one folder per data set \(1; - for procedural\), got 2$"
@@ -153,6 +184,10 @@ def test_what_cannot_work_is_refused(small_dtu: Path, tmp_path: Path) -> None:
         build(("dtu", small_dtu), annotation_dirs=("a",))
     with pytest.raises(InputError, match=r"^--eval_protocol co3d-random10: expected data sets on disk, got procedural"):
         build(("procedural", "-"), protocol="co3d-random10")
+    with pytest.raises(
+        InputError, match=r"^--eval_protocol procedural-motions: expected --dataset_name procedural only"
+    ):
+        build(("dtu", small_dtu), protocol="procedural-motions")
 
 
 def test_data_without_depth_train_cameras_alone_or_beside_others(

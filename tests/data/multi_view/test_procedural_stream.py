@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.multi_view.procedural_stream import ProceduralFrames
+from data.multi_view.procedural_stream import EVALUATED_MOTIONS, GROUPS_PER_MOTION, MotionGroups, ProceduralFrames
 from data.multi_view.sources import GroupKey
 from data.procedural import dtu_rig, make_scene, render_view
+from data.procedural.motions import MotionMix
 from data.procedural.shapes import Box, Ellipsoid, Frustum, Shape, Torus
 from data.procedural.textures import fractal_noise
 from data.procedural.torch_shapes import intersect, normal
@@ -140,3 +141,55 @@ def test_an_enlarged_solid_is_hit_where_it_ought_to_be(shape: Shape):
     assert np.isfinite(large).any()
     np.testing.assert_allclose(large, shape.intersect(origin, direction), rtol=1e-5)
     assert shape.enlarged(2.5).bounding_radius == pytest.approx(2.5 * shape.bounding_radius)
+
+
+MIX = MotionMix((("parallel", 1.0), ("pan", 1.0), ("orbit", 1.0)), rooms=0.5, rolls=0.2)
+
+
+def test_groups_of_every_motion_overlap_and_are_consistent():
+    """Points of the first view are found in the others at the depth that is there, or behind something nearer."""
+    for kind, mix in EVALUATED_MOTIONS.items():
+        agreeing, inside_shares = [], []
+        for item in range(4):
+            views = ProceduralFrames(seed=5, mix=mix).sample_many([_key(item, seed=item)])[0].views
+            assert (views.depth > 0).float().mean() > 0.1
+            ys, xs = (views.depth[0] > 0).nonzero().T
+            pixels = torch.stack([xs, ys], dim=-1) + 0.5
+            points = views.cameras[0][None].unproject(pixels[None], views.depth[0][ys, xs][None])
+            for other in (1, 2):
+                projected = views.cameras[other][None].project(points)
+                inside = ((projected.pixels[0] > 1) & (projected.pixels[0] < torch.tensor([63.0, 47.0]))).all(-1)
+                inside &= projected.depth[0] > 0
+                inside_shares.append(inside.float().mean().item())
+                found = sample_at_pixels(views.depth[other][None, None], projected.pixels, 48, 64)[0, :, 0]
+                relative = (found / projected.depth[0] - 1)[inside & (found > 0)]
+                agreeing.append((relative < 0.02).float().mean().item())
+        assert np.nanmean(agreeing) > 0.85, kind
+        assert np.mean(inside_shares) > 0.4, kind
+
+
+def test_a_mix_is_a_function_of_its_keys_whether_scenes_come_back_or_not():
+    for num_scenes in (0, 4):
+        one, two = (ProceduralFrames(seed=6, num_scenes=num_scenes, mix=MIX, sensor=0.5) for _ in range(2))
+        together = one.sample_many([_key(1), _key(2, seed=6)])
+        again = two.sample_many([_key(2, seed=6)])[0]
+        assert torch.equal(together[1].views.images, again.views.images)
+        assert torch.equal(together[1].views.cameras.w2c, again.views.cameras.w2c)
+
+
+def test_the_sensor_photographs_the_share_of_groups_asked_for():
+    clean = [ProceduralFrames(seed=7, mix=MIX).sample_many([_key(1, seed=seed)])[0].views for seed in range(8)]
+    some = [
+        ProceduralFrames(seed=7, mix=MIX, sensor=0.5).sample_many([_key(1, seed=seed)])[0].views for seed in range(8)
+    ]
+    changed = [not torch.equal(one.images, other.images) for one, other in zip(clean, some, strict=True)]
+    assert 1 <= sum(changed) <= 7
+    assert all(torch.equal(one.depth, other.depth) for one, other in zip(clean, some, strict=True))
+
+
+def test_motions_are_evaluated_apart_with_equally_many_groups():
+    source = MotionGroups(seed=8)
+    assert len(source) == len(EVALUATED_MOTIONS) * GROUPS_PER_MOTION
+    keys = [_key(GROUPS_PER_MOTION * number) for number in range(len(EVALUATED_MOTIONS))]
+    names = [group.names[0] for group in source.sample_many(keys)]
+    assert names == [f"procedural/{kind}" for kind in EVALUATED_MOTIONS]

@@ -246,6 +246,21 @@ def test_a_protocol_of_published_figures_is_reported_by_name(
     assert json.loads(out.read_text())["protocol"]["frames"] == {"dtu/scan3/light3": frames["dtu/scan3/light3"]}
 
 
+def test_motions_are_reported_apart(unbroken: VGGTOptions, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "motions.json"
+    command = ["python", "train_vggt.py", "--eval_only", "--eval_ckpt", str(unbroken.run_dir / "a.safetensors")]
+    command += ["--dataset_name", "procedural", "--datadir", "-", "--image_size", "40", "--num_workers", "0"]
+    command += ["--accelerator", "cpu", "--eval_protocol", "procedural-motions", "--max_groups", "6", "--out", str(out)]
+    status, errors = outcome_of_vggt(command)
+    assert status == 0, errors
+    metrics = json.loads(out.read_text())
+    kinds = {f"procedural/{kind}" for kind in ("rig", "orbit", "parallel", "pan", "room", "rolled")}
+    assert set(metrics["scenes"]) == kinds == set(metrics["protocol"]["frames"])
+    assert all(0 <= scene["auc30"] <= 1 and scene["depth_absrel"] > 0 for scene in metrics["scenes"].values())
+    printed = capsys.readouterr().out
+    assert all(f"\n{kind} " in printed for kind in kinds)
+
+
 def test_eval_only_without_depth_says_so(
     unbroken: VGGTOptions, small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -249,6 +249,15 @@ def test_the_number_of_tracks_is_an_option(tmp_path: Path) -> None:
         ({"turn_portraits": True, "augment_geometry": False}, "--turn_portraits and --no-augment_geometry"),
         ({"num_tracks": 5}, "--num_tracks 5: expected --track_weight above 0"),
         ({"eval_protocol": "random"}, "--eval_protocol: expected one of neighbours, co3d-random10"),
+        ({"procedural_motions": ("pan=1",)}, "--procedural_motions: expected procedural in --dataset_name, got"),
+        ({"procedural_sensor": 0.5}, "--procedural_sensor: expected procedural in --dataset_name, got"),
+        ({"procedural_sensor": 1.5}, "--procedural_sensor: expected a share from 0 to 1, got 1.5"),
+        ({"procedural_rooms": 0.2}, "--procedural_rooms 0.2: expected --procedural_motions beside it, got none"),
+        ({"procedural_rolls": 0.2}, "--procedural_rolls 0.2: expected --procedural_motions beside it, got none"),
+        (
+            {"dataset_name": ("procedural",), "procedural_motions": ("spin=1",)},
+            "--procedural_motions: expected kinds among",
+        ),
         ({"eval_protocol": "co3d-random10", "eval_views": 3}, "--eval_views 3: --eval_protocol co3d-random10 takes 10"),
     ],
 )
@@ -278,7 +287,7 @@ def test_the_guides_default_experiment(name: str) -> None:
     assert (options.blur, options.turn_portraits, options.num_tracks) == (False, False, 1024)
 
 
-@pytest.mark.parametrize("name", ["vggt_nano", "vggt_nano_start"])
+@pytest.mark.parametrize("name", ["vggt_nano", "vggt_nano_start", "vggt_nano_motions"])
 def test_the_shipped_models_were_trained_with_blur(name: str) -> None:
     assert parse_options(VGGTOptions, "", ["--config", f"configs/{name}.txt"]).blur
 

@@ -11,7 +11,7 @@ from geometry import require
 from models.nerf.renderer import NEAR_FAR
 from models.nerf.samplers import SAMPLERS, require_own_options
 from training.nerf.data_options import DataOptions
-from training.nerf.window_losses import MIN_WINDOW, WINDOW_LOSS_NAMES, require_perceptual
+from training.nerf.window_losses import MIN_WINDOW, WINDOW_LOSS_NAMES, perceptual_network
 from training.options import RunOptions, option
 
 OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
@@ -100,7 +100,7 @@ class TrainOptions(RunOptions, DataOptions):
         for name in windows:
             require(not getattr(self, name) or side > 0, f"--{name}: expected --window_rays beside it, got none")
         if self.perceptual_loss:
-            require_perceptual()
+            perceptual_network()
         self._require_at_least(0, *(name for name in ("depth_loss", "color_loss") if getattr(self, name) is not None))
         self._require_positive("imgScale_test")
         require(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry import InputError
 from training.metrics import lpips_metric, ssim_map
@@ -54,12 +54,11 @@ def perceptual_loss(
     rendered: Float[Tensor, "window 3 side side"], truth: Float[Tensor, "window 3 side side"]
 ) -> Tensor:
     """LPIPS with the VGG backbone (Zhang et al. 2018)."""
-    require_perceptual(rendered.device)
-    return lpips_metric(rendered.device)(rendered.clamp(0, 1) * 2 - 1, truth * 2 - 1).mean()
+    return perceptual_network(rendered.device)(rendered.clamp(0, 1) * 2 - 1, truth * 2 - 1).mean()
 
 
-def require_perceptual(device: torch.device | None = None) -> None:
-    """Refuse a loss whose network is not there.
+def perceptual_network(device: torch.device | None = None) -> nn.Module:
+    """LPIPS-VGG; refuses a loss whose network is not there.
 
     Raises:
         InputError: naming --perceptual_loss, with the reason.
@@ -67,6 +66,7 @@ def require_perceptual(device: torch.device | None = None) -> None:
     metric = lpips_metric(device)
     if isinstance(metric, str):
         raise InputError(f"--perceptual_loss: expected the weights of LPIPS-VGG, got {metric}")
+    return metric
 
 
 _TERMS = {"ssim": ssim_loss, "gradient": gradient_loss, "perceptual": perceptual_loss}

@@ -49,6 +49,16 @@ _POINT_VIEWS = 24
 Found = Mapping[str, Any]
 
 
+def worse_than_general(general: float, finetuned: float) -> list[str]:
+    """A warning, where fine-tuning has lowered the mean PSNR of the held-out photographs."""
+    if finetuned >= general:
+        return []
+    return [
+        f"fine-tuning has made the held-out photographs worse ({general:.2f} dB -> {finetuned:.2f} dB): try more "
+        "--minutes, or --minutes 0, which renders with the general model"
+    ]
+
+
 class Pipeline:
     """Reads what finished stages have left where it needs that, so that a command can go on anywhere."""
 
@@ -161,7 +171,9 @@ class Pipeline:
         """Held-out views by the model of this scene."""
         if not self.options.is_finetuned:
             return {"line": "nothing to evaluate"}
-        return self._evaluate(self.checkpoint, "finetuned")
+        found = self._evaluate(self.checkpoint, "finetuned")
+        before, after = (self.metrics(kind)["mean"]["psnr"] for kind in ("general", "finetuned"))
+        return {**found, "warnings": worse_than_general(before, after)}
 
     def fuse_points(self) -> Found:
         """Where the depth of several rendered views agrees; where it does nowhere, the points of the cameras."""
@@ -220,7 +232,7 @@ class Pipeline:
 
     @property
     def checkpoint(self) -> Path:
-        """The best model that there is."""
+        """The model that video and points are rendered from: the fine-tuned one, where there is one."""
         return finetuned_checkpoint(self.finetuned) if self.options.is_finetuned else Path(self.options.ckpt)
 
     @property

@@ -8,6 +8,7 @@ import pytest
 from geometry import InputError
 from render.photos.finetuning import require_usable, sized
 from render.photos.options import PhotosOptions
+from render.photos.pipeline import worse_than_general
 from training.nerf.options import FinetuneOptions
 
 ROOT = Path(__file__).parents[3]
@@ -66,3 +67,9 @@ def test_steps_of_a_config_without_any_are_refused() -> None:
     run = FinetuneOptions(init_from="c.ckpt")
     with pytest.raises(InputError, match="--steps 5: expected --max_steps in"):
         sized(run, options(steps=5), 20)
+
+
+def test_a_fine_tuning_that_made_it_worse_is_warned_of() -> None:
+    assert worse_than_general(22.0, 22.0) == []
+    (warning,) = worse_than_general(23.004, 22.21)
+    assert warning.startswith("fine-tuning has made the held-out photographs worse (23.00 dB -> 22.21 dB)")

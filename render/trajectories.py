@@ -37,7 +37,7 @@ _MIN_SHARE_AROUND = 0.9
 other things are common in captures of an object, and a camera that turns on the spot has none."""
 _OPEN_LEG = 2.0
 """A round whose longest leg is so many times the mean of the others is flown there and back. Chosen by hand."""
-_MIN_COMMON_UP = 0.3
+_MIN_COMMON_UP = 0.2
 """Length of the mean of the images' ups below which they have no common one: they look down, or up, from all around."""
 _UP_PRIOR = 0.01
 """Weight of the images' mean up against the rows' mean square, at most 1: decides only where rows hardly turn."""

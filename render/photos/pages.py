@@ -51,7 +51,7 @@ def commands(pipeline: Pipeline) -> dict[str, str]:
     """How to go on: what for, and the command."""
     ckpt, scene, out = pipeline.checkpoint, pipeline.scene_folder, pipeline.out
     on_scene = ("--ckpt", ckpt, "--dataset_name", "colmap", "--datadir", scene, "--n_views", pipeline.n_views)
-    longer = replace(pipeline.options, resume=True, steps=None, minutes=max(2 * pipeline.options.minutes, 10))
+    longer = replace(pipeline.options, resume=True, steps=None, minutes=max(2 * pipeline.options.minutes, 10.0))
     lines = {
         "Fly through the scene in a browser:": ("render.viewer", *on_scene),
         "A mesh, depth maps and cameras for other programs:": (

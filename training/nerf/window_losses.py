@@ -3,12 +3,12 @@
 Weights are the options `<name>_loss`. All need rays that lie in square windows, see `draw_target_windows`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from geometry import InputError
 from training.metrics import lpips_metric, ssim_map
@@ -57,7 +57,7 @@ def perceptual_loss(
     return perceptual_network(rendered.device)(rendered.clamp(0, 1) * 2 - 1, truth * 2 - 1).mean()
 
 
-def perceptual_network(device: torch.device | None = None) -> nn.Module:
+def perceptual_network(device: torch.device | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """LPIPS-VGG; refuses a loss whose network is not there.
 
     Raises:

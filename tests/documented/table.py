@@ -17,7 +17,8 @@ WORDS: list[tuple[str, str]] = [
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
-    (r"photos|SCENE|/path/to/(scene|herz_jesu_p25|sceaux|lund_door)", "toys/photos"),
+    (r"photos|SCENE|/path/to/(scene|herz_jesu_p25|sceaux|lund_door|photographs|others)", "toys/photos"),
+    (r"colmap:/path/to/photographs:(\S+)", r"colmap:toys/photos:\1"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),

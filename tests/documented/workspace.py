@@ -232,6 +232,7 @@ def _replaced(word: str) -> str:
 def _paths_read(module: str, words: list[str]) -> list[str]:
     values = settings(module, words)
     found = [one.removeprefix("random:").partition(":")[0] for name in _READ for one in values.get(name, ())]
+    found += [_replaced(one).split(":")[1] for one in values.get("mix", ())]
     defaults = {
         name: getattr(options_class(module), name, "") for name in ("datadir", "real_datadir") if name not in values
     }

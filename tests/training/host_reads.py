@@ -31,7 +31,7 @@ ON_HOST = {
     "models/vggt/objective/track_targets.py:tracks_of_batch",  # seeds
     "training/nerf/rays.py:scene_generators",  # seeds
     "training/nerf/task.py:training_step",  # a random number
-    "training/nerf/windows.py:_random_start",  # random numbers
+    "training/nerf/windows.py:random_start",  # random numbers
 }
 """Reads of what stays on the CPU when a batch moves to the device."""
 

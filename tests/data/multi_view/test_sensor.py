@@ -71,7 +71,7 @@ def test_noise_grows_with_light(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("kind", ["DEFOCUS_SHARE", "SHAKE_SHARE", "JPEG_SHARE"])
 def test_blur_and_compression_lose_detail_and_keep_the_mean(kind: str, monkeypatch: pytest.MonkeyPatch):
-    _only(monkeypatch, **{kind: 1.0})
+    _only(monkeypatch, **{kind: 1.0}, SHAKE=(3.0, 3.0), DEFOCUS=(0.8, 0.8))
     images = _images()
     taken = photographed(images, np.random.default_rng(0))
     assert (taken - images).abs().mean() > 0.005

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.colmap_library import pycolmap
 from data.colmap_model import find_model, image_w2c, model_points, observations, posed_images, read_model
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.options import ReaderOptions
@@ -68,7 +67,7 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
     images = image_folder(folder, options.image_factor)
     points = model_points(model)
     posed = posed_images(model)
-    photographs = []
+    photographs, missing = [], 0
     for view, image in enumerate(posed):
         try:
             path = file_below(images, image.name)
@@ -80,6 +79,8 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
             report(error)
             continue
         seen = observations(image)
+        known = np.isin(seen.point_ids, points.ids)
+        missing += int((~known).sum())
         at = partial(file_below, name=image.name)
         photographs.append(
             Photograph(
@@ -90,8 +91,8 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
                 where=f"{model_folder} image {image.name}",
                 mask_path=at(folder / "masks"),
                 depth_path=at(folder / "depth", suffixes=(".png",)) if description.depth_scale else None,
-                rows=np.searchsorted(points.ids, seen.point_ids),
-                pixels=seen.pixels,
+                rows=np.searchsorted(points.ids, seen.point_ids[known]),
+                pixels=seen.pixels[known],
             )
         )
     return build_scene(
@@ -102,10 +103,13 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
         description,
         options,
         report,
-        _notes(scan, model, len(posed)),
+        _notes(scan, model.num_images() - len(posed), missing),
     )
 
 
-def _notes(scan: str, model: pycolmap.Reconstruction, num_posed: int) -> list[str]:
-    without = model.num_images() - num_posed
-    return [f"{scan}: {without} images of the model have no pose and are left out"] if without else []
+def _notes(scan: str, without_pose: int, without_point: int) -> list[str]:
+    counted = {
+        "images of the model have no pose and are left out": without_pose,
+        "observations are of points that the model lacks and are left out": without_point,
+    }
+    return [f"{scan}: {count} {what}" for what, count in counted.items() if count]

@@ -199,6 +199,21 @@ def test_what_is_missing_is_counted_and_the_split_stays(root):
     assert "IMG_001.png: expected an image, got none" in problems.lines[0]
 
 
+def test_points_that_images_observe_but_the_model_lacks(tmp_path):
+    """Of a model whose points were thinned by hand: the last one has the largest number."""
+    root = photos.write_colmap(tmp_path / "scene", text=True)
+    whole, file = read(root), root / "sparse" / "0" / "points3D.txt"
+    lines = file.read_text().splitlines()
+    last = max((line for line in lines if not line.startswith("#")), key=lambda line: int(line.split()[0]))
+    lines.remove(last)
+    file.write_text("\n".join(lines) + "\n")
+    scene = read(root)
+    gone = sum((rows == len(whole.points.points_world) - 1).sum() for rows in whole.points.rows.values())
+    assert gone > 0
+    assert scene.notes == (f"scene: {gone} observations are of points that the model lacks and are left out",)
+    assert sum(map(len, scene.points.rows.values())) == sum(map(len, whole.points.rows.values())) - gone
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [

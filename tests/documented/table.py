@@ -17,7 +17,10 @@ WORDS: list[tuple[str, str]] = [
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
     (r"cuda", "cpu"),
-    (r"photos|SCENE|/path/to/(scene|herz_jesu_p25|sceaux|lund_door|photographs|others)", "toys/photos"),
+    (
+        r"photos|SCENE|/path/to/(scene|herz_jesu_p25|entry_p10|castle_p30|sceaux|lund_door|photographs|others)",
+        "toys/photos",
+    ),
     (r"colmap:/path/to/photographs:(\S+)", r"colmap:toys/photos:\1"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
@@ -71,8 +74,7 @@ TOY: dict[str, str] = {
     "render.viewer": "--device cpu --port 0 --seconds 0.1",
     "benchmarks.camera_refinement": "--degrees 2 --max_images 3",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
-    "benchmarks.features": "--steps 2 --rays 8 --N_samples 3 --N_importance 2 --views_per_scan 1 --seeds 0 "
-    "--real_scale 1",
+    "benchmarks.features": "--steps 2 --rays 8 --views_per_scan 1 --seeds 0 --photos_scale 1 --real_scale 1",
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
     "benchmarks.guided_memory": "--scenes 1 --width 64 --height 64 --rays_per_step 8 --vggt_config toys/sizes.json",
     "benchmarks.peer_scene": "--sizes 64x32 --seeds 0 --threads 1",

@@ -26,7 +26,7 @@ from geometry.cameras import (
     possible_cameras,
     rigid_inverse,
 )
-from geometry.errors import InputError, one_line_errors, require
+from geometry.errors import InputError, Terminated, one_line_errors, require, sigterm_like_ctrl_c
 from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
 from geometry.rays import RayBundle, RaySamples
@@ -42,6 +42,7 @@ __all__ = [
     "RaySamples",
     "SceneBatch",
     "TensorStruct",
+    "Terminated",
     "Views",
     "check_camera",
     "full_precision",
@@ -52,4 +53,5 @@ __all__ = [
     "require",
     "rigid_inverse",
     "sample_at_pixels",
+    "sigterm_like_ctrl_c",
 ]

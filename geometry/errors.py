@@ -1,12 +1,18 @@
 """One exception for a user's mistake, and the one place that turns it into one line and an exit status."""
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class InputError(ValueError):
     """Bad input from outside the program. The message names what, where, expected and got, in one line."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): what ends well after Ctrl-C does so after this, too."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -15,11 +21,31 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+@contextlib.contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, which would end the process at once, raises `Terminated` in this block.
+
+    Without effect in any but the main thread, which alone may set handlers.
+    """
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, TypeError):  # TypeError: a handler that Python has not set
+            signal.signal(signal.SIGTERM, before)
+
+
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command's `main`: an `InputError` becomes `error: ...` on stderr and exit status 2, no traceback.
 
-    Ctrl-C ends with status 130. An error from a data-loading process arrives with that process's traceback around its
-    message; only the message is shown.
+    Ctrl-C ends with status 130, `Terminated` with 143. An error from a data-loading process arrives with that process's
+    traceback around its message; only the message is shown.
     """
 
     @functools.wraps(main)
@@ -30,8 +56,9 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             message = str(error).rstrip().rpartition(f"{type(error).__name__}: ")[2]
             print(f"error: {message}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("interrupted", file=sys.stderr)  # noqa: T201
-            raise SystemExit(130) from None
+            number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+            raise SystemExit(128 + number) from None
 
     return wrapped

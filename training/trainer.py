@@ -53,7 +53,7 @@ def fit(
     Raises:
         InputError: when the folder holds another run already, training meets a number that is not finite, or a
             parameter has no part in the loss.
-        KeyboardInterrupt: after Ctrl-C, when the loggers are closed.
+        KeyboardInterrupt: after Ctrl-C, when the loggers are closed; `Terminated` where the task was ended by that.
     """
     _quieten()
     keep_freed_memory()
@@ -134,16 +134,17 @@ def _ctrl_c_as_usual() -> Iterator[None]:
     """Lightning ends the process after Ctrl-C, with status 1 and deaf to a second one; a command may have more to say.
 
     Raises:
-        KeyboardInterrupt: instead.
+        KeyboardInterrupt: instead, the one that Lightning caught.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
+        interrupt = stop.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+        raise interrupt from None
 
 
 def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.image_io import write_bytes
-from geometry import InputError, one_line_errors, require
+from geometry import InputError, one_line_errors, require, sigterm_like_ctrl_c
 from render.photos.finetuning import require_usable
 from render.photos.options import PhotosOptions
 from render.photos.pages import page_of
@@ -58,8 +58,8 @@ def make(options: PhotosOptions) -> dict[str, Any]:
 def claimed_folder(options: PhotosOptions, words: Sequence[str]) -> Iterator[None]:
     """Make `--out`, and take it away again when the run leaves nothing there that a next one could go on from.
 
-    Bad photographs stop a run before there is a scene: nothing is left then. After Ctrl-C everything stays that is
-    finished. A folder that was there to be resumed stays in any case.
+    Bad photographs stop a run before there is a scene: nothing is left then. After Ctrl-C or SIGTERM everything stays
+    that is finished. A folder that was there to be resumed stays in any case.
 
     Raises:
         InputError: for a folder that holds something else, or a run that is not to be resumed.
@@ -80,7 +80,8 @@ def claimed_folder(options: PhotosOptions, words: Sequence[str]) -> Iterator[Non
         raise InputError(f"--out {out}: expected a folder that can be written, got {error.strerror}") from None
     needed = "photographs"
     try:
-        yield
+        with sigterm_like_ctrl_c():
+            yield
     except InputError:
         needed = "scene"
         raise

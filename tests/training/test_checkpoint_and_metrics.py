@@ -12,7 +12,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from geometry import InputError, one_line_errors
+from geometry import InputError, Terminated, one_line_errors
 from tests.render.tiny import write_backbone, write_checkpoint
 from tests.scenes import random_batch
 from tests.training.commands import tiny_arguments
@@ -248,12 +248,13 @@ def test_an_error_in_a_loading_process_is_one_line(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "error: a.png: truncated\n"
 
 
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(("kind", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_ctrl_c_is_one_line(kind: type[KeyboardInterrupt], status: int, capsys: pytest.CaptureFixture) -> None:
     @one_line_errors
     def main() -> None:
-        raise KeyboardInterrupt
+        raise kind
 
     with pytest.raises(SystemExit) as stop:
         main()
-    assert stop.value.code == 130
+    assert stop.value.code == status
     assert capsys.readouterr().err == "interrupted\n"

@@ -1,10 +1,11 @@
 """What a run leaves of its folder, however it ends."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from geometry import InputError
+from geometry import InputError, Terminated
 from render.photos.__main__ import claimed_folder, resumed_command
 from render.photos.options import PhotosOptions
 from render.stages import StageLog
@@ -23,14 +24,18 @@ def resuming(options: PhotosOptions) -> PhotosOptions:
     return PhotosOptions(source=options.source, out=options.out, resume=True)
 
 
-def run(options: PhotosOptions, end: Exception | KeyboardInterrupt | None = None, *finished: str) -> None:
-    """A run that finishes these stages, and ends with an exception."""
+def run(
+    options: PhotosOptions, end: Exception | KeyboardInterrupt | signal.Signals | None = None, *finished: str
+) -> None:
+    """A run that finishes these stages, and ends with an exception or gets a signal."""
     with claimed_folder(options, WORDS):
         log = StageLog(Path(options.out) / "stages.json")
         for name in finished:
             log.begin(name, {})
             log.finish(name, 1.0)
-        if end is not None:
+        if isinstance(end, signal.Signals):
+            signal.raise_signal(end)
+        elif end is not None:
             raise end
 
 
@@ -59,6 +64,20 @@ def test_ctrl_c_says_how_to_go_on(options: PhotosOptions, capsys: pytest.Capture
     assert "to go on: python -m render.photos 'my photos' --out out --resume\n" in capsys.readouterr().out
     assert (Path(options.out) / "stages.json").is_file()
     assert resumed_command(["a", "--resume", "--out", "b"])[3:] == ["a", "--out", "b", "--resume"]
+
+
+def test_sigterm_does_what_ctrl_c_does(options: PhotosOptions, capsys: pytest.CaptureFixture) -> None:
+    heard: list[int] = []
+    usual = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(Terminated):
+            run(options, signal.SIGTERM, "photographs")
+        signal.raise_signal(signal.SIGTERM)  # after the run, as before it
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert heard == [signal.SIGTERM]
+    assert "to go on: python -m render.photos 'my photos' --out out --resume\n" in capsys.readouterr().out
+    assert (Path(options.out) / "stages.json").is_file()
 
 
 def test_ctrl_c_before_anything_is_finished_leaves_nothing(

@@ -37,8 +37,8 @@ class PathEditor:
         self.fps = max(1, round(path.fps or self.fps))
 
     def delete(self, index: int = -1) -> None:
-        """Drop a key if there is one."""
-        if self._keys:
+        """Drop a key, from 0 on, or the last one, if there is one."""
+        if -len(self._keys) <= index < len(self._keys):
             del self._keys[index]
 
     def clear(self) -> None:

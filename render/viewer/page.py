@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import viser
 from PIL import Image
 from torch import Tensor
 
+from data.problems import counted
 from data.scene import MIN_SIDE
 from geometry import Cameras, InputError
 from render.paths import frames_of, plain_path, write_path
@@ -39,6 +41,8 @@ _MAX_VIDEO = 8192
 """Pixels a side."""
 _MAX_SOURCES = 8
 """At the right end of the control."""
+_LENSES = (10, 120)
+"""Ends of the control, vertical field of view in degrees."""
 
 
 class PrivateServer(viser.ViserServer):
@@ -69,6 +73,7 @@ class Page:
         self.max_side, self.path_file, self.editor = max_side, path_file, editor
         self._wants_screenshot = False
         self._playing = threading.Event()
+        self._key_labels: list[viser.LabelHandle] = []
         self._controls(n_views)
         self._path_controls()
         self._frusta(thumbnails)
@@ -91,11 +96,15 @@ class Page:
                 for name, count in self.renderer.samples.items()
                 if count > 0
             }
+            self.lens = gui.add_slider(
+                "Field of view", *_LENSES, 1, _lens(self.client.camera.fov), hint="vertical, in degrees"
+            )
             self.shows_cameras = gui.add_checkbox("Source cameras", True, hint="click one to go there")
             self.screenshot = gui.add_button("Screenshot", hint="PNG of this view at full resolution")
         self.held_out.disabled = not held_out
         for control in (self.layer, self.n_views, *self.samples.values()):
             control.on_update(lambda _: self.changed())
+        self.lens.on_update(self._change_lens)
         self.held_out.on_update(lambda _: self._go_to_held_out())
         self.shows_cameras.on_update(lambda _: self._hide_near())
         self.screenshot.on_click(lambda _: self._take_screenshot())
@@ -111,6 +120,11 @@ class Page:
             }
             for label, act in actions.items():
                 gui.add_button(label).on_click(lambda _, act=act: self._edited(act))
+            self.key = gui.add_number("Key", 1, min=1, step=1, hint="number of a key, as the scene shows it")
+            gui.add_button("Go to key").on_click(lambda _: self._with_key(self._go_to_key))
+            gui.add_button("Delete key").on_click(
+                lambda _: self._with_key(lambda index: self._edited(lambda: editor.delete(index)))
+            )
             closed = gui.add_checkbox("Closed loop", editor.closed)
             frames = gui.add_number("Frames", editor.frames, min=1, max=100_000, step=1)
             fps = gui.add_number("Frames per second", editor.fps, min=1, max=240, step=1)
@@ -205,7 +219,14 @@ class Page:
             camera.look_at = position + rotation[:, 2]  # turns about what the views look at
             camera.wxyz = viser.transforms.SO3.from_matrix(rotation).wxyz
             camera.fov = vertical_fov(cameras, index)
+        self.lens.value = _lens(camera.fov)
         self.changed()
+
+    def _change_lens(self, event: viser.GuiEvent) -> None:
+        """As the visitor moves the control; where it follows the camera, the lens is exact already."""
+        if event.client is not None:
+            self.client.camera.fov = math.radians(self.lens.value)
+            self.changed()
 
     def _go_to_held_out(self) -> None:
         self.go_to(self.renderer.scene.cameras([int(self.held_out.value)]), 0)
@@ -236,8 +257,15 @@ class Page:
     def _edited(self, act: Callable[[], None]) -> None:
         act()
         count = len(self.editor)
-        self.keys.content = f"{count} {'key' if count == 1 else 'keys'}"
+        self.keys.content = counted(count, "key")
         path = self.editor.path
+        for label in self._key_labels:
+            label.remove()
+        places = [] if path is None else self.gauge.to_page(path.cameras.centers).tolist()
+        self._key_labels = [
+            self.client.scene.add_label(f"/keys/{number}", str(number), position=tuple(place))
+            for number, place in enumerate(places, start=1)
+        ]
         if path is None or count < 2:
             self.client.scene.remove_by_name("/path")
             return
@@ -246,6 +274,18 @@ class Page:
         self.client.scene.add_line_segments(
             "/path", segments, colors=(255, 140, 0), thickness=3.0, thickness_units="screen"
         )
+
+    def _with_key(self, act: Callable[[int], None]) -> None:
+        """Do something with the key whose number the visitor has chosen."""
+        if self.key.value <= len(self.editor):
+            act(self.key.value - 1)
+        else:
+            self.say(f"there is no key {self.key.value}: the path has {counted(len(self.editor), 'key')}")
+
+    def _go_to_key(self, index: int) -> None:
+        path = self.editor.path
+        if path is not None:
+            self.go_to(path.cameras, index)
 
     def _play(self) -> None:
         path = self.editor.path
@@ -281,6 +321,11 @@ class Page:
             return
         content = json.dumps(plain_path(path), indent=2).encode()
         self.client.send_file_download(self.path_file.name, content, save_immediately=True)
+
+
+def _lens(vertical_fov: float) -> int:
+    """Where the control stands, of radians."""
+    return min(max(round(math.degrees(vertical_fov)), _LENSES[0]), _LENSES[1])
 
 
 def thumbnails_of(renderer: SceneRenderer) -> dict[int, Any]:

@@ -3,12 +3,13 @@
 import http.client
 import io
 import json
+import math
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from PIL import Image
 
 from geometry import InputError
 from render.paths import read_path
+from render.viewer import __main__ as module
 from render.viewer.__main__ import announce, main, served
+from render.viewer.editor import vertical_fov
 from render.viewer.options import ViewerOptions
 from tests.render.tiny import HEIGHT, SCAN, WIDTH
 
@@ -77,6 +80,32 @@ def test_no_file_of_the_machine_is_served(path: str, server: viser.ViserServer):
 def test_the_page_cannot_be_made_public(server: viser.ViserServer):
     assert server.request_share_url() is None
     assert server._share_tunnel is None
+
+
+class Left:
+    """A page that nobody looks at."""
+
+    closed: ClassVar[list[bool]] = []
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def changed(self) -> None:
+        self.closed.append(False)
+
+    def close(self) -> None:
+        self.closed.append(True)
+
+
+def test_the_page_of_a_visitor_who_left_while_it_was_made_is_closed(
+    server: viser.ViserServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "Page", Left)
+    (connected,) = server._client_connect_cb
+    client = viser.ClientHandle.__new__(viser.ClientHandle)
+    client.client_id = -1  # of no connection
+    connected(client)
+    assert Left.closed == [False, True]
 
 
 def test_a_port_in_use(general: Path, data_root: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -221,10 +250,20 @@ def test_a_visitor_sees_the_scene_move_and_change_its_layer(visitor: Visitor):
 def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
     visitor.press("Add this view")
     visitor.wait(lambda: "1 key" in visitor.text())
+    degrees = round(math.degrees(visitor.client.camera.fov))
+    lens = visitor.page.locator(f'input[value="{degrees}"]').first
+    lens.fill("75")
+    lens.press("Enter")
+    visitor.wait(lambda: abs(visitor.client.camera.fov - math.radians(75)) < 1e-3)
+    visitor.press("Add this view")
+    visitor.wait(lambda: "2 keys" in visitor.text())
+    visitor.press("Delete key")  # number 1
+    visitor.wait(lambda: "1 key" in visitor.text())
     visitor.press("Save as p.json")
     visitor.wait((folder / "p.json").exists)
     cameras = read_path(folder / "p.json", (1, 1)).cameras
     assert torch.isfinite(cameras.w2c[0]).all()
+    assert vertical_fov(cameras) == pytest.approx(math.radians(75), abs=1e-3)
     assert (cameras.height, cameras.width) == (HEIGHT, WIDTH)  # render.video scales them by --imgScale_test
     assert json.loads(visitor.download("Download")) == json.loads((folder / "p.json").read_text())
     visitor.press("Delete last")

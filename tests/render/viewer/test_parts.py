@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from data.readers.registry import read_scenes
-from geometry import RayBundle, RaySamples
+from geometry import InputError, RayBundle, RaySamples
 from models.nerf.compositing import FieldOutput, composite
 from models.nerf.renderer import SourceMaps
 from models.nerf.vggt_nerf import render_image
 from render.paths import read_path, write_path
 from render.source_pool import SourcePool
+from render.viewer import watch
 from render.viewer.editor import PathEditor, vertical_fov
 from render.viewer.gauge import Gauge
 from render.viewer.layers import MAX_ERROR, fitted, picture
@@ -191,9 +192,11 @@ def test_the_editors_path_is_one_that_videos_take(renderer: SceneRenderer, tmp_p
     editor = PathEditor((HEIGHT, WIDTH))
     assert editor.path is None
     cameras = renderer.pool.cameras
-    for index in (0, 2, 1, 1):
+    for index in (0, 1, 2, 1, 1):
         editor.add(cameras.w2c[index], vertical_fov(cameras, index))
     editor.delete()
+    editor.delete(1)
+    editor.delete(7)  # there is none
     editor.closed, editor.frames, editor.fps = True, 33, 12
     write_path(tmp_path / "p.json", editor.path)
     read = read_path(tmp_path / "p.json", (1, 1))
@@ -211,6 +214,21 @@ def test_the_editors_path_is_one_that_videos_take(renderer: SceneRenderer, tmp_p
     again.clear()
     again.delete()
     assert again.path is None
+
+
+def test_a_checkpoint_written_while_another_is_read_is_read_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, read = WatchedRun(tmp_path), []
+
+    def reading(file: Path) -> None:
+        read.append(file.read_text())
+        file.write_text("the next one")
+        raise InputError("half-written")
+
+    monkeypatch.setattr(watch, "read_nerf_checkpoint", reading)
+    run.file.parent.mkdir()
+    run.file.write_text("one")
+    assert [run.newest(), run.newest()] == [None, None]
+    assert read == ["one", "the next one"]
 
 
 def test_a_run_in_progress(general: Path, tmp_path: Path):

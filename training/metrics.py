@@ -1,7 +1,9 @@
 """Image and depth metrics. Images are RGB in [0, 1]; nothing is rescaled silently."""
 
+import contextlib
 import copy
 import functools
+import io
 import math
 import warnings
 from dataclasses import dataclass
@@ -88,7 +90,9 @@ def lpips_metric(device: torch.device | None = None) -> Any | str:
         on_cpu = lpips_metric()
         return on_cpu if isinstance(on_cpu, str) or device.type == "cpu" else copy.deepcopy(on_cpu).to(device)
     try:
-        with warnings.catch_warnings():
+        # without network the only trace of torch.hub's attempt would be its "Downloading ..." on stdout; the bar of a
+        # download that goes on is on stderr
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             import lpips
 

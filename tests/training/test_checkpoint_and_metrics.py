@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,7 +167,9 @@ def test_ssim_is_scikit_images(data_range: float) -> None:
     assert ssim(image, other, data_range) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_lpips_network_is_built_once_and_absent_weights_are_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lpips_network_is_built_once_and_absent_weights_are_no_crash(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     built = []
 
     class Network(torch.nn.Module):
@@ -174,6 +177,7 @@ def test_lpips_network_is_built_once_and_absent_weights_are_no_crash(monkeypatch
             super().__init__()
             built.append(how)
             if len(built) == 1:
+                sys.stdout.write("Downloading: weights\n")  # as torch.hub does before it tries
                 raise OSError("no weights here")
             self.weight = torch.nn.Parameter(torch.ones(()))
 
@@ -185,6 +189,7 @@ def test_lpips_network_is_built_once_and_absent_weights_are_no_crash(monkeypatch
     black, white = torch.zeros(8, 8, 3), torch.ones(8, 8, 3)
     try:
         assert [lpips_distance(black, white) for _ in range(2)] == ["unavailable (OSError: no weights here)"] * 2
+        assert capsys.readouterr().out == ""
         lpips_metric.cache_clear()
         assert [lpips_distance(black, white) for _ in range(2)] == [2.0, 2.0]  # images in [-1, 1]
         assert len(built) == 2

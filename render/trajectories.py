@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from kornia.geometry.conversions import axis_angle_to_rotation_matrix, rotation_matrix_to_axis_angle
 from torch import Tensor
 
@@ -190,21 +190,26 @@ def _held_alike(views: PosedViews) -> PosedViews:
     must not roll. Size and focal lengths stay.
     """
     cameras = views.cameras
-    x, y = cameras.w2c.double()[:, :2, :3].unbind(1)
-    mean = -y.mean(0)
-    if mean.norm() < _MIN_COMMON_UP:
-        return views
-    # how much each direction is up in the image after 0, 1, 2, 3 quarter turns; the best supported one counts
-    shown = torch.stack([-y, x, y, -x]) @ torch.cat([mean[None], -y]).T
-    turns = shown.argmax(0)
-    turns = turns[:, int((turns == turns.mode(0).values).sum(0).argmax())]
-    turns = (turns - turns.mode().values) % 4
+    turns = _turned_by(cameras.w2c.double().mT)
     if not turns.any():
         return views
     height, width = cameras.height, cameras.width
     held = [cameras[index].turned(int(count)) for index, count in enumerate(turns)]
     held = [one.cropped((one.height - height) // 2, (one.width - width) // 2, height, width) for one in held]
     return replace(views, cameras=Cameras.stack(held))
+
+
+def _turned_by(c2w: Float[Tensor, "view 4 4"]) -> Int64[Tensor, " view"]:
+    """Quarter turns, 0 to 3, after which each camera is held as most are: the directions up in the image agree."""
+    x, y = c2w[:, :3, 0], c2w[:, :3, 1]
+    mean = -y.mean(0)
+    if mean.norm() < _MIN_COMMON_UP:
+        return torch.zeros(len(c2w), dtype=torch.int64)
+    # how much each direction is up in the image after 0, 1, 2, 3 quarter turns; the best supported one counts
+    shown = torch.stack([-y, x, y, -x]) @ torch.cat([mean[None], -y]).T
+    turns = shown.argmax(0)
+    turns = turns[:, int((turns == turns.mode(0).values).sum(0).argmax())]
+    return (turns - turns.mode().values) % 4
 
 
 def _short_round(centers: Float[Tensor, "view 3"]) -> list[int]:
@@ -280,9 +285,15 @@ def _looked_at(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
 
 
 def upward(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, " 3"]:
-    """The direction that the images' rows are most perpendicular to; where rows hardly turn, the images' mean up."""
-    rows = c2w[:, :3, 0]
-    prior = torch.nn.functional.normalize(-c2w[:, :3, 1].mean(0), dim=0)
+    """The direction that the images' rows are most perpendicular to; where rows hardly turn, the images' mean up.
+
+    Images on their side, or upside down, are turned as most are first: portrait and landscape may be mixed.
+    """
+    x, y = c2w[:, :3, 0], c2w[:, :3, 1]
+    each, turns = torch.arange(len(c2w)), _turned_by(c2w)
+    rows = torch.stack([x, y, -x, -y])[turns, each]
+    ups = torch.stack([-y, x, y, -x])[turns, each]
+    prior = torch.nn.functional.normalize(ups.mean(0), dim=0)
     up = torch.linalg.eigh(rows.mT @ rows / len(rows) - _UP_PRIOR * prior[:, None] * prior)[1][:, 0]
     return -up if up @ prior < 0 else up
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geometry import Cameras, InputError, Views
-from render.trajectories import TRAJECTORIES, automatic_kind, camera_path, interpolate
+from render.trajectories import TRAJECTORIES, automatic_kind, camera_path, interpolate, upward
 from tests.render.tiny import moved
 from tests.scenes import random_views, rigid_motion, ring_cameras
 
@@ -239,6 +239,18 @@ def test_views_on_their_side_do_not_roll_the_path(name: str) -> None:
         torch.testing.assert_close(path.w2c, upright.w2c, atol=1e-6, rtol=0)
         assert (path.height, path.width) == (upright.height, upright.width)
         torch.testing.assert_close(path.intrinsics, upright.intrinsics)
+
+
+@pytest.mark.parametrize("quarters", [(1, 1, 1), (3, 3, 3), (1, 3, 2)])
+def test_up_is_that_of_the_views_that_are_not_on_their_side(quarters: tuple[int, ...]) -> None:
+    """Along a facade, where the rows of those on their side would have what is looked at be up."""
+    views = surrounding(36, elevation=0.0)
+    cameras = replace(views.cameras[torch.arange(9)], height=40, width=40)
+    w2c = cameras.w2c.clone()
+    for view, count in zip((0, 3, 7), quarters, strict=True):
+        w2c[view] = cameras[view].turned(count).w2c
+    up = upward(replace(cameras, w2c=w2c).c2w)
+    torch.testing.assert_close(up, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 def test_views_that_look_down_from_all_around_stay_as_they_are() -> None:

@@ -1,6 +1,7 @@
 """What data lacks: collected while it is read, counted and listed instead of stopping a run."""
 
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -36,11 +37,16 @@ def shortened(entries: Sequence[str]) -> str:
     return "; ".join(entries[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts: "1 folder", "2 folders"; `plural` where that is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class LeftOut(InputError):
     """A problem of which a large data set may have thousands, so that they are counted by kind."""
 
     def __init__(self, kind: str, message: str) -> None:
-        """`kind`: what is left out, in the plural ("frames without image")."""
+        """`kind`: what is left out, in the plural, its first s at the end of a word ("frames without image")."""
         super().__init__(message)
         self.kind = kind
 
@@ -69,14 +75,14 @@ class Problems:
         """Count and list them, one of each kind; nothing is written where there are none."""
         if not self._lines:
             return
-        count = f"{len(self._lines)} problem{'s' if len(self._lines) > 1 else ''}"
+        count = counted(len(self._lines), "problem")
         why = "the files, views or scans concerned are left out; python -m data.check lists all"
         kinds = Counter(kind for kind in self._lines.values() if kind is not None)
-        counted = [", ".join(f"{number} {kind}" for kind, number in kinds.items())] if kinds else []
+        left_out = ", ".join(counted(number, re.sub(r"s\b", "", kind, count=1), kind) for kind, number in kinds.items())
         first_of_kind = {kind: line for line, kind in reversed(self._lines.items()) if kind is not None}
         named = [first_of_kind[kind] for kind in kinds]
         named += [shortened([line for line, kind in self._lines.items() if kind is None])]
-        announce(f"{where}: {count} ({why}): {'; '.join(filter(None, [*counted, *named]))}")
+        announce(f"{where}: {count} ({why}): {'; '.join(filter(None, [left_out, *named]))}")
 
 
 class UnreadableFiles:

@@ -57,7 +57,15 @@ def make_video(options: VideoOptions) -> list[Path]:
     Raises:
         InputError: for anything the user can correct, before a file is written or with none left behind.
     """
-    film = filmed_frames(options, usable_device(options.device))
+    return write_film(filmed_frames(options, usable_device(options.device)), options)
+
+
+def write_film(film: "Film", options: VideoOptions) -> list[Path]:
+    """Render the frames into the files that the options name; these.
+
+    Raises:
+        InputError: for a file that cannot be written, with none left behind.
+    """
     fps = options.fps or film.fps or _FPS
     out = Path(options.out)
     files = list(dict.fromkeys([out, out.with_suffix(".gif")] if options.gif else [out]))
@@ -80,6 +88,8 @@ class Film:
     fps: float | int | None
     """As the camera path file says."""
     name: str
+    trajectory: str
+    """Name of the path: where `auto` was asked for, the one that it has chosen; a camera path file's name."""
 
     @property
     def count(self) -> int:
@@ -102,7 +112,7 @@ def filmed_frames(options: PathOptions, device: torch.device) -> Film:
     model = load_for(options, checkpoint, device, [scene])
     precision = precision_for(options, record, device)
     frames = render_path(model, scene, plan.path, plan.sources, device, options.imgScale_test, options.chunk, precision)
-    return Film(plan.path, frames, plan.fps, f"{scene.scan} {plan.name}")
+    return Film(plan.path, frames, plan.fps, f"{scene.scan} {plan.name}", plan.trajectory)
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ class _Plan:
     fps: float | int | None
     """As a camera path file says."""
     name: str
+    trajectory: str
+    """See `Film`."""
 
 
 def _plan(options: PathOptions, scene: PosedScene, pool: tuple[int, ...], *, is_local: bool) -> _Plan:
@@ -123,19 +135,21 @@ def _plan(options: PathOptions, scene: PosedScene, pool: tuple[int, ...], *, is_
     if options.path:
         file = read_path(Path(options.path), scene.image_size(pool[0]))
         path, sources = filmed(file, views, count, scale, options.frames)
-        return _Plan(path, sources, file.fps, Path(options.path).name)
+        name = Path(options.path).name
+        return _Plan(path, sources, file.fps, name, name)
     trajectory, frames = options.trajectory or "interpolate", options.frames or _FRAMES
     everywhere = CameraPath(views.cameras, views.near, views.far)
     if trajectory == "auto":
         path = camera_path(trajectory, everywhere, frames)
         sources = [views.nearest(w2c, count) for w2c in path.cameras.w2c]
-        return _Plan(path, sources, None, f"auto ({automatic_kind(everywhere)})")
+        chosen = automatic_kind(everywhere)
+        return _Plan(path, sources, None, f"auto ({chosen})", chosen)
     central = central_views(scene, pool, count)
     if not is_local or trajectory == "interpolate":
         everywhere = CameraPath(scene.cameras(central, scale), *scene.near_far(central))
     path = camera_path(trajectory, everywhere, frames)
     sources = nearest_views(scene, pool, path, count) if is_local else [central] * frames
-    return _Plan(path, sources, None, trajectory)
+    return _Plan(path, sources, None, trajectory, trajectory)
 
 
 def filmed(

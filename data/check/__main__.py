@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
 from data.check.points import PointsOfView, points_of_view
 from data.image_io import read_image
+from data.problems import counted
 from data.readers.registry import READERS, annotation_folder, report_incomplete_scans
 from data.scene import Frame, PosedScene
 from geometry import InputError, one_line_errors
@@ -233,21 +234,21 @@ def _compare(
 
 
 def _write_summary(dataset_name: str, scenes: Sequence[PosedScene], findings: Findings) -> None:
-    parts = [f"{len(scenes)} scenes", f"{sum(len(scene.frames) for scene in scenes)} views"]
+    parts = [counted(len(scenes), "scene"), counted(sum(len(scene.frames) for scene in scenes), "view")]
     if findings.agreement:
         parts.append(
-            f"depth agrees in {len(findings.agreement)} pairs by {100 * np.median(findings.agreement):.0f} % "
+            f"depth agrees in {counted(len(findings.agreement), 'pair')} by {100 * np.median(findings.agreement):.0f} % "
             f"(worst {100 * min(findings.agreement):.0f} %)"
         )
     if findings.sampson:
         parts.append(
-            f"epipolar error of {len(findings.sampson)} pairs {np.median(findings.sampson):.3g} pixels "
+            f"epipolar error of {counted(len(findings.sampson), 'pair')} {np.median(findings.sampson):.3g} pixels "
             f"(worst {max(findings.sampson):.3g})"
         )
     if findings.points:
         parts.append(_points_summary(findings.points))
-    parts.append(f"{findings.num_undecided} views without a neighbor that could tell")
-    parts.append(f"{len(findings.problems)} problems")
+    parts.append(f"{counted(findings.num_undecided, 'view')} without a neighbor that could tell")
+    parts.append(counted(len(findings.problems), "problem"))
     sys.stdout.write(f"checked {dataset_name}: {', '.join(parts)}\n")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.image_io import write_bytes
+from data.problems import counted
 from geometry import InputError, one_line_errors, require, sigterm_like_ctrl_c
 from render.photos.finetuning import require_usable
 from render.photos.options import PhotosOptions
@@ -69,7 +70,7 @@ def claimed_folder(options: PhotosOptions, words: Sequence[str]) -> Iterator[Non
     is_run = (out / _LOG).is_file()
     require(
         not content or options.resume,
-        f"--out {out}: expected a new or an empty folder, got one with {len(content)} entries"
+        f"--out {out}: expected a new or an empty folder, got one with {counted(len(content), 'entry', 'entries')}"
         + ("; --resume goes on with the run in it" if is_run else ""),
     )
     require(not content or is_run, f"--out {out}: expected the folder of a run to --resume, got one without {_LOG}")

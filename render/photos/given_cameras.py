@@ -19,6 +19,7 @@ from data.readers.matched_points import matched_points
 from data.readers.registry import read_scenes
 from data.scene import PosedScene, ScenePoints
 from geometry import InputError, require
+from render.photos.options import MIN_CAMERAS
 from render.photos.pictures import reduced
 from render.photos.source_state import state_of
 from render.reconstruct.types import Photo, PhotoSet, Solution
@@ -30,9 +31,13 @@ def prepare(source: Path, folder: Path, *, max_side: int) -> PhotoSet:
     """Write the photographs that have a camera into `folder`, their longer side at most `max_side` pixels.
 
     Raises:
-        InputError: for a source without cameras, or without one usable photograph.
+        InputError: for a source without cameras or with too few of them, or without one usable photograph.
     """
     scene = _scene(source)
+    require(
+        len(scene.frames) >= MIN_CAMERAS,
+        f"SOURCE {source}: expected at least {MIN_CAMERAS} photographs with a camera, got {len(scene.frames)}",
+    )
     photos, lost = [], []
     for view, name in _names(source, scene).items():
         try:

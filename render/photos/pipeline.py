@@ -14,7 +14,7 @@ from data.check.__main__ import check_data
 from data.colmap_model import model_points, read_model
 from data.depth_fusion import fused_points
 from data.point_cloud import ColoredPoints, write_ply
-from data.problems import shortened
+from data.problems import counted, shortened
 from data.readers.registry import read_scenes
 from data.scene import PosedScene
 from data.seeds import evenly_spread
@@ -25,7 +25,7 @@ from render.options import EvaluateOptions, RenderOptions, VideoOptions
 from render.photos import given_cameras
 from render.photos.cameras import count_registered, find_cameras, with_enough
 from render.photos.finetuning import finetune, finetuned_checkpoint
-from render.photos.options import PhotosOptions
+from render.photos.options import MIN_CAMERAS, PhotosOptions
 from render.photos.pictures import PanelWriter
 from render.photos.records import keep_solution, photos_from, plain_photos, solution_from
 from render.photos.source_state import state_of
@@ -34,7 +34,7 @@ from render.reconstruct.scene_folder import write_scene
 from render.reconstruct.sources import prepare
 from render.reconstruct.types import PhotoSet, Solution
 from render.stages import StageLog
-from render.video import make_video
+from render.video import filmed_frames, write_film
 from training.nerf.checkpoint import read_nerf_checkpoint
 
 _DATASET = "colmap"
@@ -111,7 +111,7 @@ class Pipeline:
             photos = given_cameras.prepare(source, self.photos_folder, max_side=side)
         else:
             most = {} if self.options.max_images is None else {"max_images": self.options.max_images}
-            photos = prepare(source, self.photos_folder, max_side=side, **most)
+            photos = prepare(source, self.photos_folder, max_side=side, min_images=MIN_CAMERAS, **most)
         sizes = sorted({(photo.width, photo.height) for photo in photos.photos}, reverse=True)
         shown = " and ".join(f"{width}x{height}" for width, height in sizes[:3]) + (" and others" * (len(sizes) > 3))
         kind = "frames of a video" if photos.is_video else "photographs"
@@ -144,7 +144,7 @@ class Pipeline:
         scene = self.scene
         near, far = scene.near_far(tuple(scene.frames))
         near, far = near.min().item(), far.max().item()
-        views = f"{len(scene.train_views)} views for training, {len(scene.held_out_views)} held out"
+        views = f"{counted(len(scene.train_views), 'view')} for training, {len(scene.held_out_views)} held out"
         line = f"{views}, depth from {near:.3g} to {far:.3g}"
         return {"near": near, "far": far, "line": line}
 
@@ -153,7 +153,7 @@ class Pipeline:
         with redirect_stdout(io.StringIO()):
             findings = check_data(_DATASET, self.scene_folder, None, _CHECKED_PAIRS)
         warnings = [f"the data doctor says: {problem}" for problem in findings.problems]
-        line = "the data doctor finds no fault" if not warnings else f"the data doctor finds {len(warnings)} faults"
+        line = f"the data doctor finds {counted(len(warnings), 'fault') if warnings else 'no fault'}"
         return {"warnings": warnings, "line": line}
 
     def evaluate_general(self) -> Found:
@@ -165,7 +165,7 @@ class Pipeline:
         if not self.options.is_finetuned:
             return {"line": "none (--minutes 0)"}
         steps = finetune(self.options, self.scene, self.scene_folder, self.finetuned)
-        return {"steps": steps, "line": f"{steps} steps of fine-tuning"}
+        return {"steps": steps, "line": f"{counted(steps, 'step')} of fine-tuning"}
 
     def evaluate_finetuned(self) -> Found:
         """Held-out views by the model of this scene."""
@@ -192,14 +192,14 @@ class Pipeline:
         cloud = fused_points(renderings.depth_maps()).cloud
         if len(cloud.points_world):
             write_ply(self.points, cloud)
-            return {"line": f"{len(cloud.points_world)} points that several views confirm"}
+            return {"line": f"{counted(len(cloud.points_world), 'point')} that several views confirm"}
         found = model_points(read_model(self.scene_folder / "sparse" / "0"))
         warning = "No depth of the model is confirmed by other views: it has not understood the scene."
         if not len(found.ids):
             return {"line": "none", "warnings": [f"{warning} There is no points.ply."]}
         write_ply(self.points, ColoredPoints(torch.from_numpy(found.points_world), torch.from_numpy(found.colors)))
         more = "points.ply holds the points that the cameras were found with."
-        return {"line": f"{len(found.ids)} points of the cameras", "warnings": [f"{warning} {more}"]}
+        return {"line": f"{counted(len(found.ids), 'point')} of the cameras", "warnings": [f"{warning} {more}"]}
 
     def film(self) -> Found:
         """A camera's path through the scene."""
@@ -211,8 +211,10 @@ class Pipeline:
             fps=given.fps,
             out=str(self.video),
         )
-        make_video(options)
-        return {"line": f"{given.frames} frames, {given.trajectory}"}
+        film = filmed_frames(options, usable_device(options.device))
+        write_film(film, options)
+        asked = f"{given.trajectory}: " if given.trajectory != film.trajectory else ""
+        return {"trajectory": film.trajectory, "line": f"{counted(film.count, 'frame')}, {asked}{film.trajectory}"}
 
     @cached_property
     def photo_set(self) -> PhotoSet:
@@ -269,5 +271,6 @@ class Pipeline:
         metrics = evaluate(options, PanelWriter(self.panels(kind), kind))
         scores, count = metrics["mean"], len(metrics["views"])
         copied = metrics["baselines"]["nearest_source"]["psnr"]
-        line = f"{count} held-out views: {scores['psnr']:.2f} dB (the nearest photograph copied: {copied:.2f} dB)"
+        seen = counted(count, "held-out view")
+        line = f"{seen}: {scores['psnr']:.2f} dB (the nearest photograph copied: {copied:.2f} dB)"
         return {"line": line}

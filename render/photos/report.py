@@ -101,7 +101,7 @@ def report(page: Page) -> str:
         f"<h1>{escape(page.title)}</h1>",
         f'<p class="lead">{escape(_lead(page.summary))}</p>',
         _warnings(page.summary["warnings"]),
-        _video(page.video),
+        _video(page.video, page.summary["trajectory"]),
         _section("How good it is", _table(page.summary["held_out"]) + f"<p>{escape(_MEANING)}</p>"),
         _section("Photographs that no training saw", _comparisons(page.comparisons)),
         _section("Cameras", _plots(page)),
@@ -138,12 +138,13 @@ def _warnings(warnings: Sequence[str]) -> str:
     return f'\n<h2>Warnings</h2>\n<ul class="warnings">{lines}</ul>'
 
 
-def _video(path: Path) -> str:
+def _video(path: Path, trajectory: str) -> str:
+    caption = f"<p>Path of the camera: {escape(trajectory)}.</p>"
     if path.stat().st_size > _MAX_VIDEO_BYTES:
-        return f"\n<h2>Video</h2>\n<p>{escape(path.name)}, beside this page: too large to be in it.</p>"
+        return f"\n<h2>Video</h2>\n<p>{escape(path.name)}, beside this page: too large to be in it.</p>{caption}"
     content = base64.b64encode(path.read_bytes()).decode()
     source = f"data:video/mp4;base64,{content}"
-    return f'\n<h2>Video</h2>\n<video controls loop muted autoplay playsinline src="{source}"></video>'
+    return f'\n<h2>Video</h2>\n<video controls loop muted autoplay playsinline src="{source}"></video>{caption}'
 
 
 def _table(held_out: Mapping[str, Mapping[str, float | None] | None]) -> str:

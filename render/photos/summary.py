@@ -31,6 +31,8 @@ def summarize(pipeline: Pipeline, entries: Mapping[str, Entry]) -> dict[str, Any
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "warnings": [line for entry in entries.values() for line in entry.get("warnings", ())],
         "video": str(pipeline.video),
+        # a run that was made before paths were noted has none
+        "trajectory": entries["video"].get("trajectory", pipeline.options.trajectory),
         "points": str(pipeline.points),
         "report": str(pipeline.report),
         "checkpoint": str(pipeline.checkpoint),

@@ -21,12 +21,14 @@ _SECOND_DIFFERENCES = [
 _RELATIVELY_BLURRED = 0.5
 """Of the median sharpness. Of 677 photographs and frames in 14 scenes the least sharp have 0.53; after blurring by a
 Gaussian of 1.2 px the median of every scene but one (0.57) is below 0.47, by one of 2 px below 0.4 (that one: 0.53)."""
-_BLURRED = 0.105
-"""Sharpness. The 14 scenes' least sharp photograph has 0.156, their medians 0.18 to 0.76; after blurring by a Gaussian
-of 2 px the medians are 0.086 to 0.106."""
+_BLURRED = 0.15
+"""Least sharpness at any resolution. Three photographs each of 12 scenes at 640, 320 and 240 pixels have medians of
+0.189 and more; blurred by a Gaussian of 1.2 px and saved as JPEG 0.111 to 0.149, by one of 2 to 8 px 0.060 to 0.127."""
 _BADLY_BLURRED = 0.115
-"""Sharpness at half resolution. The 14 scenes have 0.185 and more, medians 0.3 to 0.75; after blurring by a Gaussian of
-2 px the medians are 0.120 to 0.158, by one of 4 px 0.086 to 0.099."""
+"""Least sharpness at half resolution and below. Those photographs have 0.31 and more; blurred by a Gaussian of 2 px
+0.116 to 0.170, by one of 3 px 0.085 to 0.118, by one of 4 to 8 px 0.060 to 0.112."""
+_FEWEST_ROWS = 32
+"""Of the smaller side at which sharpness is measured, before it is halved: fewer say little. Chosen by hand."""
 _MOVED = 0.003
 """Share of the long side, 2 pixels of 640: less shows nothing new from another side."""
 _LOOK_ALIKE = 6.0
@@ -42,7 +44,7 @@ class Look:
 
     sharpness: float
     coarse_sharpness: float
-    """At half resolution: low only when the blur is wide."""
+    """The least at half resolution and below: low only when the blur is wide."""
     darkest: float
     """Gray level that 95 percent of the pixels are below or at."""
     white: float
@@ -70,7 +72,7 @@ def look_at(image: UInt8[np.ndarray, "height width 3"]) -> Look:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return Look(
         sharpness=sharpness(gray),
-        coarse_sharpness=sharpness(_halved(gray)),
+        coarse_sharpness=_least_sharpness(_halved(gray)),
         darkest=float(np.percentile(gray, 95)),
         white=float((gray >= 252).mean()),
         contrast=float(gray.std()),
@@ -95,16 +97,29 @@ def sharpness(gray: Gray) -> float:
     return float((_energies(gray) / np.maximum(_energies(_halved(gray)), 1e-3)).min())
 
 
+def _least_sharpness(gray: Gray) -> float:
+    """Over resolutions. Where a blur is wide, the finest details left are noise of rounding and of JPEG, which is sharp
+    at that resolution, but not at one where the blur spans two or three pixels.
+    """
+    values = [sharpness(gray)]
+    while min(_halved(gray).shape) >= _FEWEST_ROWS:
+        gray = _halved(gray)
+        values.append(sharpness(gray))
+    return min(values)
+
+
 def blurred(looks: Sequence[Look]) -> list[int]:
     """Positions of those that are much less sharp than the median, from the least sharp on."""
-    values = np.array([look.sharpness for look in looks])
-    order = np.argsort(values, kind="stable")
-    return [int(index) for index in order if values[index] < _RELATIVELY_BLURRED * np.median(values)]
+    values = np.array([(look.sharpness, look.coarse_sharpness) for look in looks])
+    is_less = values < _RELATIVELY_BLURRED * np.median(values, axis=0)
+    is_blurred = is_less[:, 0] | (is_less[:, 1] & (values[:, 1] < _BADLY_BLURRED))
+    order = np.argsort(values.min(axis=1), kind="stable")
+    return [int(index) for index in order if is_blurred[index]]
 
 
 def mostly_soft(looks: Sequence[Look]) -> bool:
     """Whether at least half of a set lacks the finest details."""
-    return float(np.median([look.sharpness for look in looks])) < _BLURRED
+    return float(np.median([min(look.sharpness, look.coarse_sharpness) for look in looks])) < _BLURRED
 
 
 def mostly_blurred(looks: Sequence[Look]) -> bool:

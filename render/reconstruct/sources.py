@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.image_io import UnreadableFileError
-from data.problems import shortened
+from data.problems import counted, shortened
 from geometry import InputError, require
 from render.reconstruct.image_motion import moved
 from render.reconstruct.photo_files import PHOTO_EXTENSIONS, large_photos, read_photo, within
@@ -31,7 +31,7 @@ from training.files import staged_folder
 MAX_SIDE = 640
 MAX_IMAGES = 100
 _MIN_IMAGES = 3
-"""Two give no view to check the others by."""
+"""Two give no view to check the others by. Who needs more of them says so."""
 _MAX_FILES = 3000
 """More files in a folder are thinned out before any is read."""
 _ENOUGH = 12
@@ -60,18 +60,27 @@ class Candidate:
     taken: str | None = None
 
 
-def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images: int = MAX_IMAGES) -> PhotoSet:
+def prepare(
+    source: Path,
+    folder: Path,
+    *,
+    max_side: int = MAX_SIDE,
+    max_images: int = MAX_IMAGES,
+    min_images: int = _MIN_IMAGES,
+) -> PhotoSet:
     """Prepare the photographs of a folder, or frames of a video, in a new `folder`.
 
     A folder without photographs of its own that has a folder `images`, or one video, stands for that. Order: time of
     exposure where EXIF says it for all, else names with numbers by value ("IMG_9" before "IMG_10"), which are kept
     where they sort in that order. Images become JPEG files with a long side of at most `max_side`; of more than
-    `max_images` those are taken that are evenly spaced in what they show.
+    `max_images` those are taken that are evenly spaced in what they show. Fewer than `min_images` are refused, if the
+    names tell already before any is read.
 
     Raises:
         InputError: naming the source, when it cannot be reconstructed from; nothing is written then.
     """
-    require(max_images >= _MIN_IMAGES, f"--max_images: expected at least {_MIN_IMAGES}, got {max_images}")
+    least = max(min_images, _MIN_IMAGES)
+    require(max_images >= least, f"--max_images: expected at least {least}, got {max_images}")
     require(max_side >= 64, f"--max_side: expected at least 64 pixels, got {max_side}")
     require(source.exists(), f"{source}: expected a folder of photographs or a video, got none")
     blocked = folder.is_dir() and any(folder.iterdir())
@@ -81,8 +90,8 @@ def prepare(source: Path, folder: Path, *, max_side: int = MAX_SIDE, max_images:
         source = _inside(source)
         is_video = not source.is_dir()
         read = _read_video if is_video else _read_folder
-        candidates = read(source, staging, max_side, max_images, warnings)
-        candidates = _without_useless(source, candidates, warnings)
+        candidates = read(source, staging, max_side, max_images, least, warnings)
+        candidates = _without_useless(source, candidates, least, warnings)
         if len(candidates) > max_images:
             candidates = _thinned(candidates, max_images, warnings)
         _warn_of_the_rest(candidates, warnings)
@@ -109,8 +118,11 @@ def file_names(stems: Sequence[str]) -> list[str]:
     return [f"{index:0{digits}d}_{name}" for index, name in enumerate(names)]
 
 
-def _read_folder(source: Path, staging: Path, max_side: int, max_images: int, warnings: list[str]) -> list[Candidate]:
+def _read_folder(
+    source: Path, staging: Path, max_side: int, max_images: int, least: int, warnings: list[str]
+) -> list[Candidate]:
     files = _photo_files(source, warnings)
+    require(len(files) >= least, f"{source}: expected at least {least} photographs, got {len(files)}")
     if len(files) > max(_MAX_FILES, max_images):
         step = -(-len(files) // max(_MAX_FILES, max_images))
         warnings.append(f"{len(files)} photographs: every {step}th is looked at")
@@ -163,10 +175,10 @@ def _photo_files(source: Path, warnings: list[str]) -> list[Path]:
     entries = _entries(source)
     files = [path for path in entries if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file()]
     kinds = Counter(
-        "folders" if path.is_dir() else f"{path.suffix.lower() or path.name} files"
+        "folder" if path.is_dir() else f"{path.suffix.lower() or path.name} file"
         for path in sorted(set(entries) - set(files))
     )
-    others = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    others = ", ".join(counted(number, kind) for kind, number in kinds.items())
     known = " ".join(sorted(PHOTO_EXTENSIONS))
     require(len(files) > 0, f"{source}: expected photographs ({known}), got {others or 'an empty folder'}")
     if others:
@@ -174,7 +186,9 @@ def _photo_files(source: Path, warnings: list[str]) -> list[Path]:
     return sorted(files, key=lambda path: natural_order(path.name))
 
 
-def _read_video(source: Path, staging: Path, max_side: int, max_images: int, warnings: list[str]) -> list[Candidate]:
+def _read_video(
+    source: Path, staging: Path, max_side: int, max_images: int, least: int, warnings: list[str]
+) -> list[Candidate]:
     kind = source.suffix.lower()
     hint = "one photograph" if kind in PHOTO_EXTENSIONS else "a file"
     known = " ".join(sorted(VIDEO_EXTENSIONS))
@@ -183,7 +197,7 @@ def _read_video(source: Path, staging: Path, max_side: int, max_images: int, war
     if course.decoded < 0.9 * course.announced:
         warnings.append(f"the video breaks off: {course.decoded} of {course.announced} frames can be decoded")
     count = len(course.indices)
-    require(count >= _MIN_IMAGES, f"{source}: expected a video of at least {_MIN_IMAGES} frames, got one of {count}")
+    require(count >= least, f"{source}: expected a video of at least {least} frames, got one of {count}")
     way = float(course.content[-1])
     require(
         way >= _STANDSTILL,
@@ -230,11 +244,11 @@ def _candidate(
     return Candidate(file, stem, source, look_at(image), height, width, focal, turned, taken)
 
 
-def _without_useless(source: Path, candidates: list[Candidate], warnings: list[str]) -> list[Candidate]:
+def _without_useless(source: Path, candidates: list[Candidate], least: int, warnings: list[str]) -> list[Candidate]:
     """Without blank, repeated and, if enough others remain, blurred ones.
 
     Raises:
-        InputError: when fewer than three remain, all show the same, or most are blurred.
+        InputError: when fewer than `least` remain, all show the same, or most are blurred.
     """
     before, said = len(candidates), len(warnings)
     blank = {index for index, candidate in enumerate(candidates) if candidate.look.blank}
@@ -247,8 +261,8 @@ def _without_useless(source: Path, candidates: list[Candidate], warnings: list[s
         candidates = _left_out(candidates, partner, "the same as another", warnings, lambda index: partner[index])
     reasons = "".join(f"; {line}" for line in warnings[said:])
     require(
-        len(candidates) >= _MIN_IMAGES,
-        f"{source}: expected at least {_MIN_IMAGES} images that differ, got {len(candidates)}{reasons}",
+        len(candidates) >= least,
+        f"{source}: expected at least {least} images that differ, got {len(candidates)}{reasons}",
     )
     looks = [candidate.look for candidate in candidates]
     hopeless = mostly_blurred(looks)

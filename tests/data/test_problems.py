@@ -27,7 +27,7 @@ def test_problems_of_a_kind_are_counted_with_one_example(capsys: pytest.CaptureF
     for problem in (LeftOut("frames", "a"), InputError("alone"), LeftOut("maps", "m"), LeftOut("frames", "b")):
         problems.add(problem)
     problems.announce("co3d in c")
-    assert capsys.readouterr().err.endswith("lists all): 2 frames, 1 maps; a; m; alone\n")
+    assert capsys.readouterr().err.endswith("lists all): 2 frames, 1 map; a; m; alone\n")
 
 
 def test_long_lists_are_shortened_to_a_count() -> None:

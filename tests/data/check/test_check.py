@@ -38,7 +38,7 @@ def test_sound_scenes_pass(tmp_path, capsys, dataset_name, write):
     status, lines = run(capsys, "--dataset_name", dataset_name, "--datadir", tmp_path / "scan")
     assert status == 0, lines
     assert len(lines) == 1
-    assert lines[0].startswith(f"checked {dataset_name}: 1 scenes, ")
+    assert lines[0].startswith(f"checked {dataset_name}: 1 scene, ")
     assert lines[0].endswith(", 0 problems")
 
 
@@ -76,7 +76,7 @@ def test_an_unreadable_first_image_does_not_hide_the_scene(tmp_path, capsys):
     status, (problem, summary) = run(capsys, "--dataset_name", "dtu", "--datadir", tmp_path)
     assert status == 1
     assert problem.startswith(f"problem: {path}: expected a complete image, got one that cannot be decoded")
-    assert "1 scenes, 6 views" in summary
+    assert "1 scene, 6 views" in summary
 
 
 def test_nothing_to_check_is_an_error(tmp_path, capsys):

@@ -294,7 +294,7 @@ def test_an_incomplete_vkitti_is_survived_and_counted(
     read_scenes("vkitti", str(tmp_path), split="all", scans=None)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"vkitti in {tmp_path}: 2 problems")
-    assert f": 1 depth maps, 1 drives without images; {depth}: expected an image file, got none; {empty}: " in line
+    assert f": 1 depth map, 1 drive without images; {depth}: expected an image file, got none; {empty}: " in line
     empty.rmdir()
     shutil.rmtree(variant / "frames/depth")
     (scene,) = read_vkitti(tmp_path, split="all")
@@ -366,8 +366,8 @@ def test_an_incomplete_co3d_is_survived_and_counted(tmp_path: Path, capsys: pyte
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"co3d in {root}: 18 problems")
     assert (
-        ": 14 frames without image, 1 sequences of fewer than 12 images, 1 sequences without images, 1 depth maps, "
-        f"1 sequences without known depth; {root}/toy/few/images/frame000000.jpg: expected an image, got none; "
+        ": 14 frames without image, 1 sequence of fewer than 12 images, 1 sequence without images, 1 depth map, "
+        f"1 sequence without known depth; {root}/toy/few/images/frame000000.jpg: expected an image, got none; "
     ) in line
     with pytest.raises(SystemExit):
         check(["--dataset_name", "co3d", "--datadir", str(root), "--max_pairs", "0"])

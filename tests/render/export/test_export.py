@@ -374,7 +374,7 @@ def test_vggts_own_cameras_and_points(tmp_path: Path, capsys: pytest.CaptureFixt
         command.main([*arguments.split(), "--what", *ALL, "--out", str(tmp_path / "out")])
     shown = capsys.readouterr().out
     assert "warning: a warning" in shown
-    assert "warning: ignored, because they are no photographs: 1 .txt files" in shown
+    assert "warning: ignored, because they are no photographs: 1 .txt file" in shown
     points = trimesh.load(tmp_path / "out" / "points.ply").vertices
     assert len(points) > 500
     assert np.abs(np.linalg.norm(points, axis=1) - 1).max() < 0.05

@@ -93,7 +93,7 @@ def test_what_is_there_is_not_overwritten_and_not_taken_away(options: PhotosOpti
     out = Path(options.out)
     out.mkdir(parents=True)
     (out / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match=r"--out .*: expected a new or an empty folder, got one with 1 entries$"):
+    with pytest.raises(InputError, match=r"--out .*: expected a new or an empty folder, got one with 1 entry$"):
         run(options)
     with pytest.raises(InputError, match=r"got one without stages\.json"):
         run(resuming(options))

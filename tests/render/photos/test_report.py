@@ -30,6 +30,7 @@ def page(tmp_path: Path) -> Page:
             "images": 3,
             "registered": 2,
             "poses": "colmap",
+            "trajectory": "orbit",
             "reprojection_px": 0.512,
             "near": 1.0,
             "far": 9.0,

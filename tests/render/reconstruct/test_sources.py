@@ -141,7 +141,7 @@ def test_a_folder_of_photographs(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out" / "prepared").iterdir()) == sorted(names) == names
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["prepared"]
     said = "\n".join(photos.warnings)
-    assert "ignored, because they are no photographs: 1 .db files, 1 .txt files" in said
+    assert "ignored, because they are no photographs: 1 .db file, 1 .txt file" in said
     assert "2 of 10 photographs cannot be read: cut.png: expected a complete image" in said
     assert "1 of 8 images are black or of one color: black.png" in said
     assert "1 of 7 images are the same as another: IMG_9 copy.png = IMG_9.png" in said
@@ -189,6 +189,31 @@ def test_blurred_images_are_left_out_if_enough_remain(tmp_path):
     assert any("are blurred and used, because few others remain: IMG_11.png" in line for line in few.warnings)
 
 
+@pytest.mark.parametrize("sigma", [2.0, 8.0])
+def test_blur_of_small_photographs_is_said_however_wide(sigma, tmp_path):
+    """At 8 pixels the finest details are noise of JPEG, as sharp as any."""
+    images = [texture(20 * number, (240, 320)) for number in range(4)]
+    source = tmp_path / "s"
+    source.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(cv2.GaussianBlur(image, (0, 0), sigma)).save(source / f"{number}.jpg", quality=95)
+    said = []
+    try:
+        said += prepare(source, tmp_path / "out").warnings
+    except InputError as error:
+        said.append(str(error))
+    assert any("soft" in line or "badly blurred" in line for line in said)
+    assert prepare(write(tmp_path / "sharp", images), tmp_path / "b").warnings == ()
+
+
+def test_too_few_for_what_they_are_for_are_refused_before_any_is_read(tmp_path):
+    source = write(tmp_path / "s", [texture(20 * number) for number in range(3)])
+    (source / "IMG_8.png").write_text("not read")
+    with pytest.raises(InputError, match=r"s: expected at least 4 photographs, got 3$"):
+        prepare(source, tmp_path / "out", min_images=4)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_sharpest_of_repeated_images_is_kept():
     plain = texture(0)
     soft = cv2.GaussianBlur(plain, (0, 0), 0.7)
@@ -212,7 +237,9 @@ def bad_sources(folder):
     (folder / "texts").mkdir()
     (folder / "texts" / "a.txt").write_text("x")
     (folder / "renamed").mkdir()
-    (folder / "renamed" / "a.jpg").write_text("x")
+    for name in "abc":
+        (folder / "renamed" / f"{name}.jpg").write_text("x")
+    (folder / "texts" / "inside").mkdir()
     write(folder / "one", [texture(0)])
     (folder / "corrupt.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(4000))
     (folder / "a.pdf").write_text("x")
@@ -226,10 +253,10 @@ def test_bad_sources_get_one_sentence_and_leave_nothing(tmp_path):
     expected = {
         "none": "expected a folder of photographs or a video, got none",
         "empty": "got an empty folder",
-        "texts": "got 1 .txt files",
-        "renamed": "expected photographs, but 1 of 1 photographs cannot be read: a.jpg: expected a complete image",
-        "two": "expected at least 3 images that differ, got 2",
-        "one": "expected at least 3 images that differ, got 1",
+        "texts": "got 1 .txt file, 1 folder",
+        "renamed": "expected photographs, but 3 of 3 photographs cannot be read: a.jpg: expected a complete image",
+        "two": "expected at least 3 photographs, got 2",
+        "one": "expected at least 3 photographs, got 1",
         "same": "expected images from different places, but all 4 show the same",
         "blurred": "expected sharp images, but most of the 4 are badly blurred",
         "corrupt.mp4": "expected a video, got a file ",

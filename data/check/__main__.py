@@ -237,8 +237,8 @@ def _write_summary(dataset_name: str, scenes: Sequence[PosedScene], findings: Fi
     parts = [counted(len(scenes), "scene"), counted(sum(len(scene.frames) for scene in scenes), "view")]
     if findings.agreement:
         parts.append(
-            f"depth agrees in {counted(len(findings.agreement), 'pair')} by {100 * np.median(findings.agreement):.0f} % "
-            f"(worst {100 * min(findings.agreement):.0f} %)"
+            f"depth agrees in {counted(len(findings.agreement), 'pair')} by "
+            f"{100 * np.median(findings.agreement):.0f} % (worst {100 * min(findings.agreement):.0f} %)"
         )
     if findings.sampson:
         parts.append(

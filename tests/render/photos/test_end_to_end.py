@@ -15,6 +15,7 @@ from data.colmap_library import pycolmap
 from render.photos import pipeline
 from render.photos.__main__ import main
 from render.photos.options import PhotosOptions
+from render.reconstruct import structure_from_motion
 from tests.render.photos.pages import Seen
 from tests.render.reconstruct.photo_sets import ring, take_photos
 from training.cli import parse_options
@@ -42,16 +43,17 @@ KEYS = ["poses", "images", "registered", "reprojection_px", "near", "far", "held
 
 
 def arguments(source: Path, out: Path, config: Path, *more: str) -> list[str]:
-    sizes = ["--max_side", "96", "--n_views", "3", "--frames", "2", "--steps", "4", "--device", "cpu", "--ckpt"]
+    sizes = ["--max_side", "96", "--n_views", "3", "--frames", "1", "--steps", "4", "--device", "cpu", "--ckpt"]
     ckpt = ROOT / "ckpts" / "general_guided.ckpt"
     return [str(source), "--out", str(out), "--finetune", str(config), *sizes, str(ckpt), *more]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_views() -> Iterator[None]:
-    """Depth is fused from three views."""
+    """Depth is fused from three views; other attempts at structure from motion have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_POINT_VIEWS", 3)
+        patch.setattr(structure_from_motion, "ATTEMPTS", structure_from_motion.ATTEMPTS[:1])
         yield
 
 
@@ -105,6 +107,8 @@ def test_the_summary_says_what_happened(out: Path) -> None:
     assert 0 < summary["near"] < 1 < summary["far"]  # the median distance of a point is 1
     assert [set(scores) for scores in summary["held_out"].values()] == [{"psnr", "ssim"}] * 3
     assert summary["steps"] == 4
+    assert summary["trajectory"] == "interpolate"
+    assert "video: 1 frame, auto: interpolate" in Seen((out / "report.html").read_text()).text
     assert any("no camera" in line and "<script>.png" in line for line in summary["warnings"])
     assert summary["seconds"]["total"] == pytest.approx(sum(summary["seconds"].values()) / 2, abs=0.2)
 
@@ -170,6 +174,15 @@ def test_cameras_that_come_with_the_photographs(folder: Path, out: Path) -> None
         return rotations @ rotations[0].T
 
     torch.testing.assert_close(turns(again), turns(model), atol=1e-6, rtol=0)
+
+
+def test_three_photographs_are_refused_at_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    take_photos(tmp_path / "three", ring(3))
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(tmp_path / "three", tmp_path / "out", folder / "config.txt"))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'three'}: expected at least 4 photographs, got 3\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_reconstructed_ends_with_one_sentence_and_leaves_nothing(

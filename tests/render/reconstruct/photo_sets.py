@@ -122,9 +122,15 @@ def joined(*sets: PhotoSet) -> PhotoSet:
 
 
 def photograph(w2c: Float[Tensor, "4 4"], lens: Lens, world: int = 0) -> UInt8[np.ndarray, "height width 3"]:
-    """What the camera sees of a world."""
+    """What the camera sees of a world; not to be written to, for tests share it."""
+    return _photograph(w2c.double().numpy().tobytes(), lens, world)
+
+
+@functools.cache
+def _photograph(pose_bytes: bytes, lens: Lens, world: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Many tests take the first photographs of the same ring."""
     rays_cam = _rays_of(lens)
-    pose = w2c.double().numpy()
+    pose = np.frombuffer(pose_bytes).reshape(4, 4)
     rays, origin = rays_cam @ pose[:3, :3], -pose[:3, :3].T @ pose[:3, 3]
     color, nearest = np.full((rays[..., 0].size, 3), _SKY), np.full(rays[..., 0].size, np.inf)
     for face in _faces(world):

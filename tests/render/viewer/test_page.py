@@ -251,7 +251,7 @@ def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
     visitor.press("Add this view")
     visitor.wait(lambda: "1 key" in visitor.text())
     degrees = round(math.degrees(visitor.client.camera.fov))
-    lens = visitor.page.locator(f'input[value="{degrees}"]').first
+    lens = visitor.page.locator(f'input[value="{degrees}"]:visible').first
     lens.fill("75")
     lens.press("Enter")
     visitor.wait(lambda: abs(visitor.client.camera.fov - math.radians(75)) < 1e-3)

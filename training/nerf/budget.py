@@ -51,6 +51,15 @@ class StepTimes:
     """What the general model needs to look for surfaces in all views that `--surface_views` names."""
 
 
+def limited(options: FinetuneOptions, num_views: int) -> FinetuneOptions:
+    """The same run without the steps of the field that are above `--scene_field_steps_per_view`."""
+    most = options.scene_field_steps_per_view * num_views
+    above = max(0, options.steps_of_field - most) if most else 0
+    if not above or options.max_steps < 1:
+        return options
+    return replace(options, max_steps=options.max_steps - above, scene_field_steps=most)
+
+
 def within(options: FinetuneOptions, seconds: float, times: StepTimes) -> FinetuneOptions:
     """The same run with as many steps as fit into the time, never more than it has.
 
@@ -78,13 +87,15 @@ def within(options: FinetuneOptions, seconds: float, times: StepTimes) -> Finetu
 def planned(
     options: FinetuneOptions, data: SceneDataModule, start: FinetuneStart, clock: Clock = time.perf_counter
 ) -> FinetuneOptions:
-    """Options with the number of steps that `--minutes` leave time for; as they are without it.
+    """Options with the number of steps that `--minutes` leave time for, and no more than are of use.
 
     The time of measuring is part of the minutes. A run to resume (`--ckpt`) has the steps of its checkpoint.
 
     Raises:
         InputError: for several processes, whose numbers of steps would differ.
     """
+    (scene,) = data.train_scenes.values()
+    options = limited(options, len(scene.train_views))
     if not options.minutes:
         return options
     require(options.num_processes == 1, f"--minutes: expected one process, got {options.num_processes}")

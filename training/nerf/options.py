@@ -14,7 +14,7 @@ from training.nerf.data_options import DataOptions
 from training.nerf.window_losses import MIN_WINDOW, WINDOW_LOSS_NAMES, perceptual_network
 from training.options import RunOptions, option
 
-OF_SCENE_FIELD = ("scene_field_steps", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
+OF_SCENE_FIELD = ("scene_field_steps", "scene_field_steps_per_view", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
 """Options of the per-scene field."""
 _SURFACES = ("model", "points")
 
@@ -274,6 +274,11 @@ class FinetuneOptions(TrainOptions):
     scene_field_steps: int = option(
         200, "the first of the optimizer steps, in which the per-scene field learns, alone; then it stands still"
     )
+    scene_field_steps_per_view: int = option(
+        0,
+        "most of these steps per training view, because a field of few views that learns for long fits noise; what is "
+        "above is left out of --max_steps too; 0 = no limit",
+    )
     scene_field_lrate: float = option(0.1, "peak learning rate of the per-scene field")
     surface_loss: float = option(0.5, "weight of the per-scene field's loss against surfaces that are known")
     surfaces: str = option(
@@ -297,7 +302,9 @@ class FinetuneOptions(TrainOptions):
             not self.minutes or self.max_steps > 0,
             f"--minutes {self.minutes:g}: expected --max_steps beside it, the most that are of use",
         )
-        self._require_at_least(0, "minutes", "scene_field", "surface_loss", "surface_views", "val_views")
+        self._require_at_least(
+            0, "minutes", "scene_field", "scene_field_steps_per_view", "surface_loss", "surface_views", "val_views"
+        )
         if not self.scene_field:
             for name in OF_SCENE_FIELD:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default

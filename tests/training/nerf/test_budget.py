@@ -1,6 +1,7 @@
 """How many steps fit into a time: closed forms, a fake clock, and that the run is the one of as many steps."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
 from training.cli import parse_options
 from training.nerf import budget
-from training.nerf.budget import StepTimes, within
+from training.nerf.budget import StepTimes, limited, within
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.options import FinetuneOptions
 
@@ -46,6 +47,14 @@ def test_a_few_steps_are_taken_in_any_case(capsys: pytest.CaptureFixture[str]) -
     assert "40 steps will take about 0.9 minutes" in warning  # 30 + 20 + 5 s
     within(LONG, 600.0, TIMES)
     assert not capsys.readouterr().err
+
+
+def test_a_field_of_few_views_learns_for_less_long() -> None:
+    """The steps of the rest stay: 600 of 1000."""
+    per_view = replace(LONG, scene_field_steps_per_view=30)
+    assert steps(limited(per_view, 10)) == (900, 300, 50)
+    assert limited(per_view, 14) == per_view
+    assert limited(LONG, 1) == LONG
 
 
 def test_minutes_need_a_largest_number_of_steps() -> None:

@@ -1,8 +1,9 @@
 """Compare the network with recorded outputs of the reference: `python -m tests.goldens DIR`.
 
 A fixture is a folder with `config.json`, `state_dict.safetensors` and, per input, `<input>.inputs.npz` and
-`<input>.outputs.npz` (and `<input>.grads.npz`), or one of the training maths with `losses.json` and `losses.npz`; every
-fixture below DIR is checked. Prints the largest deviation of each output beside its tolerance. Exit status: 0 all
+`<input>.outputs.npz` (and `<input>.grads.npz`), one of the training maths with `losses.json` and `losses.npz`, or one
+of MapAnything's (tests/golden_mapanything.py); every fixture below DIR is checked.
+Prints the largest deviation of each output beside its tolerance. Exit status: 0 all
 within, 1 something beyond, 2 nothing usable found.
 
 The network runs in float64, weights and inputs cast from the recorded float32. In float32 the order of summation, which
@@ -21,7 +22,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTOutput
 from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
+from tests import golden_mapanything
+from tests.golden_comparison import Comparison
 from tests.golden_training import INPUTS, RecordedScene
 
 Arrays = dict[str, np.ndarray]
@@ -60,16 +62,6 @@ VECTORS = ("world_points",)
 and its rounding reaches each coordinate in proportion to the length, also one that happens to be near zero."""
 TRACK_TOLERANCE = 5e-5
 """Of the first iteration's coordinates in pixels; ten times more after each further one (flow embedding)."""
-
-
-class Comparison(NamedTuple):
-    """One output against its record."""
-
-    name: str
-    deviation: float
-    """Largest absolute difference; infinite for an unknown output or another shape."""
-    tolerance: str
-    is_within: bool
 
 
 def tolerance_of(name: str, expected: np.ndarray) -> tuple[float, float]:
@@ -240,9 +232,12 @@ def find_fixtures(root: Path) -> list[Path]:
     """Fixture folders at or below `root`; none is an `InputError`."""
     if not root.is_dir():
         raise InputError(f"fixture folder {root} does not exist or is no folder")
+    others = sorted(
+        folder for folder in {root, *(path.parent for path in root.rglob("*") if path.is_file())} if _other_kind(folder)
+    )
     names = ("config.json", TRAINING_VALUES)
-    folders = sorted(path.parent for name in names for path in root.rglob(name))
-    if not folders:
+    folders = sorted({path.parent for name in names for path in root.rglob(name)} - set(others))
+    if not folders and not others:
         raise InputError(f"no fixture (config.json, state_dict.safetensors, *.inputs.npz) below {root}")
     for folder in folders:
         if (folder / TRAINING_VALUES).is_file():
@@ -250,7 +245,12 @@ def find_fixtures(root: Path) -> list[Path]:
                 raise InputError(f"fixture {folder} lacks {TRAINING_ARRAYS}")
         elif not (folder / "state_dict.safetensors").is_file() or not any(folder.glob("*.inputs.npz")):
             raise InputError(f"fixture {folder} lacks state_dict.safetensors or *.inputs.npz")
-    return folders
+    return folders + others
+
+
+def _other_kind(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] | None:
+    """The check of a folder with fixtures of another network than VGGT."""
+    return golden_mapanything.kind_of(folder)
 
 
 def load_model(folder: Path) -> VGGT:
@@ -294,6 +294,8 @@ def check_training(folder: Path) -> dict[str, list[Comparison]]:
 
 def check_fixture(folder: Path) -> dict[str, list[Comparison]]:
     """Comparisons by file name, for every input of a fixture."""
+    if check := _other_kind(folder):
+        return check(folder)
     if (folder / TRAINING_VALUES).is_file():
         return check_training(folder)
     model = load_model(folder)

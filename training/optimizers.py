@@ -1,6 +1,7 @@
 """AdamW, or Muon for matrices and kernels and AdamW for the rest: fewer steps to the same objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -89,6 +90,82 @@ class MuonAdamW(Optimizer):
             group["lr"] = rate
         for inner, state in zip(self._inner, state_dict["inner"], strict=True):
             inner.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class PartRate:
+    """Learning rates of all parameters whose names begin with a prefix."""
+
+    prefix: str
+    """Of whole names: `encoder` is `encoder.blocks.0.weight` but not `encoder_norm.weight`; "" is everything."""
+    peak: float
+    """0: frozen."""
+    floor: float = 0.0
+    """At the end of the run."""
+
+    @classmethod
+    def parse(cls, text: str) -> "PartRate":
+        """`encoder=5e-6:5e-8`, or `encoder=0` for a part that does not learn.
+
+        Raises:
+            InputError: naming --part_lrates.
+        """
+        prefix, _, rates = text.partition("=")
+        peak, _, floor = rates.partition(":")
+        try:
+            found = cls(prefix, float(peak), float(floor or 0))
+        except ValueError:
+            found = cls("", -1.0)
+        if not found.prefix or not 0 <= found.floor <= found.peak:
+            raise InputError(f"--part_lrates: expected part=peak:final or part=0, got {text!r}")
+        return found
+
+    def holds(self, name: str) -> bool:
+        """Whether a parameter is one of them."""
+        return not self.prefix or name == self.prefix or name.startswith(f"{self.prefix}.")
+
+
+def rate_groups(
+    model: nn.Module, parts: Sequence[PartRate], *, lrate: float, floor: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of AdamW by part and decay: vectors, numbers and biases do not decay.
+
+    The first part that holds a name decides; of a part with rate 0 nothing learns any more. Groups have `floor`,
+    `part` and `names` beside the usual entries and stand in the order of their first parameters.
+
+    Raises:
+        InputError: for a part that holds no parameter, or when nothing is left to learn.
+    """
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    unused = {part.prefix for part in parts}
+    everything = PartRate("", lrate, floor)
+    for name, parameter in model.named_parameters():
+        part = next((one for one in (*parts, everything) if one.holds(name)), everything)
+        unused.discard(part.prefix)
+        if part.peak == 0:
+            parameter.requires_grad_(False)
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") else weight_decay
+        group = groups.setdefault(
+            (part.prefix, decay),
+            {
+                "params": [],
+                "names": [],
+                "lr": part.peak,
+                "floor": part.floor,
+                "weight_decay": decay,
+                "part": part.prefix,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if unused:
+        known = ", ".join(child for child, _ in model.named_children())
+        raise InputError(f"--part_lrates {sorted(unused)[0]}: expected the name of a part ({known}), got none of them")
+    if not groups:
+        raise InputError("--part_lrates: expected something that learns, got every part with rate 0")
+    return list(groups.values())
 
 
 def _as_matrix(weight: nn.Parameter) -> torch.Tensor:

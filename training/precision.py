@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from data.problems import announce
+from geometry import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 AUTO = "auto"
@@ -47,3 +48,21 @@ def announce_slow(precision: str, device: torch.device) -> None:
     """One line for a mixed precision that costs time instead of saving it."""
     if precision in _AUTOCAST and device.type == "cpu":
         announce(f"note: --precision {precision} on a CPU: 32-true is faster there")
+
+
+def usable_device(accelerator: str) -> torch.device:
+    """Where to compute: `auto` takes an accelerator if there is one, a named one has to be there.
+
+    Raises:
+        InputError: when it is not.
+    """
+    available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator == "cpu" or (accelerator == "auto" and available is None):
+        return torch.device("cpu")
+    known = {"auto", "gpu", *(() if available is None else (available.type,))}
+    if available is None or accelerator not in known:
+        found = "none" if available is None else available.type
+        raise InputError(
+            f"--accelerator {accelerator}: not possible here, expected auto or cpu (accelerators: {found})"
+        )
+    return available

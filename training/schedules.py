@@ -73,3 +73,31 @@ def linear_cosine(progress: float, peak: float, warmup_fraction: float = 0.05, f
         return floor + (peak - floor) * progress / warmup_fraction
     decay = (progress - warmup_fraction) / (1 - warmup_fraction)
     return floor + (peak - floor) * (1 + math.cos(math.pi * decay)) / 2
+
+
+class WarmupHalfCosine(StepCountState):
+    """Linear from 0 to the base rate, then half a cosine down to the floor of each group (MapAnything's training).
+
+    Groups have an entry `floor`. The first step has rate 0, as in the reference. Progress is the number of optimizer
+    steps made over `total_steps`.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_fraction: float) -> None:
+        self.total_steps, self.warmup_fraction = total_steps, warmup_fraction
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Rates of the parameter groups for the step after `last_epoch` optimizer steps."""
+        progress = min(1.0, self.last_epoch / self.total_steps)
+        return [
+            warmup_half_cosine(progress, float(base), group["floor"], self.warmup_fraction)
+            for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
+        ]
+
+
+def warmup_half_cosine(progress: float, peak: float, floor: float, warmup_fraction: float) -> float:
+    """peak p / w below the warm-up w, then floor + (peak - floor) (1 + cos(pi (p - w) / (1 - w))) / 2."""
+    if progress < warmup_fraction:
+        return peak * progress / warmup_fraction
+    decay = (progress - warmup_fraction) / (1 - warmup_fraction)
+    return floor + (peak - floor) / 2 * (1 + math.cos(math.pi * decay))

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geometry.constants import constant
+from geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
 
 PoseEncoding = Float[Tensor, "*batch 9"]
-Rotation = Float[Tensor, "*batch 3 3"]
-Quaternion = Float[Tensor, "*batch 4"]
 
 
 class DecodedCameras(NamedTuple):
@@ -25,47 +24,6 @@ class DecodedCameras(NamedTuple):
     """Camera from world."""
     intrinsics: Float[Tensor, "*batch 3 3"]
     """In pixels of the image whose size was given."""
-
-
-def rotation_from_quaternion(quaternion: Quaternion) -> Rotation:
-    """Rotation matrix of an xyzw quaternion of any non-zero length.
-
-    With v = (x, y, z) and s = 2 / |q|^2: R = I + s w [v]_x + s [v]_x^2. (0, 0, 1, 1) is a quarter turn from x to y.
-    """
-    x, y, z, w = quaternion.unbind(-1)
-    scale = 2 / quaternion.square().sum(-1)
-    entries = [
-        1 - scale * (y * y + z * z), scale * (x * y - z * w), scale * (x * z + y * w),
-        scale * (x * y + z * w), 1 - scale * (x * x + z * z), scale * (y * z - x * w),
-        scale * (x * z - y * w), scale * (y * z + x * w), 1 - scale * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
-
-
-def quaternion_from_rotation(rotation: Rotation) -> Quaternion:
-    """Unit xyzw quaternion with w >= 0, from the best conditioned of the four textbook formulas.
-
-    4 w^2 = 1 + m00 + m11 + m22, 4 x^2 = 1 + m00 - m11 - m22, ...: the formula of the largest divides by it. A
-    quarter turn from x to y is (0, 0, 0.7071, 0.7071).
-    """
-    m00, m01, m02, m10, m11, m12, m20, m21, m22 = rotation.flatten(-2).unbind(-1)
-    squares = torch.stack([1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1)
-    doubled = squares.clamp(min=0).sqrt()  # 2|w|, 2|x|, 2|y|, 2|z|
-    w2, x2, y2, z2 = squares.clamp(min=0).unbind(-1)
-    candidates = torch.stack(
-        [
-            torch.stack([w2, m21 - m12, m02 - m20, m10 - m01], -1),
-            torch.stack([m21 - m12, x2, m10 + m01, m02 + m20], -1),
-            torch.stack([m02 - m20, m10 + m01, y2, m12 + m21], -1),
-            torch.stack([m10 - m01, m20 + m02, m21 + m12, z2], -1),
-        ],
-        dim=-2,
-    )  # *batch candidate wxyz, each times twice the doubled leading component
-    candidates = candidates / (2 * doubled.clamp(min=0.1))[..., None]
-    best = doubled.argmax(-1)[..., None, None].expand(*doubled.shape[:-1], 1, 4)
-    wxyz = candidates.gather(-2, best).squeeze(-2)
-    xyzw = wxyz.roll(-1, dims=-1)
-    return torch.where(xyzw[..., 3:] < 0, -xyzw, xyzw)
 
 
 def encode_pose(

@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +69,7 @@ def load_vggt(source: str | Path, *, heads: Sequence[str] | None = None) -> Load
     config = config if heads is None else config.with_heads(list(heads))
     with torch.device("meta"):
         model = VGGT(config)
-    read = _read_safetensors if weights.suffix == ".safetensors" else _read_pickle
-    tensors = read(weights, model.state_dict())
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(_read(weights, model.state_dict()), assign=True)
     return LoadedVGGT(model.eval(), WeightIdentity(name, file_sha256(weights)))
 
 
@@ -82,40 +80,42 @@ def available_heads(source: str | Path) -> tuple[str, ...]:
         InputError: see `load_vggt`.
     """
     name = str(source)
-    return (VGGTConfig.read(_random_parts(name)[0]) if name.startswith("random:") else _sized(name)[1]).heads
+    return (VGGTConfig.read(random_source(name)[0]) if name.startswith("random:") else _sized(name)[1]).heads
 
 
 def _sized(source: str) -> tuple[Path, VGGTConfig]:
     """Weight file and sizes of a source; without a file of sizes VGGT-1B's, with the heads there are weights of."""
-    weights, config_file = _locate(source)
+    weights, config_file = locate_weights(source)
     if config_file is not None:
         return weights, VGGTConfig.read(config_file)
     config = VGGTConfig()
-    parts = {key.split(".", 1)[0] for key in _keys(weights)}
+    parts = {key.split(".", 1)[0] for key in weight_shapes(weights)}
     return weights, config.with_heads([head for head in config.heads if f"{head}_head" in parts])
 
 
 def _random(name: str, heads: Sequence[str] | None) -> LoadedVGGT:
     """`random:CONFIG.json[:SEED]`: the initial values of a network, the same for the same seed and heads."""
-    path, seed = _random_parts(name)
+    path, seed = random_source(name)
     config = VGGTConfig.read(path)
     config = config if heads is None else config.with_heads(list(heads))
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would reseed every accelerator too
         model = VGGT(config).eval()
-    digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.numpy().tobytes())
-    return LoadedVGGT(model, WeightIdentity(name, digest.hexdigest()))
+    return LoadedVGGT(model, WeightIdentity(name, tensors_sha256(model.state_dict())))
 
 
-def _random_parts(name: str) -> tuple[str, str]:
+def random_source(name: str) -> tuple[str, str]:
+    """Configuration file and seed of `random:CONFIG.json[:SEED]`."""
     path, _, seed = name.removeprefix("random:").rpartition(":")
     return (path, seed) if path and seed.isdecimal() else (name.removeprefix("random:"), "0")
 
 
-def _locate(source: str) -> tuple[Path, Path | None]:
-    """Weight file and, where there is one, configuration file of a source."""
+def locate_weights(source: str) -> tuple[Path, Path | None]:
+    """Weight file and, where there is one, configuration file of a source; a hub id is fetched.
+
+    Raises:
+        InputError: for anything else.
+    """
     path = Path(source)
     if path.is_dir():
         return _in_folder(path, f"folder {path}")
@@ -196,33 +196,35 @@ def _fetched(repository: str, file: str) -> Path | None:
         return None
 
 
-def _keys(path: Path) -> list[str]:
-    """Names of the tensors of a weight file."""
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a weight file, by name.
+
+    Raises:
+        InputError: for a file that cannot be read.
+    """
     if path.suffix != ".safetensors":
-        return list(_unpickled(path))
+        return {key: tuple(value.shape) for key, value in _unpickled(path).items()}
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path} cannot be read as safetensors: {_first_line(error)}") from error
 
 
-def _read_safetensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The expected tensors of a safetensors file; others are not read from disk."""
+def read_tensors(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Tensors of a weight file as float32; others of a safetensors file are not read. Code in a pickle is not run.
+
+    Raises:
+        InputError: for a file that cannot be read, or integers.
+    """
+    if path.suffix != ".safetensors":
+        content = _unpickled(path)
+        return {key: _as_float32(path, key, content[key]).clone() for key in names}
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            _check_keys(path, shapes, expected)
-            return {key: _as_float32(path, key, file.get_tensor(key)) for key in expected}
+            return {key: _as_float32(path, key, file.get_tensor(key)) for key in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path} cannot be read as safetensors: {_first_line(error)}") from error
-
-
-def _read_pickle(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The expected tensors of a file written by `torch.save`; code in it is refused, not run."""
-    content = _unpickled(path)
-    _check_keys(path, {key: tuple(value.shape) for key, value in content.items()}, expected)
-    return {key: _as_float32(path, key, content[key]).clone() for key in expected}
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
@@ -250,17 +252,30 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(_WRAPPER) if wrapped else key: value for key, value in content.items()}
 
 
-def _check_keys(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> None:
-    """Refuse anything but the expected keys and, by design, keys of known parts that are not wanted."""
+def _read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The expected tensors; keys of known parts that are not wanted are passed over by design, others are refused."""
+    shapes = weight_shapes(path)
     wanted_parts = {key.split(".", 1)[0] for key in expected}
-    relevant = {key for key in shapes if key.split(".", 1)[0] in wanted_parts}
-    unknown = {key for key in shapes if key.split(".", 1)[0] not in PARTS}
+    relevant = {key: shape for key, shape in shapes.items() if key.split(".", 1)[0] in wanted_parts}
+    unknown = [key for key in shapes if key.split(".", 1)[0] not in PARTS]
+    require_fitting_weights(path, relevant, expected, unknown)
+    return read_tensors(path, list(expected))
+
+
+def require_fitting_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor], unknown: Sequence[str] = ()
+) -> None:
+    """Refuse anything but the expected keys and shapes.
+
+    Raises:
+        InputError: with the first few keys that are missing, unexpected (`unknown` ones too) or wrongly shaped.
+    """
     problems = {
-        "missing": sorted(set(expected) - relevant),
-        "unexpected": sorted((relevant - set(expected)) | unknown),
+        "missing": sorted(set(expected) - set(shapes)),
+        "unexpected": sorted((set(shapes) - set(expected)) | set(unknown)),
         "wrongly shaped": [
             f"{key} (expected {tuple(expected[key].shape)}, got {shapes[key]})"
-            for key in sorted(relevant & set(expected))
+            for key in sorted(set(shapes) & set(expected))
             if shapes[key] != tuple(expected[key].shape)
         ],
     }
@@ -281,6 +296,14 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hex digest of the bytes of tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(state.items()):
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import torch
 
-from data.multi_view.datamodule import FrameDataModule, MultiViewSpec, build_evaluation_data, build_frame_data
-from data.multi_view.sampler import BatchShape
+from data.multi_view.datamodule import FrameDataModule, build_evaluation_data, build_frame_data
 from data.problems import announce
 from geometry import InputError, require
 from models.vggt import VGGT, VGGTConfig, WeightIdentity
 from models.vggt.config import MissingHeadError
 from training.checkpoint import read_checkpoint
-from training.launch import local_rank
 from training.vggt.checkpoint import VGGT_TRAINING, load_weights
 from training.vggt.options import VGGTOptions
 from training.vggt.task import VGGTTask
@@ -51,7 +49,7 @@ def build_vggt_data(options: VGGTOptions, patch_size: int) -> FrameDataModule:
 
     One sample of each is read at once, so that broken files stop a run before it leaves anything.
     """
-    data = build_frame_data(data_spec(options, patch_size))
+    data = build_frame_data(options.data_spec(patch_size, needs_depth=options.needs_depth))
     data.train_frames()[data.sampler().keys_of(0)[0]]
     data.val_frames()[data.val_keys[0]]
     return data
@@ -66,7 +64,7 @@ def require_size_for_tracks(options: VGGTOptions, config: VGGTConfig) -> None:
     if config.track_head is None:
         return
     low, high = options.aspect_range
-    height = batch_shape(options, config.aggregator.patch_size).height(low)
+    height = options.batch_shape(config.aggregator.patch_size).height(low)
     require(
         min(height, options.image_size) >= config.track_head.smallest_image,
         f"--image_size {options.image_size} --aspect {low:g} {high:g}: expected images of at least "
@@ -78,44 +76,5 @@ def require_size_for_tracks(options: VGGTOptions, config: VGGTConfig) -> None:
 def build_vggt_evaluation(options: VGGTOptions, patch_size: int) -> FrameDataModule:
     """Groups of the test scans, or of `--scans`, that `--eval_protocol` chooses."""
     groups = options.max_groups or None
-    return build_evaluation_data(replace(data_spec(options, patch_size), num_val=groups))
-
-
-def data_spec(options: VGGTOptions, patch_size: int) -> MultiViewSpec:
-    """What the data module is built from."""
-    return MultiViewSpec(
-        dataset_names=options.dataset_name,
-        datadirs=options.datadir,
-        scans=options.scans,
-        shape=batch_shape(options, patch_size),
-        len_train=options.train_lengths,
-        annotation_dirs=options.annotation_dir,
-        sampling=options.sampling,
-        protocol=options.eval_protocol,
-        needs_depth=options.needs_depth,
-        num_val=options.num_val,
-        val_views=options.group_views,
-        seed=options.seed,
-        num_workers=options.num_workers,
-        is_augmented=options.augment,
-        is_blurred=options.blur,
-        is_geometry_augmented=options.augment_geometry,
-        turns_portraits=options.turn_portraits,
-        procedural_scenes=options.procedural_scenes,
-        procedural_mix=options.motion_mix,
-        procedural_sensor=options.procedural_sensor,
-        render_device=render_device(options),
-    )
-
-
-def batch_shape(options: VGGTOptions, patch_size: int) -> BatchShape:
-    """What the groups of a batch have in common."""
-    return BatchShape(options.image_size, options.aspect_range, patch_size, options.view_range, options.max_img_per_gpu)
-
-
-def render_device(options: VGGTOptions) -> str:
-    """Where procedural scenes are rendered: on the accelerator, where loading processes do not stand between."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if options.num_workers > 0 or options.accelerator == "cpu" or accelerator is None:
-        return "cpu"
-    return f"{accelerator.type}:{local_rank()}"
+    spec = options.data_spec(patch_size, needs_depth=options.needs_depth)
+    return build_evaluation_data(replace(spec, num_val=groups))

@@ -15,12 +15,12 @@ from data.image_io import write_image
 from data.multi_view.datamodule import FrameDataModule
 from data.multi_view.protocols import PROTOCOLS
 from data.seeds import evenly_spread
-from geometry import FrameBatch, InputError, require
+from geometry import FrameBatch, require
 from models.vggt import VGGT, WeightIdentity
 from training.files import staged_file, write_json
 from training.launch import require_one_process
 from training.pictures import as_bytes
-from training.precision import announce_slow, autocast_of, resolved_precision
+from training.precision import announce_slow, autocast_of, resolved_precision, usable_device
 from training.vggt.build import build_vggt_evaluation
 from training.vggt.checkpoint import load_weights
 from training.vggt.metrics import HISTOGRAM_METRICS, MeanScores, group_scores, histogram_scores
@@ -54,7 +54,7 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
     source = options.ckpt or options.init_from or options.vggt_ckpt or options.eval_ckpt
     require_one_process("--eval_only")
     require(bool(source), "--eval_only: expected weights by --ckpt, --init_from, --vggt_ckpt or --eval_ckpt, got none")
-    device = _device(options.accelerator)
+    device = usable_device(options.accelerator)
     options = replace(options, precision=resolved_precision(options.precision, device))
     model, identity = load_weights(source)
     data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
@@ -115,20 +115,6 @@ def score_all(
             name = f"{batch.names[0].replace('/', '_')}_view{int(views.ids[0, 0]):03d}.png"
             write_image(folder / name, as_bytes(group_picture(output, batch.views)))
     return scores
-
-
-def _device(accelerator: str) -> torch.device:
-    """Where to compute: `auto` takes an accelerator if there is one, a named one has to be there."""
-    available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator == "cpu" or (accelerator == "auto" and available is None):
-        return torch.device("cpu")
-    known = {"auto", "gpu", *(() if available is None else (available.type,))}
-    if available is None or accelerator not in known:
-        found = "none" if available is None else available.type
-        raise InputError(
-            f"--accelerator {accelerator}: not possible here, expected auto or cpu (accelerators: {found})"
-        )
-    return available
 
 
 def _metrics(

@@ -1,17 +1,23 @@
 """What of a VGGT learns, and how large its gradients may get."""
 
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
 from geometry import InputError
-from models.lora import LoRALinear, add_lora
-from models.vggt.layers import Block
+from models.lora import add_lora
 from models.vggt.vggt import VGGT
+from training.learning import frozen_modules, module_groups, shard
+
+__all__ = [
+    "WeightAverage",
+    "frozen_modules",
+    "module_groups",
+    "require_learning_biases",
+    "restrict_aggregator",
+    "shard",
+]
 
 
 def require_learning_biases(model: VGGT) -> None:
@@ -24,29 +30,6 @@ def require_learning_biases(model: VGGT) -> None:
         raise InputError("--freeze and --bias_only contradict each other: no bias of the aggregator is left to learn")
 
 
-def frozen_modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """Modules whose full name matches a pattern, with their parameters set not to learn.
-
-    The caller keeps them in evaluation mode.
-
-    Raises:
-        InputError: for a pattern without a match, or one that matches low-rank changes, which are there to learn.
-    """
-    named = {name: module for name, module in model.named_modules() if name}
-    frozen = []
-    for pattern in patterns:
-        matched = [module for name, module in named.items() if fnmatchcase(name, pattern)]
-        if not matched:
-            known = ", ".join(name for name, _ in model.named_children())
-            raise InputError(f"--freeze {pattern}: expected the name of a module (parts of {known}), got no match")
-        if any(isinstance(part, LoRALinear) for module in matched for part in module.modules()):
-            raise InputError(f"--freeze {pattern} and --lora_rank contradict each other: the low-rank changes learn")
-        frozen += matched
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
-
-
 def restrict_aggregator(model: VGGT, *, lora_rank: int = 0, lora_alpha: float = 1.0, bias_only: bool = False) -> None:
     """Low-rank changes or biases are all that learns of the aggregator; heads are not touched."""
     if lora_rank:
@@ -54,28 +37,6 @@ def restrict_aggregator(model: VGGT, *, lora_rank: int = 0, lora_alpha: float = 
     if bias_only:
         for name, parameter in model.aggregator.named_parameters():
             parameter.requires_grad_(name.endswith("bias"))
-
-
-def module_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters that learn, by the part of the network they belong to: aggregator, camera_head, ...
-
-    Every one is in exactly one group.
-    """
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(name.split(".", 1)[0], []).append(parameter)
-    if not groups:
-        raise InputError("--freeze: expected something that learns, got every parameter frozen")
-    return groups
-
-
-def shard(model: VGGT, mesh: DeviceMesh) -> None:
-    """Share the weights out over the processes of a mesh; each block and each head is gathered when it is needed."""
-    units = [module for module in model.aggregator.modules() if isinstance(module, Block)]
-    units += [head for name, head in model.named_children() if name != "aggregator"]
-    for module in [*units, model]:
-        fully_shard(module, mesh=mesh)
 
 
 class WeightAverage:

@@ -12,6 +12,9 @@ from geometry.pose_metrics import best_similarity, histogram_auc, pose_auc, rela
 from models.vggt import VGGTOutput
 from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.pose_encoding import decode_pose, homogeneous
+from training.scores import MeanScores
+
+__all__ = ["METRICS", "MeanScores", "depth_scores", "group_scores", "histogram_scores", "point_error"]
 
 AUC_THRESHOLDS = (5, 15, 30)
 """Degrees; the paper reports 30 (VGGT, Wang et al. 2025, section 4.1), the others show finer differences."""
@@ -147,27 +150,3 @@ def _camera_scores(predicted: Float[Tensor, "view 4 4"], true: Float[Tensor, "vi
 def _require_finite(values: Tensor, what: str) -> None:
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"evaluation: expected finite predicted {what}, got others")
-
-
-class MeanScores:
-    """Means over groups of what is known, metric by metric; ready to be added up over processes."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        """Nothing counted yet."""
-        self.names = names
-        self.sums = torch.zeros(2, len(names), dtype=torch.float64)
-        """Above: sums; below: how many."""
-
-    def add(self, scores: dict[str, float]) -> None:
-        """Count one group; nan is not counted."""
-        values = torch.tensor([scores.get(name, math.nan) for name in self.names], dtype=torch.float64)
-        known = torch.isfinite(values)
-        self.sums += torch.stack([torch.where(known, values, 0.0), known.double()])
-
-    def means(self) -> dict[str, float]:
-        """By metric; nan where nothing was known."""
-        totals, counts = self.sums.tolist()
-        return {
-            name: total / count if count else math.nan
-            for name, total, count in zip(self.names, totals, counts, strict=True)
-        }

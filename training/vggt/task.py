@@ -6,7 +6,6 @@ processes: accumulation and distributed training equal the big batch.
 """
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
@@ -23,6 +22,7 @@ from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.objective.losses import LossWeights, vggt_objective
 from models.vggt.objective.match_loss import match_loss
 from models.vggt.objective.track_targets import TrackTargets, tracks_of_batch
+from training.frame_batches import identity_of
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
 from training.schedules import LinearCosine
@@ -227,11 +227,6 @@ class VGGTTask(RunTask):
             options=plain_options(self.options),
             commit=self.commit,
         )
-
-
-def identity_of(batch: FrameBatch) -> Callable[[], str]:
-    """The samples of a step, for error messages."""
-    return lambda: f"{list(batch.names)}, views {batch.views.ids.tolist()}, seeds {batch.seeds.tolist()}"
 
 
 def parts_of(batch: FrameBatch, count: int) -> list[FrameBatch]:

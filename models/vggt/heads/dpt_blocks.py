@@ -23,30 +23,34 @@ def resize_maps(maps: Maps, height: int, width: int) -> Float[Tensor, "batch cha
 
 
 class ResidualConvUnit(nn.Module):
-    """conv2(relu(conv1(r))) + r with r = relu(x): the reference rectifies in place, so the skip is rectified too."""
+    """conv2(relu(conv1(r))) + r with r = relu(x): VGGT rectifies in place, so the skip is rectified too.
 
-    def __init__(self, features: int) -> None:
+    Without `rectifies_skip` it is conv2(relu(conv1(r))) + x, as in DUSt3R and MapAnything.
+    """
+
+    def __init__(self, features: int, *, rectifies_skip: bool = True) -> None:
         """Two 3x3 convolutions of `features` channels."""
         super().__init__()
+        self.rectifies_skip = rectifies_skip
         self.conv1 = nn.Conv2d(features, features, 3, padding=1)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, maps: Maps) -> Maps:
         """One residual step at constant resolution."""
         rectified = F.relu(maps)
-        return self.conv2(F.relu(self.conv1(rectified))) + rectified
+        return self.conv2(F.relu(self.conv1(rectified))) + (rectified if self.rectifies_skip else maps)
 
 
 class FeatureFusion(nn.Module):
     """Add a finer pyramid level to the path coming from the coarser ones, refine, and resize."""
 
-    def __init__(self, features: int, *, has_lateral: bool = True) -> None:
+    def __init__(self, features: int, *, has_lateral: bool = True, rectifies_skip: bool = True) -> None:
         """`has_lateral` is false for the coarsest level, which starts the path."""
         super().__init__()
         self.out_conv = nn.Conv2d(features, features, 1)
         if has_lateral:
-            self.resConfUnit1 = ResidualConvUnit(features)
-        self.resConfUnit2 = ResidualConvUnit(features)
+            self.resConfUnit1 = ResidualConvUnit(features, rectifies_skip=rectifies_skip)
+        self.resConfUnit2 = ResidualConvUnit(features, rectifies_skip=rectifies_skip)
 
     def forward(self, path: Maps, lateral: Maps | None = None, *, size: tuple[int, int] | None = None) -> Tensor:
         """Refined path at `size` (height, width), by default twice its own."""
@@ -60,7 +64,7 @@ class FeatureFusion(nn.Module):
 class Scratch(nn.Module):
     """The pyramid: four levels brought to one width, fused from coarse to fine into one map of 8 cells per patch."""
 
-    def __init__(self, out_channels: tuple[int, ...], features: int) -> None:
+    def __init__(self, out_channels: tuple[int, ...], features: int, *, rectifies_skip: bool = True) -> None:
         """`out_channels` are the widths of the four levels, finest first."""
         super().__init__()
         channels1, channels2, channels3, channels4 = out_channels
@@ -68,10 +72,10 @@ class Scratch(nn.Module):
         self.layer2_rn = nn.Conv2d(channels2, features, 3, padding=1, bias=False)
         self.layer3_rn = nn.Conv2d(channels3, features, 3, padding=1, bias=False)
         self.layer4_rn = nn.Conv2d(channels4, features, 3, padding=1, bias=False)
-        self.refinenet1 = FeatureFusion(features)
-        self.refinenet2 = FeatureFusion(features)
-        self.refinenet3 = FeatureFusion(features)
-        self.refinenet4 = FeatureFusion(features, has_lateral=False)
+        self.refinenet1 = FeatureFusion(features, rectifies_skip=rectifies_skip)
+        self.refinenet2 = FeatureFusion(features, rectifies_skip=rectifies_skip)
+        self.refinenet3 = FeatureFusion(features, rectifies_skip=rectifies_skip)
+        self.refinenet4 = FeatureFusion(features, has_lateral=False, rectifies_skip=rectifies_skip)
 
     def fuse(self, levels: list[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch feature rows cols"]:
         """Four levels, finest first -> one map twice as fine as the first."""

@@ -1,0 +1,109 @@
+"""Weights -> a MapAnything network, strictly: every key must be there, with its shape; their licence is said.
+
+A source is a `.safetensors`, `.pt` or `.bin` file (sizes in `<stem>.json` beside it or from the shapes), a folder with
+one such file, a hub id like `facebook/map-anything`, or `random:CONFIG.json[:SEED]`.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from models.config_checks import read_json
+from models.mapanything.config import MapAnythingConfig, config_of_weights
+from models.mapanything.network import MapAnything
+from models.vggt.weights import (
+    WeightIdentity,
+    file_sha256,
+    locate_weights,
+    random_source,
+    read_tensors,
+    require_fitting_weights,
+    tensors_sha256,
+    weight_shapes,
+)
+
+LICENCES = {
+    "facebook/map-anything": "CC BY-NC 4.0: not for commercial use",
+    "facebook/map-anything-apache": "Apache License 2.0",
+}
+"""Of the released weights, as their model cards state."""
+_ALIASES = (
+    (re.compile(r"dpt_feature_head\.input_process\.(\d)\.1\.weight"), 1),
+    (re.compile(r"dpt_feature_head\.scratch\.layer_rn\.(\d)\.weight"), 1),
+)
+"""Names under which upstream's modules hold `scratch.layer<k>_rn` again; which one a file has depends on the writer."""
+_UNUSED = re.compile(r"encoder\.model\.(mask_token|norm\..*)")
+"""Of DINOv2, without a part in what is computed."""
+
+
+class LoadedMapAnything(NamedTuple):
+    """A network in evaluation mode and where its weights come from."""
+
+    model: MapAnything
+    identity: WeightIdentity
+    licence: str | None
+    """Of released weights; None where it is not known."""
+
+
+def load_mapanything(source: str | Path) -> LoadedMapAnything:
+    """The network of a source, float32 on the CPU; a known licence is written to stderr.
+
+    Raises:
+        InputError: for a missing, unexpected or wrongly shaped tensor, an unreadable file, or a pickle that holds more
+            than plain data.
+    """
+    name = str(source)
+    if name.startswith("random:"):
+        return _random(name)
+    path, config_file = locate_weights(name)
+    shapes = weight_shapes(path)
+    stored = stored_names(shapes)
+    renamed = {ours: shapes[theirs] for ours, theirs in stored.items()}
+    config = config_of_weights(renamed, _own_config(config_file))
+    with torch.device("meta"):
+        model = MapAnything(config)
+    require_fitting_weights(path, renamed, model.state_dict())
+    tensors = read_tensors(path, list(stored.values()))
+    model.load_state_dict({ours: tensors[theirs] for ours, theirs in stored.items()}, assign=True)
+    licence = LICENCES.get(name)
+    if licence is not None:
+        sys.stderr.write(f"weights {name}: {licence}\n")
+    return LoadedMapAnything(model.eval(), WeightIdentity(name, file_sha256(path)), licence)
+
+
+def stored_names(names: Collection[str]) -> dict[str, str]:
+    """Our name of each tensor -> its name in the file; of several names of one tensor the plain one."""
+    found: dict[str, str] = {}
+    for name in names:
+        ours = name
+        for pattern, offset in _ALIASES:
+            if match := pattern.fullmatch(name):
+                ours = f"dpt_feature_head.scratch.layer{int(match[1]) + offset}_rn.weight"
+        if _UNUSED.fullmatch(name) or (ours != name and ours in names):
+            continue
+        found.setdefault(ours, name)
+    return found
+
+
+def _own_config(path: Path | None) -> MapAnythingConfig | None:
+    """None for a configuration of upstream's, whose sizes the shapes say as well."""
+    if path is None:
+        return None
+    raw = read_json(path)
+    names = {field.name for field in dataclasses.fields(MapAnythingConfig)}
+    return MapAnythingConfig.read(raw) if names & raw.keys() else None
+
+
+def _random(name: str) -> LoadedMapAnything:
+    """The initial values of a network, the same for the same seed."""
+    path, seed = random_source(name)
+    config = MapAnythingConfig.read(path)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(int(seed))
+        model = MapAnything(config).eval()
+    return LoadedMapAnything(model, WeightIdentity(name, tensors_sha256(model.state_dict())), None)

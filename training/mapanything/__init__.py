@@ -1,0 +1,1 @@
+"""Training and evaluating networks that reconstruct many views at once: MapAnything, VGGT, pi3-style."""

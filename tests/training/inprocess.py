@@ -8,6 +8,7 @@ from unittest import mock
 
 import train_finetune
 import train_general
+import train_mapanything
 import train_vggt
 
 
@@ -35,3 +36,8 @@ def outcome_of_finetune(command: list[str]) -> tuple[int, str]:
 def outcome_of_vggt(command: list[str]) -> tuple[int, str]:
     """Run train_vggt.py's main."""
     return _outcome(train_vggt.main, command)
+
+
+def outcome_of_mapanything(arguments: list[str]) -> tuple[int, str]:
+    """Run train_mapanything.py's main with these arguments."""
+    return _outcome(train_mapanything.main, ["python", "train_mapanything.py", *arguments])

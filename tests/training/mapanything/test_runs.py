@@ -1,0 +1,136 @@
+"""train_mapanything.py on tiny scenes: exact resume, other networks, evaluation, mistakes."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.mapanything import load_mapanything
+from tests.training.commands import run
+from tests.training.inprocess import outcome_of_mapanything
+from tests.training.mapanything.tiny import IMAGES_ONLY, command_line, tiny_options, write_sizes
+from tests.training.vggt.tiny import write_sizes as write_vggt_sizes
+from training.checkpoint import read_checkpoint
+from training.errors import NonFiniteError
+from training.mapanything.build import build_task
+from training.mapanything.checkpoint import MAPANYTHING_TRAINING
+from training.mapanything.options import MapAnythingOptions
+from training.mapanything.runs import train_run
+from training.mapanything.task import MapAnythingTask
+
+
+def weights_of(options: MapAnythingOptions) -> dict[str, torch.Tensor]:
+    return read_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", MAPANYTHING_TRAINING).weights
+
+
+@pytest.fixture(scope="module")
+def unbroken(small_dtu: Path, tmp_path_factory: pytest.TempPathFactory) -> MapAnythingOptions:
+    """Four steps with drawn inputs."""
+    options = tiny_options(small_dtu, tmp_path_factory.mktemp("unbroken"), max_steps=4, save_every=2)
+    train_run(options)
+    return options
+
+
+def test_resume_after_a_crash_is_exact(
+    unbroken: MapAnythingOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, moments, schedule, and the inputs that were drawn."""
+    broken = replace(unbroken, basedir=str(tmp_path))
+    step = MapAnythingTask.training_step
+
+    def crash_in_the_fourth(self: MapAnythingTask, *arguments: object) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError("power cut")
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapAnythingTask, "training_step", crash_in_the_fourth)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_run(broken)
+    half = broken.run_dir / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(half, MAPANYTHING_TRAINING).contents["global_step"] == 2
+    train_run(replace(broken, ckpt=str(half)))
+    expected = weights_of(unbroken)
+    assert [name for name, value in weights_of(broken).items() if not torch.equal(value, expected[name])] == []
+
+
+def test_finished_weights_load_strictly(unbroken: MapAnythingOptions) -> None:
+    loaded = load_mapanything(unbroken.run_dir / "a.safetensors")
+    expected = weights_of(unbroken)
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.model.state_dict().items())
+
+
+def test_two_processes_learn_the_same(unbroken: MapAnythingOptions, tmp_path: Path) -> None:
+    """Both hold the same weights after every step, and a frozen part is as it was."""
+    options = replace(
+        unbroken, basedir=str(tmp_path), devices=2, strategy="ddp", max_steps=1, part_lrates=("encoder=0",)
+    )
+    run([sys.executable, "train_mapanything.py", *command_line(options)])
+    start = build_task(options).model.state_dict()
+    after = load_file(options.run_dir / "a.safetensors")
+    same = {name for name, value in after.items() if torch.equal(value, start[name])}
+    assert {name for name in after if name.startswith("encoder.")} <= same
+
+
+@pytest.mark.parametrize("model", ["vggt", "pi3"])
+def test_other_networks_train_by_the_same_command(model: str, small_dtu: Path, tmp_path: Path) -> None:
+    sizes = write_vggt_sizes(tmp_path) if model == "vggt" else write_sizes(tmp_path, **IMAGES_ONLY)
+    options = replace(tiny_options(small_dtu, tmp_path / "a", model=model, max_steps=1), model_config=str(sizes))
+    trainer = train_run(options)
+    assert torch.isfinite(trainer.callback_metrics["train/objective"])
+    assert (options.run_dir / "a.safetensors").is_file()
+
+
+def test_eval_only_reports_every_preset_beside_baselines(
+    unbroken: MapAnythingOptions, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "metrics.json"
+    options = replace(
+        unbroken, eval_only=True, eval_ckpt=str(unbroken.run_dir / "a.safetensors"), scans=("scan2",), max_groups=2,
+        eval_inputs=("images", "everything"), out=str(out), model_config="",
+    )  # fmt: skip
+    status, errors = outcome_of_mapanything(command_line(options))
+    assert status == 0, errors
+    metrics = json.loads(out.read_text())
+    assert list(metrics["inputs"]) == ["images", "everything"]
+    assert set(metrics["baselines"]) == {"constant depth, same cameras", "images of another group"}
+    assert metrics["num_groups"] == 2
+    images, everything = metrics["inputs"].values()
+    assert images != everything
+    assert all(value is not None and value >= 0 for value in images.values())
+    assert "points" in capsys.readouterr().out
+
+
+def test_an_objective_that_is_too_large_stops(small_dtu: Path, tmp_path: Path) -> None:
+    options = tiny_options(small_dtu, tmp_path, max_objective=1e-3)
+    with pytest.raises(NonFiniteError, match=r"step 0: expected a finite loss.*above --max_objective 0.001"):
+        train_run(options)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--model", "dust3r"], "--model"),
+        (["--loss", "v2"], "--loss"),
+        (["--inputs", "video"], "--inputs"),
+        (["--eval_inputs", "video"], "--eval_inputs"),
+        (["--part_lrates", "encoder"], "--part_lrates"),
+        (["--part_lrates", "decoder=1e-5"], "--part_lrates decoder"),
+        (["--model", "vggt", "--inputs", "posed"], "--inputs posed"),
+        (["--model_ckpt", "x.safetensors"], "--model_config"),
+        (["--eval_only"], "--eval_only"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_leaves_nothing(
+    more: list[str], named: str, small_dtu: Path, tmp_path: Path
+) -> None:
+    status, errors = outcome_of_mapanything([*command_line(tiny_options(small_dtu, tmp_path)), *more])
+    assert status == 2, errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert named in errors
+    assert not (tmp_path / "runs").exists()

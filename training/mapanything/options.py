@@ -1,0 +1,128 @@
+"""Options of train_mapanything.py."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.strategies import ModelParallelStrategy
+
+from geometry import InputError, require
+from models.mapanything.objective.recipes import RECIPES, LossRecipe, recipe_named
+from training.mapanything.inputs import PRESETS, InputProbabilities, preset_named
+from training.multi_view_options import MultiViewOptions
+from training.optimizers import PartRate
+from training.options import option
+
+MODELS = ("mapanything", "vggt", "pi3")
+DEFAULT_LOSS = {"mapanything": "v1.1", "vggt": "vggt", "pi3": "pi3"}
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapAnythingOptions(MultiViewOptions):
+    """Training and evaluating networks that reconstruct many views at once."""
+
+    model: str = option(
+        "mapanything",
+        "mapanything, vggt (images only) or pi3 (images only, no reference view: our network in pi3's manner)",
+    )
+    model_config: str = option("", "JSON file of sizes, for training from random weights; none: the released sizes")
+    model_ckpt: str = option("", "weights to start from: a .safetensors or .pt file, a folder or a hub id")
+    loss: str = option("", f"recipe of the loss: {', '.join(RECIPES)}; not given: that of --model")
+    inputs: str = option(
+        "augmented", f"geometry that training gives beside the images: {', '.join(PRESETS)}; augmented draws it anew"
+    )
+    input_overall: float | None = option(None, "probability that a group gets any geometry; not given: of --inputs")
+    hide_scale_per_view: bool = option(
+        False, "hide the metric scale view by view instead of group by group, as upstream"
+    )
+    eval_inputs: tuple[str, ...] = option(
+        ("images", "everything"), "presets of --inputs to validate and evaluate with, one after the other", nargs="+"
+    )
+    num_epochs: int = option(100, "epochs; an epoch sees --len_train groups")
+    lrate: float = option(1e-4, "peak learning rate of AdamW")
+    lrate_final: float = option(1e-6, "learning rate at the end of the cosine decay")
+    part_lrates: tuple[str, ...] = option(
+        (), "rates of parts of the network, such as encoder=5e-6:5e-8 (peak:final), or encoder=0: frozen", nargs="+"
+    )
+    warmup_fraction: float = option(0.1, "share of the run in which the learning rate rises from 0")
+    weight_decay: float = option(0.05, "AdamW's, on all matrices and kernels")
+    max_objective: float = option(1000.0, "a larger objective stops the run as unstable")
+    checkpointing: bool = option(True, "compute activations again backwards: less memory")
+    export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
+    export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
+    eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --model_ckpt")
+
+    def __post_init__(self) -> None:
+        """See `MultiViewOptions`; besides, what belongs together must fit.
+
+        Raises:
+            InputError: naming the option or both options.
+        """
+        super().__post_init__()
+        require(self.model in MODELS, f"--model: expected one of {', '.join(MODELS)}, got {self.model!r}")
+        self._require_at_least(0, "weight_decay")
+        self._require_positive("max_objective")
+        require(0 <= self.warmup_fraction < 1, f"--warmup_fraction: expected 0 to below 1, got {self.warmup_fraction}")
+        require(
+            self.export_dtype in _DTYPES,
+            f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
+        )
+        require(
+            not (self.model_config and self.model_ckpt) or self.eval_only,
+            "--model_config starts from random weights and --model_ckpt from given ones: give only one of them",
+        )
+        require(not (self.export and self.eval_only), "--export and --eval_only: give only one of them")
+        require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
+        if self.export and Path(self.export).suffix != ".safetensors":
+            raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
+        for name in self.eval_inputs:
+            preset_named(name, "--eval_inputs")
+        require(
+            self.model == "mapanything" or self.inputs in ("images", "augmented"),
+            f"--inputs {self.inputs}: --model {self.model} takes images only",
+        )
+        require(
+            len(set(self.eval_inputs)) == len(self.eval_inputs), f"--eval_inputs: named twice in {self.eval_inputs}"
+        )
+        _ = self.input_chances, self.recipe, self.rates
+
+    @property
+    def takes_geometry(self) -> bool:
+        """Whether the network is given more than images."""
+        return self.model == "mapanything"
+
+    @property
+    def input_chances(self) -> InputProbabilities:
+        """What training draws."""
+        if not self.takes_geometry:
+            return PRESETS["images"]
+        chances = replace(preset_named(self.inputs), hides_per_view=self.hide_scale_per_view)
+        return chances if self.input_overall is None else replace(chances, overall=self.input_overall)
+
+    @property
+    def evaluated_inputs(self) -> tuple[str, ...]:
+        """Presets to evaluate with."""
+        return self.eval_inputs if self.takes_geometry else ("images",)
+
+    @property
+    def recipe(self) -> LossRecipe:
+        """Of the loss."""
+        return recipe_named(self.loss or DEFAULT_LOSS[self.model])
+
+    @property
+    def rates(self) -> tuple[PartRate, ...]:
+        """Of `--part_lrates`."""
+        return tuple(PartRate.parse(text) for text in self.part_lrates)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes share the weights out among them."""
+        return self.strategy == "fsdp"
+
+    @property
+    def lightning_strategy(self) -> Any:
+        """`fsdp` is torch's second version of it, which also runs on CPUs."""
+        if not self.is_sharded:
+            return self.strategy
+        return ModelParallelStrategy(self.num_processes, 1, save_distributed_checkpoint=False)

@@ -65,6 +65,8 @@ class VGGTReconstructor(nn.Module):
                 f"--model vggt: expected a network with camera and depth heads, got {', '.join(network.config.heads)}"
             )
         self.network = network
+        # only the last of the head's iterations is compared, and each one starts from detached poses
+        network.camera_head.empty_pose_tokens.requires_grad_(False)
 
     @property
     def patch_size(self) -> int:

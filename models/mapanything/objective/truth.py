@@ -79,9 +79,9 @@ def in_unit(geometry: Reconstruction | GeometryTruth, unit: Float[Tensor, " batc
 class NormalizedGeometry(TensorStruct):
     """One side of the comparison."""
 
-    points: Points
-    points_cam: Points
-    depth_along_ray: Maps
-    translations: Float[Tensor, "batch view 3"]
-    rays: Points
-    quaternions: Float[Tensor, "batch view 4"]
+    points: Float[Tensor, "*batch view height width 3"]
+    points_cam: Float[Tensor, "*batch view height width 3"]
+    depth_along_ray: Float[Tensor, "*batch view height width"]
+    translations: Float[Tensor, "*batch view 3"]
+    rays: Float[Tensor, "*batch view height width 3"]
+    quaternions: Float[Tensor, "*batch view 4"]

@@ -43,6 +43,8 @@ _ASPECT = (0.05, 20.0)
 _COLUMNS = ("pointmaps_abs_rel", "pointmaps_true_inlier_103", "pose_ate_rmse", "pose_true_auc_5", "z_depth_abs_rel")
 
 Scores = dict[str, float | None]
+SetKey = tuple[str, str, int]
+"""Data set, scene, number of the set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +106,8 @@ def sets_of_scene(scene: PosedScene, count: int, sets: int, report: Report) -> l
         report(LeftOut("scenes with too few views", f"scene {scene.name}: {few}"))
         return []
     generator = seeded_generator(derived_seed(SEED, count, zlib.crc32(scene.name.encode())))
-    firsts = [
-        views[at] for _ in range(-(-sets // len(views))) for at in torch.randperm(len(views), generator=generator)
-    ]
+    rounds = [torch.randperm(len(views), generator=generator).tolist() for _ in range(-(-sets // len(views)))]
+    firsts = [views[at] for order in rounds for at in order]
     return [FrameGroup(scene, (first, *scene.neighbors[first][: count - 1])) for first in firsts[:sets]]
 
 
@@ -115,7 +116,7 @@ class SetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.scores: dict[tuple[str, str, int], Scores] = {}
+        self.scores: dict[SetKey, Scores] = {}
         lines = path.read_text().splitlines() if path.is_file() else []
         for line in lines:
             try:
@@ -124,7 +125,7 @@ class SetFile:
                 continue  # the run was stopped while it wrote this one
             self.scores[entry["dataset"], entry["scene"], entry["set"]] = entry["metrics"]
 
-    def add(self, key: tuple[str, str, int], scores: Mapping[str, float]) -> None:
+    def add(self, key: SetKey, scores: Mapping[str, float]) -> None:
         """Write one set; nan as null."""
         self.scores[key] = known(dict(scores))
         entry = {"dataset": key[0], "scene": key[1], "set": key[2], "metrics": self.scores[key]}
@@ -133,7 +134,7 @@ class SetFile:
             file.write(json.dumps(entry) + "\n")
 
 
-def per_scene(scores: Mapping[tuple[str, str, int], Scores], dataset: str) -> dict[str, dict[str, list[float | None]]]:
+def per_scene(scores: Mapping[SetKey, Scores], dataset: str) -> dict[str, dict[str, list[float | None]]]:
     """{scene: {metric: [per set]}} of a data set, sets in order."""
     found: dict[str, dict[str, list[float | None]]] = {}
     for key in sorted(key for key in scores if key[0] == dataset):
@@ -149,9 +150,7 @@ def average(scenes: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Score
     return known({name: known_mean([one for one in found if one is not None]) for name, found in values.items()})
 
 
-def write_levels(
-    folder: Path, scores: Mapping[tuple[str, str, int], Scores], datasets: Sequence[str]
-) -> dict[str, Any]:
+def write_levels(folder: Path, scores: Mapping[SetKey, Scores], datasets: Sequence[str]) -> dict[str, Any]:
     """The three JSON levels; the last one is returned."""
     levels: dict[str, Any] = {}
     for dataset in datasets:

@@ -67,9 +67,7 @@ def test_averages_leave_out_what_is_not_known(tmp_path: Path) -> None:
 
 
 def test_sets_of_a_scene_do_not_depend_on_others(small_dtu: Path) -> None:
-    scenes = read_scenes(
-        "dtu", str(small_dtu), problems=Problems(), split="test", evaluated_only=True, scans=("scan2",)
-    )
+    scenes = read_scenes("dtu", str(small_dtu), problems=Problems(), split="test", scans=("scan2",))
     one = benchmark.sets_of_scene(scenes[0], 3, 30, Problems().add)
     assert [group.view_ids for group in one] == [
         group.view_ids for group in benchmark.sets_of_scene(scenes[0], 3, 30, Problems().add)

@@ -62,6 +62,8 @@ TOY: dict[str, str] = {
     "train_finetune": _NERF,
     "train_vggt": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 --image_size 56 "
     "--aspect 1 --max_groups 1",
+    "train_mapanything": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 "
+    "--image_size 40 --max_groups 1 --eval_inputs images --aspect 0.8",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.download": "",
@@ -70,6 +72,7 @@ TOY: dict[str, str] = {
     "render.evaluate": "--device cpu",
     "render.export": "--device cpu --agreeing 0 --voxels 16",
     "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
+    "render.reconstruction_benchmark": "--accelerator cpu --sets_per_scene 1 --views 2 --image_size 40",
     "render.video": "--device cpu --frames 2",
     "render.viewer": "--device cpu --port 0 --seconds 0.1",
     "benchmarks.camera_refinement": "--degrees 2 --max_images 3",
@@ -83,6 +86,8 @@ TOY: dict[str, str] = {
     "benchmarks.speed": "--repeats 1 --width 64 --height 32 --threads 1",
     "benchmarks.viewer_latency": "--device cpu --steps 6 --max_side 40",
     "benchmarks.video_stability": "--device cpu --frames 2 --apart 1",
+    "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
+    "--modes forward",
     "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",
 }
 

@@ -38,8 +38,6 @@ from training.precision import autocast_of, resolved_precision, usable_device
 
 SEED = 777
 """As upstream's benchmark."""
-_ASPECT = (0.05, 20.0)
-"""Images keep their own aspect, to a patch."""
 _COLUMNS = ("pointmaps_abs_rel", "pointmaps_true_inlier_103", "pose_ate_rmse", "pose_true_auc_5", "z_depth_abs_rel")
 
 Scores = dict[str, float | None]
@@ -224,7 +222,7 @@ def _scored(
     patch = as_reconstructor(network).patch_size
     count = len(group.view_ids)
     source = FixedGroups(name, [group])
-    shape = BatchShape(options.image_size, _ASPECT, patch, (count, count), count)
+    shape = BatchShape(options.image_size, (1.0, 1.0), patch, (count, count), count)  # only its `fitted` is asked
     height, width = shape.fitted(*source.image_shape(0))
     seed = derived_seed(SEED, count, *group.view_ids)
     batch = FrameBatch.stack(source.sample_many([GroupKey(0, 0, count, height, width, seed)])).to(device)

@@ -49,16 +49,12 @@ def module_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, trunks: Sequence[str] = ("aggregator",)) -> None:
     """Share the weights out over the processes of a mesh.
 
-    Each transformer block is gathered when it is needed, and each part of the network without such blocks.
+    Each block of the `trunks`, and each other part of the network, is gathered when it is needed.
     """
-    units = [module for module in model.modules() if isinstance(module, Block)]
-    units += [part for part in model.children() if not _has_blocks(part)]
+    units = [module for name in trunks for module in model.get_submodule(name).modules() if isinstance(module, Block)]
+    units += [part for name, part in model.named_children() if name not in trunks]
     for module in [*units, model]:
         fully_shard(module, mesh=mesh)
-
-
-def _has_blocks(part: nn.Module) -> bool:
-    return any(isinstance(module, Block) for module in part.modules())

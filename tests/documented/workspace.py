@@ -25,6 +25,7 @@ TABLE = "tests/documented/table.py"
 _READ = (
     *("config", "datadir", "real_datadir", "annotation_dir", "peer_dir"),
     *("ckpt", "init_from", "vggt_ckpt", "vggt_config", "eval_ckpt", "path"),
+    *("model_ckpt", "model_config", "weights"),
 )
 """Options that name what a command reads; `none`, `-` and random: need nothing but a file of sizes."""
 _SHIPPED = ("configs", "ckpts", "models")

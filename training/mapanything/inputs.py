@@ -11,8 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from data.seeds import derived_seed, seeded_generator
 from geometry import InputError, require
 from models.mapanything.inputs import GeometricInputs
+
+_STREAM = 41
+"""Keeps these draws apart from others of the same group; the number itself is arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def drawn_inputs(
 def _drawn(
     one: GeometricInputs, is_metric: Bool[Tensor, " one"], chances: InputProbabilities, seed: int
 ) -> GeometricInputs:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(derived_seed(seed, _STREAM))
     views = one.has_rays.shape[1]
     device = one.images.device
 

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from data.multi_view.datamodule import PROCEDURAL, sampling_of
 from geometry import FrameBatch, require
+from models.mapanything.adapters import VGGTReconstructor
 from models.mapanything.inputs import GeometricInputs
 from models.mapanything.objective.losses import geometry_losses
 from models.mapanything.objective.truth import GeometryTruth
@@ -51,7 +52,16 @@ class MapAnythingTask(RunTask):
         {
             *("model_config", "model_ckpt", "checkpointing", "export", "export_dtype", "max_objective"),
             *("frame_sampling", "expand_ratio"),  # compared by what they say together
-            *("eval_only", "eval_ckpt", "eval_views", "eval_protocol", "annotation_dir", "max_groups", "out"),
+            *(
+                "eval_only",
+                "eval_ckpt",
+                "eval_views",
+                "eval_protocol",
+                "annotation_dir",
+                "max_groups",
+                "out",
+                "eval_inputs",
+            ),
         }
     )
 
@@ -146,7 +156,10 @@ class MapAnythingTask(RunTask):
         """Share the weights out where the strategy asks for it."""
         if self.options.is_sharded:
             mesh: Any = self.device_mesh
-            shard(self.model, mesh["data_parallel"])
+            if isinstance(self.model, VGGTReconstructor):
+                shard(self.model.network, mesh["data_parallel"])
+            else:
+                shard(self.model, mesh["data_parallel"], ("encoder", "info_sharing"))
 
     def _made_groups(self) -> list[dict[str, Any]]:
         options = self.options

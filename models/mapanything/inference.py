@@ -26,18 +26,18 @@ _MAX_RAY_ERROR = 1e-2
 
 @dataclass(frozen=True)
 class View:
-    """An image and what is known of its camera and depth; all views have one size."""
+    """An image and what is known of its camera and depth; all views have one size. Shapes are checked by `infer`."""
 
-    image: Float[Tensor, "3 height width"]
-    """RGB in [0, 1]."""
-    intrinsics: Float[Tensor, "3 3"] | None = None
-    """Pixels, centers at +0.5; or `rays`."""
-    rays: Float[Tensor, "height width 3"] | None = None
-    """Unit directions through the pixel centers in the camera's frame: of any central camera."""
-    depth: Float[Tensor, "height width"] | None = None
-    """Camera z, 0 where unknown; needs `intrinsics` or `rays`."""
-    c2w: Float[Tensor, "4 4"] | None = None
-    """Camera to world; if any view has one, the first has."""
+    image: Tensor
+    """3 x height x width, RGB in [0, 1]."""
+    intrinsics: Tensor | None = None
+    """3 x 3, pixels, centers at +0.5; or `rays`."""
+    rays: Tensor | None = None
+    """height x width x 3, unit directions through the pixel centers in the camera's frame: of any central camera."""
+    depth: Tensor | None = None
+    """height x width, camera z, 0 where unknown; needs `intrinsics` or `rays`."""
+    c2w: Tensor | None = None
+    """4 x 4, camera to world; if any view has one, the first has."""
     is_metric: bool = True
     """Depth and pose are in meters; else the network is not told their scale."""
 

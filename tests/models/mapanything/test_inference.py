@@ -78,7 +78,7 @@ def test_every_subset_gives_a_scene() -> None:
         assert found.w2c.shape == (len(given), 4, 4)
         assert (found.depth[~found.mask] == 0).all()
         assert (found.reconstruction.points[0][~found.mask] == 0).all()
-    assert infer(model, views(), percentile=50).mask.sum() < infer(model, views(), percentile=0).mask.sum()
+    assert infer(model, views(), percentile=50.0).mask.sum() < infer(model, views(), percentile=0.0).mask.sum()
 
 
 def test_cameras_are_found_from_rays() -> None:

@@ -11,7 +11,7 @@ from tests.models.mapanything.test_network import network
 def test_depth_unprojects_to_the_scenes_points() -> None:
     """The cameras are those fitted to the predicted rays, so an untrained network's agree only where rays are given."""
     views = everything()
-    scene = infer(network(), views, percentile=0, has_edges=True)
+    scene = infer(network(), views, percentile=0.0, has_edges=True)
     maps = inferred_views(["a", "b", "c"], views, scene)
     assert maps.depth.shape == (3, 16, 24)
     assert torch.equal(maps.depth > 0, scene.mask)

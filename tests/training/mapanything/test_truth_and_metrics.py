@@ -8,7 +8,7 @@ import torch
 
 from geometry import FrameBatch, pixel_centers
 from models.mapanything.objective.losses import geometry_losses
-from models.mapanything.objective.recipes import RECIPES
+from models.mapanything.objective.recipes import RECIPES, LossRecipe
 from models.mapanything.objective.truth import GeometryTruth, mean_distance
 from models.mapanything.output import Reconstruction, reconstruction_from_factors
 from tests.training.vggt.tiny import frame_batch
@@ -101,7 +101,10 @@ def test_the_scales_gradient_reaches_the_scale_only(truth: GeometryTruth) -> Non
     points = oracle(truth).points * (1 + 0.1 * torch.rand(truth.valid.shape)[..., None])
     leaf, scale = points.requires_grad_(), torch.full((1, 4), 2.0, requires_grad=True)
     prediction = replace(oracle(truth), points=leaf * scale[..., None, None, None], scale=scale)
-    recipe = replace(RECIPES["v1.1"], points=0.0, points_cam=0.0, depth=0.0, translations=0.0, has_confidence=False)
+    recipe = LossRecipe(
+        points=0.0, points_cam=0.0, depth=0.0, rays=0.0, quaternions=0.0, translations=0.0, normals=0.0, gradients=0.0,
+        mask=0.0,
+    )  # fmt: skip
     geometry_losses(prediction, truth, recipe).total.backward()
     assert leaf.grad is None or float(leaf.grad.abs().max()) < 1e-7
     assert float(scale.grad.sum()) > 0  # it is twice too large

@@ -19,7 +19,7 @@ from training.files import staged_file, write_json
 
 _HEADS = ("camera", "depth")
 """Of a VGGT that reconstructs."""
-PI3_SIZES = {"reference_view_marked": False, "takes_geometry": False, "predicts_scale": False}
+PI3_SIZES: dict[str, Any] = {"reference_view_marked": False, "takes_geometry": False, "predicts_scale": False}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ nothing (`dropout`). A kind that a view does not have is left out of that view o
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,7 +53,7 @@ class InputProbabilities:
         return self.overall > 0 and max(self.rays, self.depth, self.poses) > 0
 
 
-_HIDDEN = {"hides_depth_scale": 1.0, "hides_pose_scale": 1.0}
+_HIDDEN: dict[str, Any] = {"hides_depth_scale": 1.0, "hides_pose_scale": 1.0}
 PRESETS = {
     "augmented": InputProbabilities(
         overall=0.9, dropout=0.05, rays=0.5, depth=0.5, poses=0.5, sparse=0.5,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry import FrameBatch, Views, require
+from geometry import FrameBatch, InputError, Views
 from geometry.pixel_rays import along_ray, unit_rays
 from geometry.precision import full_precision
 from geometry.quaternions import quaternion_from_rotation
@@ -90,7 +90,8 @@ def truth_of_views(
     Raises:
         InputError: for views without depth.
     """
-    require(views.depth is not None, "training and evaluation need the depth of every view, these views have none")
+    if views.depth is None:
+        raise InputError("training and evaluation need the depth of every view, these views have none")
     cameras = views.cameras
     c2w = inverse_se3(relative_to_first(cameras.w2c))
     c2w = torch.cat([c2w[..., :3], c2w[..., 3:] * _translation_scale(meters, c2w)], dim=-1)

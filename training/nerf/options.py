@@ -14,7 +14,14 @@ from training.nerf.data_options import DataOptions
 from training.nerf.window_losses import MIN_WINDOW, WINDOW_LOSS_NAMES, perceptual_network
 from training.options import RunOptions, option
 
-OF_SCENE_FIELD = ("scene_field_steps", "scene_field_steps_per_view", "scene_field_lrate", "surface_loss", "surfaces", "surface_views")
+OF_SCENE_FIELD = (
+    "scene_field_steps",
+    "scene_field_steps_per_view",
+    "scene_field_lrate",
+    "surface_loss",
+    "surfaces",
+    "surface_views",
+)
 """Options of the per-scene field."""
 _SURFACES = ("model", "points")
 

@@ -40,6 +40,8 @@ setup(
         "pycolmap>=4,<5",  # structure from motion, bundle adjustment, COLMAP's files
         "pi-heif>=0.20,<2",  # iPhone photographs; decodes only
         "viser>=1,<2",
+        "OpenEXR>=3.3,<4",  # depth maps of WAI scenes; OpenCV's wheel is built without EXR
+        "PyYAML>=6,<7",
     ],
     extras_require={
         "browser": ["playwright>=1.45,<2"],  # tests of the viewer in Debian's Chromium

@@ -80,7 +80,7 @@ def write_image(path: Path, image: UInt8[np.ndarray, "height width *channel"]) -
         raise InputError(f"{path}: expected an image file name such as *.png or *.jpg, got extension {extension!r}")
     options = {"quality": 95} if extension in (".jpg", ".jpeg") else {}
     image_format = Image.registered_extensions()[extension]
-    _write_atomic(path, lambda temporary: Image.fromarray(image).save(temporary, format=image_format, **options))
+    write_atomic(path, lambda temporary: Image.fromarray(image).save(temporary, format=image_format, **options))
 
 
 def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
@@ -104,12 +104,12 @@ def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
 
 def write_uint16(path: Path, values: UInt16[np.ndarray, "height width"]) -> None:
     """Write a 16-bit gray PNG; folders are made."""
-    _write_atomic(path, lambda temporary: Image.fromarray(values).save(temporary, format="PNG"))
+    write_atomic(path, lambda temporary: Image.fromarray(values).save(temporary, format="PNG"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file; folders are made."""
-    _write_atomic(path, lambda temporary: temporary.write_bytes(content))
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
@@ -202,7 +202,12 @@ def _unreadable(path: Path, error: Exception) -> UnreadableFileError:
     return UnreadableFileError(f"{path}: expected a complete image, got one that cannot be decoded ({reason})")
 
 
-def _write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary)` write a file that then takes the place of `path`; folders are made.
+
+    Raises:
+        InputError: for a place that cannot be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

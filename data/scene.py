@@ -56,6 +56,35 @@ class ScenePoints:
 
 
 @dataclass(frozen=True)
+class Covisibility:
+    """How much of what each view sees the others see as well, from their depth maps."""
+
+    view_ids: tuple[int, ...]
+    """Views of the rows and columns."""
+    values: Float[np.ndarray, "view view"]
+    """[i, j]: share of the pixels of view i whose point view j sees too; [i, i] is their share with known depth."""
+
+    def among(self, view_ids: Sequence[int]) -> Float[np.ndarray, "part part"]:
+        """Rows and columns of some views, in their order; 0 for a view that is not in it."""
+        at = {view: index for index, view in enumerate(self.view_ids)}
+        known = [position for position, view in enumerate(view_ids) if view in at]
+        rows = [at[view_ids[position]] for position in known]
+        found = np.zeros((len(view_ids), len(view_ids)), np.float32)
+        found[np.ix_(known, known)] = np.asarray(self.values)[np.ix_(rows, rows)]
+        return found
+
+    def neighbors(self) -> dict[int, tuple[int, ...]]:
+        """For every view the others that see anything of the same, by the mean of both shares, best first."""
+        mean = (np.asarray(self.values) + np.asarray(self.values).T) / 2
+        np.fill_diagonal(mean, 0)
+        order = np.argsort(-mean, axis=1, kind="stable")
+        return {
+            view: tuple(self.view_ids[other] for other in order[row] if mean[row, other] > 0)
+            for row, view in enumerate(self.view_ids)
+        }
+
+
+@dataclass(frozen=True)
 class PosedScene:
     """One scan under one lighting."""
 
@@ -94,6 +123,8 @@ class PosedScene:
     """What its reader did to the photographs or had to assume, one sentence each."""
     points: "ScenePoints | None" = None
     """Sparse points that came with the cameras."""
+    covisibility: Covisibility | None = None
+    """What `--view_sampling covisibility` draws by; may have more views than there are frames."""
 
     def image_size(self, view_id: int, scale: float = 1.0) -> tuple[int, int]:
         """(height, width) of a view in `views`."""

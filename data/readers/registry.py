@@ -16,6 +16,7 @@ from data.readers.options import ReaderOptions
 from data.readers.splits import Split
 from data.readers.transforms import find_transforms_scans, read_transforms
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
+from data.readers.wai import find_wai_scans, read_wai
 from data.scene import PosedScene
 from geometry import InputError
 
@@ -63,6 +64,7 @@ READERS = {
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
     "transforms": Reader(read_transforms, find_transforms_scans, options={"image_factor": (), "sparse_depth": ()}),
     "vkitti": Reader(read_vkitti, find_vkitti_scans, ("extrinsic.txt", "intrinsic.txt", "frames/*"), folders="*/*"),
+    "wai": Reader(read_wai, find_wai_scans, ("scene_meta_distorted.json", "_scene_meta_backup.json")),
 }
 
 

@@ -1,0 +1,187 @@
+"""Recorded scenes, covisibility and view sampling of the WAI reference, for `tests.goldens`.
+
+Folders are recognized by the files in them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data.wai.overlap import (
+    PRESETS,
+    ConfidenceRule,
+    DepthViews,
+    OverlapRule,
+    covisibility,
+    depth_confidence,
+    frusta_touch,
+    resized,
+    resized_intrinsics,
+    resized_size,
+)
+from data.wai.scene import WaiScene
+from tests.golden_comparison import Comparison, compared
+
+Arrays = dict[str, np.ndarray]
+Checked = dict[str, list[Comparison]]
+
+_POSE_TOLERANCE = 1e-6
+
+
+def kind_of(folder: Path) -> Callable[[Path], Checked] | None:
+    """The check of a folder, if it is one of this kind."""
+    if (folder / "expected.npz").is_file() and any(folder.glob("*/scene_meta.json")):
+        return check_scene
+    if any(is_covisibility(path) for path in folder.glob("*.npz")):
+        return check_covisibility
+    return None
+
+
+def read_arrays(path: Path) -> Arrays:
+    """All arrays of an npz file."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def check_scene(folder: Path) -> Checked:
+    """Every frame and modality of a scene as it is loaded, and its files beside the arrays that were stored."""
+    record = read_arrays(folder / "expected.npz")
+    root = next(iter(sorted(folder.glob("*/scene_meta.json")))).parent
+    scene, results = WaiScene.read(root), []
+    frames: dict[int, dict[str, object]] = {}
+    known = {"extrinsics", "intrinsics", "keys", "w", "h"}
+    requests = sorted({name.partition("/")[2] for name in record if name[0].isdigit()} - known)
+    for name, expected in record.items():
+        head, _, key = name.partition("/")
+        if head.isdigit():
+            index = int(head)
+            if index not in frames:
+                frames[index] = _loaded(scene, index, requests)
+            got = np.array(sorted(frames[index])) if key == "keys" else np.asarray(frames[index].get(key))
+            if key == "keys":
+                missing = set(expected.tolist()) ^ set(got.tolist())
+                results.append(Comparison(name, float(len(missing)), "the same set", not missing))
+            else:
+                absolute = _POSE_TOLERANCE if key in ("extrinsics", "intrinsics") else 0.0
+                results.append(compared(name, expected, got, absolute=absolute))
+        elif name == "covis":
+            got = np.asarray(scene.load_scene_modality("pairwise_covisibility"))
+            results.append(compared(name, expected, got))
+    results += _written(scene, record)
+    return {f"{root.name}/scene_meta.json": results}
+
+
+def _loaded(scene: WaiScene, index: int, requests: list[str]) -> dict[str, object]:
+    return scene.load_frame(index, requests).record()
+
+
+_WRITTEN = {
+    "depth_float32": "depth",
+    "normals": "pred_normals/moge2",
+    "conf": "depth_confidence/mvs",
+    "mask": "pred_mask/moge2",
+}
+
+
+def _written(scene: WaiScene, record: Arrays) -> list[Comparison]:
+    """What the reference stored is what is loaded; depth after rounding to half floats."""
+    results = []
+    for name, request in _WRITTEN.items():
+        if f"written/{name}" not in record:
+            continue
+        expected = record[f"written/{name}"]
+        got = np.stack(
+            [scene.load_frame(index, [request]).modalities[request] for index in range(len(scene.meta.frames))]
+        )
+        if name == "depth_float32":
+            with np.errstate(over="ignore"):
+                expected = expected.astype(np.float16).astype(np.float32)
+        results.append(compared(f"written/{name}", expected, got))
+    return results
+
+
+_COVISIBILITY = {"depth", "intrinsics", "cam2world", "covis_gt"}
+_LONG_SIDE = 224
+_CONFIDENCE_SHARE = 0.02
+"""Of the pixels of a confidence map that may differ by more than 1e-3."""
+
+
+def is_covisibility(path: Path) -> bool:
+    """Whether an npz file is a record of covisibility."""
+    with np.load(path, allow_pickle=False) as file:
+        return set(file.files) >= _COVISIBILITY
+
+
+def check_covisibility(folder: Path) -> Checked:
+    """The reference's matrices by its rule, those that start with `derived_` by the repaired one."""
+    return {path.name: _covisibility_of(path) for path in sorted(folder.glob("*.npz")) if is_covisibility(path)}
+
+
+def _covisibility_of(path: Path) -> list[Comparison]:
+    record = read_arrays(path)
+    maps = list(record["depth"].astype(np.float32))
+    size = maps[0].shape
+
+    def views(new: tuple[int, int]) -> DepthViews:
+        return DepthViews.make(
+            np.stack([resized(np.where(one > 0, one, 0), *new) for one in maps]),
+            resized_intrinsics(record["intrinsics"], size, new),
+            record["cam2world"],
+        )
+
+    native, long = views(size), views(resized_size(*size, _LONG_SIDE))
+    derived = DepthViews.make(
+        np.stack([_resized_in_double(np.where(one > 0, one, 0), *long.size) for one in maps]),
+        resized_intrinsics(record["intrinsics"], size, long.size),
+        record["cam2world"],
+    )
+    by_name = {
+        "covis_gt_56x40": (views((40, 56)), "gt", OverlapRule(is_upstream=True), 1e-2),
+        "covis_gt_native": (native, "gt", OverlapRule(is_upstream=True), 2.5 / native.depth[0].numel()),
+        "covis_gt_native_validtarget": (native, "gt", OverlapRule(is_upstream=True, of_target=True), None),
+        **{f"covis_{name}": (long, name, OverlapRule(is_upstream=True), 2e-3) for name in ("gt", "mvs", "moge")},
+        **{f"derived_targetvalid_{name}": (derived, name, OverlapRule(), 1e-3) for name in ("gt", "mvs", "moge")},
+    }
+    results = []
+    for name, expected in record.items():
+        if name in by_name:
+            maps_of, preset, rule, tolerance = by_name[name]
+            got = covisibility(maps_of, PRESETS[preset], rule)
+            if tolerance is None:
+                tolerance = 2.5 / max(1, int((native.depth > 0).flatten(1).sum(1).min()))
+            off = ~np.eye(len(got), dtype=bool)
+            results.append(compared(name, expected[off], got[off].astype(np.float64), absolute=tolerance))
+            diagonal = 0.04 if rule.is_upstream else tolerance
+            results.append(compared(f"{name} diagonal", np.diag(expected), np.diag(got), absolute=diagonal))
+        elif name == "covis_gt_native_nofrustum":
+            every = np.ones((len(native), len(native)), bool)
+            got = covisibility(native, PRESETS["gt"], OverlapRule(is_upstream=True), candidates=every)
+            off = ~np.eye(len(got), dtype=bool)
+            results.append(compared(name, expected[off], got[off], absolute=2.5 / native.depth[0].numel()))
+        elif name == "frustum_native":
+            results.append(compared(name, expected, frusta_touch(native)))
+        elif name in _CONFIDENCES:
+            got = np.stack([depth_confidence(native, view, _CONFIDENCES[name]) for view in range(len(native))])
+            share = float((np.abs(got - expected) > 1e-3).mean())
+            results.append(
+                Comparison(name, share, f"{_CONFIDENCE_SHARE:g} of the pixels", share <= _CONFIDENCE_SHARE)
+            )
+    return results
+
+
+def _resized_in_double(depth: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As `resized`, but the single-precision ratio is multiplied in double precision, as the derived record has it:
+    another column is taken where i * old / new is a whole number."""
+    rows, columns = (
+        np.floor(np.arange(new, dtype=np.float64) * np.float64(np.float32(old / new))).astype(int)
+        for old, new in zip(depth.shape, (height, width), strict=True)
+    )
+    return depth[rows[:, None], columns]
+
+
+_CONFIDENCES = {
+    "depth_confidence_native": ConfidenceRule(is_upstream=True, includes_self=True),
+    "multiview_confidence_native": ConfidenceRule(is_upstream=True, alone=1.0),
+    "derived_depth_confidence_noself_targetvalid": ConfidenceRule(),
+}

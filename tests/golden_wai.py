@@ -3,11 +3,14 @@
 Folders are recognized by the files in them.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.multi_view.covisible_views import edges, sample_views
 from data.wai.overlap import (
     PRESETS,
     ConfidenceRule,
@@ -35,6 +38,8 @@ def kind_of(folder: Path) -> Callable[[Path], Checked] | None:
         return check_scene
     if any(is_covisibility(path) for path in folder.glob("*.npz")):
         return check_covisibility
+    if (folder / "graphs.npz").is_file() and (folder / "sampling.json").is_file():
+        return check_sampling
     return None
 
 
@@ -162,7 +167,11 @@ def _covisibility_of(path: Path) -> list[Comparison]:
         elif name == "frustum_native":
             results.append(compared(name, expected, frusta_touch(native)))
         elif name in _CONFIDENCES:
-            got = np.stack([depth_confidence(native, view, _CONFIDENCES[name]) for view in range(len(native))])
+            rule, touching = _CONFIDENCES[name], None
+            if name == "multiview_confidence_native":  # a view without depth is a partner of all there
+                is_empty = ~(native.depth > 0).flatten(1).any(1).numpy()
+                touching = frusta_touch(native) | is_empty | is_empty[:, None]
+            got = np.stack([depth_confidence(native, view, rule, touching=touching) for view in range(len(native))])
             share = float((np.abs(got - expected) > 1e-3).mean())
             results.append(
                 Comparison(name, share, f"{_CONFIDENCE_SHARE:g} of the pixels", share <= _CONFIDENCE_SHARE)
@@ -185,3 +194,55 @@ _CONFIDENCES = {
     "multiview_confidence_native": ConfidenceRule(is_upstream=True, alone=1.0),
     "derived_depth_confidence_noself_targetvalid": ConfidenceRule(),
 }
+
+
+def check_sampling(folder: Path) -> Checked:
+    """Edges, walks of the recorded seeds, and frequencies over many draws."""
+    graphs, record = read_arrays(folder / "graphs.npz"), json.loads((folder / "sampling.json").read_text())
+    by_name = {}
+    for name, expected in graphs.items():
+        if name.startswith("edges_"):
+            _, number, kind = name.split("_")
+            got = edges(graphs[f"covis_{number}"], _threshold_of(record, int(number), kind), averaged=kind == "avg")
+            by_name[name] = compared(name, expected, got)
+    walks = [one for walk in record["walks"] for one in _walk(walk, graphs)]
+    return {"graphs.npz": list(by_name.values()), "sampling.json": walks}
+
+
+def _kind(walk: dict[str, Any]) -> str:
+    return "avg" if walk["edge"].startswith("mean") else "row"
+
+
+def _threshold_of(record: dict[str, Any], number: int, kind: str) -> float:
+    return next(one["threshold"] for one in record["walks"] if one["graph"] == number and _kind(one) == kind)
+
+
+def _walk(walk: dict[str, Any], graphs: Arrays) -> list[Comparison]:
+    """Frequencies from as few draws as tell a difference of four standard deviations; short sets keep what they find."""
+    name = f"graph {walk['graph']} {_kind(walk)}, {walk['views']} views"
+    neighbors = edges(graphs[f"covis_{walk['graph']}"], walk["threshold"], averaged=_kind(walk) == "avg")
+    wanted = [tuple(one) for one in walk["sequences_for_default_rng_seed_0_to_3"]]
+    got = [sample_views(neighbors, walk["views"], np.random.default_rng(seed)) for seed in range(len(wanted))]
+    differing = sum(
+        one.views != expected
+        for one, expected in zip(got, wanted, strict=True)
+        if one.num_repeated == 0 and len(set(expected)) == len(expected)
+    )
+    results = [Comparison(f"{name}: sequences", float(differing), "the same", differing == 0)]
+    sets = [sample_views(neighbors, walk["views"], np.random.default_rng(10000 + seed)) for seed in range(_DRAWS)]
+    first = np.bincount([one.views[0] for one in sets], minlength=len(neighbors)) / _DRAWS
+    repeats = np.array([np.mean([one.num_repeated > 0 for one in sets])])
+    expected_repeats = np.array([walk["fraction_of_sets_with_repeats"]])
+    pairs = [("repeats", expected_repeats, repeats)]
+    if repeats[0] == 0:  # else the reference draws all views anew, and loses some that it found
+        pairs.append(("first view", np.array(walk["first_view_frequency"]), first))
+        included = np.mean([np.isin(np.arange(len(neighbors)), one.views) for one in sets], axis=0)
+        pairs.append(("inclusion", np.array(walk["inclusion_frequency"]), included))
+    for what, expected, found in pairs:
+        spread = np.sqrt(expected * (1 - expected) * (1 / _DRAWS + 1 / walk["draws"]))
+        excess = float((np.abs(found - expected) / (4 * spread + 1e-3)).max())
+        results.append(Comparison(f"{name}: {what}", excess, "1 (4 sigma)", excess <= 1))
+    return results
+
+
+_DRAWS = 500

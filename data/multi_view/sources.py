@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from data.image_io import UnreadableFileError
 from data.lazy import LazyMapping
 from data.multi_view.augmentation import augmented
+from data.multi_view.covisible_views import EDGE_THRESHOLD, SampledViews, edges, sample_views
 from data.multi_view.windows import ZoomRange, load_frames
 from data.problems import LeftOut, Report, UnreadableFiles, raise_problem
 from data.scene import PosedScene
@@ -29,6 +31,7 @@ _PHOTOMETRIC_STREAM, _CHOICE_STREAM, _GEOMETRY_STREAM, _SCENE_STREAM = 11, 12, 1
 """Keep the random numbers of the choices apart; another number changes which samples a run sees."""
 _MOST_SCENES_TRIED = 8
 _PASSED_OVER = "passed over"
+COVISIBILITY = "covisibility"
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,43 @@ class FrameSampling:
 
     ratio: float | None
     """Of how many times as many frames as wanted, the nearest ones; None: of all frames of the scene."""
+    covisible: float | None = None
+    """Frames that are connected by covisibility above this threshold instead (data/multi_view/covisible_views.py)."""
 
     @classmethod
     def parse(cls, text: str) -> "FrameSampling":
-        """`uniform` or `nearby:<ratio>`.
+        """`uniform`, `nearby:<ratio>`, `covisibility` or `covisibility:<threshold>`.
 
         Raises:
-            InputError: naming --frame_sampling, for anything else or a ratio below 1.
+            InputError: naming --frame_sampling, for anything else, a ratio below 1 or a threshold out of (0, 1).
         """
         kind, _, number = text.partition(":")
+        if kind == COVISIBILITY:
+            return cls(None, _threshold(text, number) if number or text.endswith(":") else EDGE_THRESHOLD)
         try:
             ratio = None if text == "uniform" else float(number)
         except ValueError:
             ratio = 0.0
         is_right = text == "uniform" or (kind == "nearby" and ratio is not None and 1 <= ratio < math.inf)
         require(
-            is_right, f"--frame_sampling: expected uniform, or nearby:<ratio> with a ratio of 1 or more, got {text!r}"
+            is_right,
+            f"--frame_sampling: expected uniform, nearby:<ratio> with a ratio of 1 or more, or covisibility, got {text!r}",
         )
         return cls(ratio)
 
     def __str__(self) -> str:
+        if self.covisible is not None:
+            return f"{COVISIBILITY}:{self.covisible:g}"
         return "uniform" if self.ratio is None else f"nearby:{self.ratio:g}"
+
+
+def _threshold(text: str, number: str) -> float:
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = 0.0
+    require(0 < threshold < 1, f"--frame_sampling: expected covisibility:<threshold> between 0 and 1, got {text!r}")
+    return threshold
 
 
 UNIFORM = FrameSampling(None)
@@ -128,11 +147,17 @@ class SceneFrames:
         require(len(scenes) > 0, f"{name}: expected at least one scene to draw frames from, got none")
         for scene in scenes:
             require(len(scene.frames) > 0, f"{name}, scene {scene.name}: expected frames, got none")
+            require(
+                sampling.covisible is None or scene.covisibility is not None,
+                f"--frame_sampling covisibility: expected scenes with covisibility, got none for {name} {scene.name}; "
+                "python -m data.wai.covisibility computes it",
+            )
         self.name = name
         self.scenes = tuple(scenes)
         self.sampling = sampling
         self.zoom = zoom or ZoomRange.training()
         self.unreadable = UnreadableFiles(_PASSED_OVER)
+        self.disconnected = UnreadableFiles("images repeat in its groups")
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -178,12 +203,18 @@ class SceneFrames:
                 return None
             errors = {view: error for view in dict.fromkeys(view_ids) if (error := _image_error(scene, view))}
             if not errors:
+                self._report_repeats(scene, view_ids)
                 return view_ids
             for error in errors.values():
                 self.unreadable.name(error)
             broken |= set(errors)
             if len(broken) == len(scene.frames):
                 return None
+
+    def _report_repeats(self, scene: PosedScene, view_ids: Sequence[int]) -> None:
+        if self.sampling.covisible is not None and len(set(view_ids)) < len(view_ids):
+            wanted = f"expected connected frames above covisibility {self.sampling.covisible:g} for every group"
+            self.disconnected.replaced(InputError(f"{self.name}, scene {scene.name}: {wanted}, got fewer"))
 
 
 class FixedGroups:
@@ -275,9 +306,12 @@ def choose_frames(
     """A frame drawn uniformly (among those with depth, if any has), then others in random order, all or those near it.
 
     Near: in a video the frames at most int(num_frames * ratio) before or after, else the int(num_frames * ratio) best
-    neighbors (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few.
+    neighbors (docs/vggt.md, "Frames of a group"). Frames repeat only where there are too few. With a threshold of
+    covisibility: connected frames of a random walk (docs/wai.md, "Sampling of views").
     """
     views = list(scene.frames)
+    if sampling.covisible is not None:
+        return tuple(views[at] for at in _connected(scene, num_frames, sampling.covisible, generator).views)
     shuffled = (views[i] for i in torch.randperm(len(views), generator=generator).tolist())
     anchor = next((view for view in shuffled if scene.read_depth is None or scene.has_depth(view)), views[0])
     reach = len(views) if sampling.ratio is None else int(num_frames * sampling.ratio)
@@ -340,6 +374,13 @@ def _restricted(scene: PosedScene, views: Sequence[int]) -> PosedScene:
 
 def _neighbors_among(neighbors: Mapping[int, tuple[int, ...]], kept: Collection[int], view: int) -> tuple[int, ...]:
     return tuple(other for other in neighbors[view] if other in kept)
+
+
+def _connected(scene: PosedScene, num_frames: int, threshold: float, generator: torch.Generator) -> SampledViews:
+    """Positions among the frames of a scene that knows its covisibility."""
+    neighbors = edges(scene.covisibility.among(list(scene.frames)), threshold)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return sample_views(neighbors, num_frames, np.random.default_rng(seed))
 
 
 def _image_error(scene: PosedScene, view: int) -> InputError | None:

@@ -1,0 +1,149 @@
+"""Covisibility of all frames of WAI scenes: `python -m data.wai.covisibility ROOT` (docs/wai.md, "Covisibility").
+
+Writes `covisibility/v0/pairwise_covisibility--NxN.npy` in every scene's folder, which can be mapped into memory, and
+names it in its scene_meta.json. Scenes that are done are skipped. Exit status 1 if one failed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.wai.formats import cleaned_depth, load
+from data.wai.overlap import (
+    PRESETS,
+    DepthViews,
+    OverlapRule,
+    Thresholds,
+    covisibility,
+    depth_views,
+    median_depth,
+    resized,
+    resized_intrinsics,
+    resized_size,
+)
+from data.wai.scene import WaiScene
+from data.wai.scene_meta import PINHOLE, find_modality
+from data.wai.stages import Parser, add_stage_options, find_scenes, finish, run_stage
+from geometry import InputError, one_line_errors, require
+
+STAGE = "covisibility"
+MODALITY = "pairwise_covisibility"
+LONG_SIDE = 224
+"""Pixels of the maps that are compared, as the reference."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How covisibility is computed."""
+
+    preset: str = "auto"
+    """One of `PRESETS`, or auto: gt for scenes in meters, else relative."""
+    long_side: int = LONG_SIDE
+    depth: str = "depth"
+    """Modality."""
+    of_target: bool = False
+    is_upstream: bool = False
+
+
+def load_depth_views(scene: WaiScene, request: str, long_side: int, *, confidence: float | None = None) -> DepthViews:
+    """Depth of all frames at a long side; a frame without a map has depth 0 everywhere.
+
+    `confidence`: depth counts where the modality `depth_confidence` is above it.
+
+    Raises:
+        InputError: for a scene without depth maps, maps of different sizes, sparse depth, or cameras with distortion.
+    """
+    where, (_, modality) = scene.meta.where, find_modality(scene.meta.frame_modalities, request, scene.meta.where)
+    require(not request.startswith("sparse"), f"{where}: expected dense depth maps, got {request}")
+    maps: list[np.ndarray | None] = []
+    for frame in scene.meta.frames:
+        path = scene.path_of(frame, modality)
+        if path is None:
+            maps.append(None)
+            continue
+        depth = cleaned_depth(load(path, modality.kind))
+        if confidence is not None:
+            (kept,) = scene.load_frame(frame.name, ["depth_confidence"]).modalities.values()
+            depth = np.where(resized(kept, *depth.shape) > confidence, depth, 0)
+        maps.append(resized(depth, *resized_size(*depth.shape, long_side)))  # one at full size at a time
+    first = next((one for one in maps if one is not None), None)
+    require(first is not None, f"{where}: expected depth maps, got none")
+    cameras = [scene.meta.camera(frame) for frame in scene.meta.frames]
+    bent = [camera.model for camera in cameras if camera.model != PINHOLE]
+    require(not bent, f"{where}: expected PINHOLE cameras, got {bent[:1]}; run python -m data.wai.undistort first")
+    return depth_views(
+        [np.zeros_like(first) if one is None else one for one in maps],
+        [resized_intrinsics(camera.intrinsics, (camera.height, camera.width), first.shape) for camera in cameras],
+        [frame.c2w for frame in scene.meta.frames],
+        where,
+        None,
+    )
+
+
+def thresholds_of(preset: str, is_metric: bool, views: DepthViews) -> Thresholds:
+    """Of a preset; those of `relative` times the scene's median depth.
+
+    Raises:
+        InputError: for an unknown preset.
+    """
+    name = ("gt" if is_metric else "relative") if preset == "auto" else preset
+    require(name in PRESETS, f"--preset: expected auto or one of {', '.join(PRESETS)}, got {preset!r}")
+    return PRESETS[name].scaled(median_depth(views)) if name == "relative" else PRESETS[name]
+
+
+def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
+    """Compute and write the covisibility of one scene; says how connected it is.
+
+    Raises:
+        InputError: as `load_depth_views`.
+    """
+    scene = WaiScene.read(folder)
+    views = load_depth_views(scene, settings.depth, settings.long_side)
+    thresholds = thresholds_of(settings.preset, scene.meta.is_metric, views)
+    rule = OverlapRule(is_upstream=settings.is_upstream, of_target=settings.of_target)
+    with tqdm(total=len(views), desc=name, unit="frame", leave=False) as bar:
+        values = covisibility(views, thresholds, rule, tick=bar.update)
+    path = scene.store(f"covisibility/v0/{MODALITY}.npy", values, "mmap")
+    recorded = {**asdict(settings), "thresholds": asdict(thresholds)}
+    scene.with_scene_file(MODALITY, path, "mmap", covisibility_settings=recorded).write()
+    empty = int((np.diag(values) == 0).sum())
+    return f"{empty} of {len(views)} frames have no depth" if empty else ""
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; exit status 0 when every scene is done, 1 when one failed, 2 when nothing could begin."""
+    parser = Parser(prog="python -m data.wai.covisibility", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="a WAI scene, or a folder of them")
+    parser.add_argument("--preset", default="auto", help=f"thresholds: auto (gt in meters, else relative), {_PRESETS}")
+    parser.add_argument("--long_side", type=int, default=LONG_SIDE, help="pixels of the maps that are compared")
+    parser.add_argument("--depth", default="depth", help="modality of the depth maps")
+    parser.add_argument("--of_target", action="store_true", help="shares of the target's pixels with known depth")
+    parser.add_argument("--upstream_compatible", action="store_true", help="the reference's numbers, with its defects")
+    add_stage_options(parser)
+    options = parser.parse_args(arguments)
+    require(options.long_side >= 8, f"--long_side: expected 8 pixels or more, got {options.long_side}")
+    if options.preset not in ("auto", *PRESETS):
+        raise InputError(f"--preset: expected auto or one of {_PRESETS}, got {options.preset!r}")
+    settings = Settings(
+        options.preset, options.long_side, options.depth, options.of_target, options.upstream_compatible
+    )
+    outcomes = run_stage(
+        STAGE,
+        find_scenes(options.root, options.scenes),
+        partial(add_covisibility, settings),
+        settings=asdict(settings),
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    finish(STAGE, outcomes)
+
+
+_PRESETS = ", ".join(PRESETS)
+
+if __name__ == "__main__":
+    main()

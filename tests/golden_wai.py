@@ -173,9 +173,7 @@ def _covisibility_of(path: Path) -> list[Comparison]:
                 touching = frusta_touch(native) | is_empty | is_empty[:, None]
             got = np.stack([depth_confidence(native, view, rule, touching=touching) for view in range(len(native))])
             share = float((np.abs(got - expected) > 1e-3).mean())
-            results.append(
-                Comparison(name, share, f"{_CONFIDENCE_SHARE:g} of the pixels", share <= _CONFIDENCE_SHARE)
-            )
+            results.append(Comparison(name, share, f"{_CONFIDENCE_SHARE:g} of the pixels", share <= _CONFIDENCE_SHARE))
     return results
 
 
@@ -218,7 +216,7 @@ def _threshold_of(record: dict[str, Any], number: int, kind: str) -> float:
 
 
 def _walk(walk: dict[str, Any], graphs: Arrays) -> list[Comparison]:
-    """Frequencies from as few draws as tell a difference of four standard deviations; short sets keep what they find."""
+    """Frequencies within four standard deviations; sets that are too short keep what they found."""
     name = f"graph {walk['graph']} {_kind(walk)}, {walk['views']} views"
     neighbors = edges(graphs[f"covis_{walk['graph']}"], walk["threshold"], averaged=_kind(walk) == "avg")
     wanted = [tuple(one) for one in walk["sequences_for_default_rng_seed_0_to_3"]]
@@ -245,4 +243,4 @@ def _walk(walk: dict[str, Any], graphs: Arrays) -> list[Comparison]:
     return results
 
 
-_DRAWS = 500
+_DRAWS = 200

@@ -71,9 +71,7 @@ def random_walk(
     return tuple(best)
 
 
-def sample_views(
-    neighbors: Bool[np.ndarray, "view view"], count: int, generator: np.random.Generator
-) -> SampledViews:
+def sample_views(neighbors: Bool[np.ndarray, "view view"], count: int, generator: np.random.Generator) -> SampledViews:
     """`count` connected views; where fewer are connected all that were found, filled with repeats of them.
 
     As many as there are: a permutation of all, connected or not. More: all of them, filled alike.

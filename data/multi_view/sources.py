@@ -60,7 +60,8 @@ class FrameSampling:
         is_right = text == "uniform" or (kind == "nearby" and ratio is not None and 1 <= ratio < math.inf)
         require(
             is_right,
-            f"--frame_sampling: expected uniform, nearby:<ratio> with a ratio of 1 or more, or covisibility, got {text!r}",
+            "--frame_sampling: expected uniform, nearby:<ratio> with a ratio of 1 or more, or covisibility, "
+            f"got {text!r}",
         )
         return cls(ratio)
 

@@ -3,7 +3,7 @@
     {scene}/scene_meta.json         frames, cameras, modalities
     {scene}/images/, depth/, ...    wherever the meta file says
 
-`datadir` holds such folders or is one. Depth is the modality `depth`, else `rendered_depth`, else `pred_depth`; a map of
+`datadir` holds such folders or is one. Depth is the modality `depth`, else `rendered_depth` or `pred_depth`; a map of
 another size than its image is resized (nearest), what is no positive number is unknown. `mask` and the covisibility of
 the frames come along where they are there. Frames are numbered by their position in the file. Near and far are those of
 the frames (`data.wai.convert` writes them), else those of the known depth. Splits: lists/train.txt and alike below
@@ -93,7 +93,9 @@ def read_wai_scene(folder: Path, scan: str, report: Report = raise_problem) -> P
         neighbors=complete_neighbors(centers, covisibility.neighbors() if covisibility else None),
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
-        read_depth=partial(_read_depth, depth.kind) if depth and any(one.depth_path for one in frames.values()) else None,
+        read_depth=partial(_read_depth, depth.kind)
+        if depth and any(one.depth_path for one in frames.values())
+        else None,
         is_depth_sparse=depth_name == "sparse_depth",
         read_mask=partial(_read_mask, mask.kind) if mask else None,
         is_video=scene.meta.values.get("is_video") is True,
@@ -183,7 +185,7 @@ def _covisibility(scene: WaiScene) -> Covisibility | None:
     count = len(scene.meta.frames)
     require(
         values.shape == (count, count),
-        f"{scene.meta.where}: expected a covisibility of {count}x{count} frames, got {'x'.join(map(str, values.shape))}",
+        f"{scene.meta.where}: expected a covisibility of {count}x{count} frames, got {values.shape}",
     )
     return Covisibility(tuple(range(count)), values)
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Conversion:
     """Depth as half floats."""
     links: bool = False
     """Relative links to images that stay as they are, instead of copies."""
-    options: ReaderOptions = ReaderOptions()
+    options: ReaderOptions = field(default_factory=ReaderOptions)
     annotation_dir: str = ""
 
     def settings(self) -> dict[str, Any]:
@@ -264,9 +264,7 @@ def convert_all(
     ]
     targets = {name: out / name for name in chosen if name not in foreign}
     work: Callable[[str, Path], str] = partial(_convert_named, conversion, chosen)
-    done = run_stage(
-        STAGE, targets, work, settings=conversion.settings(), workers=workers, overwrite=overwrite
-    )
+    done = run_stage(STAGE, targets, work, settings=conversion.settings(), workers=workers, overwrite=overwrite)
     return [*refused, *done]
 
 
@@ -325,9 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     finish(
         STAGE,
-        convert_all(
-            conversion, options.out, options.scenes, workers=options.workers, overwrite=options.overwrite
-        ),
+        convert_all(conversion, options.out, options.scenes, workers=options.workers, overwrite=options.overwrite),
     )
 
 

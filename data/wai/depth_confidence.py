@@ -1,7 +1,7 @@
 """How well other views confirm depth maps: `python -m data.wai.depth_confidence ROOT` (docs/wai.md, "Covisibility").
 
-Writes `<method>/v0/depth_confidence/<frame>.exr` for every frame, values in [0, 1], modality `depth_confidence/<method>`.
-Exit status 1 if a scene failed.
+Writes `<method>/v0/depth_confidence/<frame>.exr` for every frame, values in [0, 1]: modality
+`depth_confidence/<method>`. Exit status 1 if a scene failed.
 """
 
 from collections.abc import Sequence
@@ -55,9 +55,7 @@ def add_confidence(settings: Settings, name: str, folder: Path) -> str:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit status 0 when every scene is done, 1 when one failed, 2 when nothing could begin."""
-    parser = Parser(
-        prog="python -m data.wai.depth_confidence", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = Parser(prog="python -m data.wai.depth_confidence", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("root", type=Path, metavar="ROOT", help="a WAI scene, or a folder of them")
     parser.add_argument("--depth", default="depth", help="modality of the depth maps")
     parser.add_argument("--method", default="depth", help="name of the result: where the depth maps are from")

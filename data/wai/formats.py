@@ -1,4 +1,4 @@
-"""How a WAI scene stores its modalities: `load(path, format)` and `store(path, array, format)` (docs/wai.md, "Formats").
+"""How WAI scenes store modalities: `load(path, format)` and `store(path, array, format)` (docs/wai.md, "Formats").
 
 Loading changes nothing: depth keeps infinities, NaN and negative values as they are stored (`cleaned_depth`).
 """
@@ -72,7 +72,9 @@ def load(path: Path, kind: str | None = None) -> Any:
     except _DECODE_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         name = kind or format_of_suffix(path)
-        raise UnreadableFileError(f"{path}: expected a file of format {name}, got one that cannot be read ({reason})")
+        raise UnreadableFileError(
+            f"{path}: expected a file of format {name}, got one that cannot be read ({reason})"
+        ) from None
 
 
 def store(path: Path, value: Any, kind: str | None = None) -> Path:

@@ -31,9 +31,7 @@ CAMERA_MODELS = {
     PINHOLE: ("fl_x", "fl_y", "cx", "cy"),
     "OPENCV": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2"),
     "OPENCV_FISHEYE": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "k3", "k4"),
-    **dict.fromkeys(
-        ("FULL_OPENCV", "FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "EQUIRECTANGULAR"), ()
-    ),
+    **dict.fromkeys(("FULL_OPENCV", "FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "EQUIRECTANGULAR"), ()),
 }
 """With the coefficients that are loaded; those without are known by name only."""
 CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "camera_model")
@@ -125,7 +123,7 @@ class SceneMeta:
         """The frame's own coefficients, else the scene's.
 
         Raises:
-            InputError: for a missing coefficient or size, an unknown or unsupported model, or a pinhole with distortion.
+            InputError: for a missing coefficient or size, an unsupported model, or a pinhole with distortion.
         """
         found = {key: self.values[key] for key in CAMERA_KEYS if self.values.get(key) is not None}
         found |= {key: frame.values[key] for key in CAMERA_KEYS if frame.values.get(key) is not None}
@@ -305,9 +303,7 @@ def path_below(root: Path, relative: Any, where: str) -> Path:
     Raises:
         InputError: for an absolute one, or one that leads out.
     """
-    require(
-        isinstance(relative, str) and relative != "", f"{where}: expected a path below the scene, got {relative!r}"
-    )
+    require(isinstance(relative, str) and relative != "", f"{where}: expected a path below the scene, got {relative!r}")
     parts = PurePosixPath(relative)
     require(
         not parts.is_absolute() and ".." not in parts.parts,
@@ -366,9 +362,7 @@ def _tree(entry: Any, where: str, locations: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _entries(tree: ModalityTree) -> dict[str, Any]:
-    return {
-        name: entry.entry() if isinstance(entry, Modality) else _entries(entry) for name, entry in tree.items()
-    }
+    return {name: entry.entry() if isinstance(entry, Modality) else _entries(entry) for name, entry in tree.items()}
 
 
 def _text(value: Any, where: str) -> str:

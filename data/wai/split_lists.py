@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--npy", action="store_true", help="the reference's .npy lists below ROOT/metadata as well")
     options = parser.parse_args(arguments)
     require(
-        0 <= options.val and 0 <= options.test and options.val + options.test < 1,
+        options.val >= 0 and options.test >= 0 and options.val + options.test < 1,
         f"--val, --test: expected shares that add to less than 1, got {options.val:g} and {options.test:g}",
     )
     names = list(find_scenes(options.root))

@@ -1,7 +1,7 @@
 """WAI scenes of cameras with distortion to pinhole ones: `python -m data.wai.undistort SRC DST`.
 
-Reads `scene_meta_distorted.json` of a scene, else `scene_meta.json`. Images are resampled to a pinhole camera of the same
-size with a centered principal point, whose focal length is the least that shows nothing beyond the photograph; depth
+Reads `scene_meta_distorted.json` of a scene, else `scene_meta.json`. Images are resampled to a pinhole camera of the
+same size with a centered principal point, whose focal length is the least that shows nothing beyond the photograph; depth
 (camera z, which does not change) and masks by nearest pixel. Other modalities are left out and named. Exit status 1 if
 a scene failed.
 """
@@ -178,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(not inside, f"{options.out}: expected another folder than the scenes', got that of {', '.join(inside)}")
     targets = {name: options.out / name for name in found}
     foreign = {
-        name for name, folder in targets.items() if (folder / META_NAME).exists() and not ProcessLog(folder).state(STAGE)
+        name
+        for name, folder in targets.items()
+        if (folder / META_NAME).exists() and not ProcessLog(folder).state(STAGE)
     }
     refused = [
         Outcome(name, FAILED, f"{targets[name]}: expected a new folder, got one that this did not write")

@@ -123,9 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{options.scene}: expected the folder of one scene, got {len(found)} scenes")
     ((name, folder),) = found.items()
     scene = read_wai_scene(folder, name)
-    serve(
-        scene, port=options.port, threshold=options.threshold, num_points=options.points, seconds=options.seconds
-    )
+    serve(scene, port=options.port, threshold=options.threshold, num_points=options.points, seconds=options.seconds)
 
 
 if __name__ == "__main__":

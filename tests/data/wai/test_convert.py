@@ -1,0 +1,96 @@
+"""Other layouts to WAI and back through the reader."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.check.__main__ import check_data
+from data.readers.registry import read_scenes
+from data.wai.convert import main as convert_command
+from data.wai.scene_meta import read_scene_meta
+from tests.data.tiny_scenes import DEPTH, HEIGHT, WIDTH, write_blendedmvs, write_dtu
+from tests.data.wai.scenes import write_wall
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a DTU scan, in meters."""
+    root = tmp_path_factory.mktemp("convert")
+    write_dtu(root / "dtu", views=4)
+    convert_command(["--from", "dtu", str(root / "dtu"), str(root / "wai")])
+    return root
+
+
+def test_a_scan_comes_back_in_meters(converted: Path) -> None:
+    (before,) = read_scenes("dtu", str(converted / "dtu"), split="all", scans=("scan24",))
+    (after,) = read_scenes("wai", str(converted / "wai"), split="all", scans=None)
+    assert read_scene_meta(converted / "wai/scan24/scene_meta.json").is_metric
+    assert list(after.frames) == list(before.frames)
+    assert after.held_out_views == before.held_out_views
+    one, other = before.views([0, 3]), after.views([0, 3])
+    torch.testing.assert_close(other.images, one.images)
+    torch.testing.assert_close(other.cameras.intrinsics, one.cameras.intrinsics)
+    torch.testing.assert_close(other.cameras.centers, one.cameras.centers / 1000)
+    torch.testing.assert_close(other.depth, torch.full((2, HEIGHT, WIDTH), DEPTH / 1000), rtol=2**-11, atol=0)
+    torch.testing.assert_close(other.near, one.near / 1000)
+    assert bool(other.mask.all())
+
+
+def test_the_data_doctor_finds_nothing_wrong(converted: Path) -> None:
+    assert check_data("wai", converted / "wai", None, 2).problems == []
+
+
+def test_conversion_resumes_and_replaces_nothing_of_others(converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = converted / "wai/scan24/images/000000.png"
+    written = image.stat().st_mtime_ns
+    convert_command(["--from", "dtu", str(converted / "dtu"), str(converted / "wai")])
+    assert "conversion: 0 finished, 1 skipped, 0 failed" in capsys.readouterr().out
+    assert image.stat().st_mtime_ns == written
+    write_wall(converted / "mine" / "scan24", 2)
+    before = (converted / "mine/scan24/scene_meta.json").read_text()
+    with pytest.raises(SystemExit) as ended:
+        convert_command(["--from", "dtu", str(converted / "dtu"), str(converted / "mine"), "--overwrite"])
+    assert ended.value.code == 1
+    assert (converted / "mine/scan24/scene_meta.json").read_text() == before
+
+
+def test_what_is_missing_is_counted_and_a_bad_scene_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_blendedmvs(tmp_path / "src" / "good", views=4)
+    (tmp_path / "src/good/rendered_depth_maps/00000001.pfm").write_bytes(b"broken")
+    write_blendedmvs(tmp_path / "src" / "bad", views=3)
+    for path in (tmp_path / "src/bad/blended_images").glob("*.jpg"):
+        path.write_bytes(b"broken")
+    with pytest.raises(SystemExit) as ended:
+        convert_command(["--from", "blendedmvs", str(tmp_path / "src"), str(tmp_path / "out"), "--links"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "1 finished, 0 skipped, 1 failed" in printed.out
+    assert "good: finished: 1 depth maps left out" in printed.err
+    image = tmp_path / "out/good/images/000000.jpg"
+    assert image.is_symlink()
+    assert not image.readlink().is_absolute()
+    meta = read_scene_meta(tmp_path / "out/good/scene_meta.json")
+    assert ["depth" in frame.values for frame in meta.frames] == [True, False, True, True]
+    assert not meta.is_metric
+
+
+def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--from", "wai", "a", "b"], "--from: expected one of"),
+        (["--from", "dtu", "--meters", "-1", "a", "b"], "--meters: expected a number above 0"),
+        (["--from", "procedural", str(tmp_path), "b"], "expected a folder of python -m data.procedural"),
+        (["--from", "dtu", "--sparse_depth", str(tmp_path), "b"], "--sparse_depth"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            convert_command(words)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_bounds_come_from_depth_where_the_file_has_none(tmp_path: Path) -> None:
+    write_wall(tmp_path / "room", 3)
+    (scene,) = read_scenes("wai", str(tmp_path), split="all", scans=None)
+    near, far = scene.near_far([0])
+    np.testing.assert_allclose([near.item(), far.item()], [2 / 1.2, 2 * 1.2], rtol=1e-5)

@@ -1,0 +1,129 @@
+"""Covisibility and confidence against closed forms on a wall, and the reference's records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.wai.covisibility import main as covisibility_command
+from data.wai.depth_confidence import main as confidence_command
+from data.wai.overlap import PRESETS, DepthViews, OverlapRule, covisibility, frusta_touch, may_overlap, median_depth
+from data.wai.scene import WaiScene
+from data.wai.undistort import main as undistort_command
+from data.wai.undistort import rectification
+from tests import golden_wai
+from tests.data.wai.scenes import DEPTH, FOCAL, HEIGHT, STEP, WIDTH, write_wall
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "wai"
+
+
+@pytest.mark.parametrize("name", ["scene", "covisibility", "sampling"])
+def test_records_of_the_reference(name: str) -> None:
+    folder = GOLDEN / name
+    checked = golden_wai.kind_of(folder)(folder)
+    assert [item for items in checked.values() for item in items if not item.is_within] == []
+    assert sum(map(len, checked.values())) >= 8
+
+
+def wall(views: int = 3) -> DepthViews:
+    """Cameras in a row before a wall."""
+    matrix = np.array([[FOCAL, 0, 15.5], [0, FOCAL, 11.5], [0, 0, 1]])
+    c2w = np.tile(np.eye(4), (views, 1, 1))
+    c2w[:, 0, 3] = STEP * np.arange(views)
+    depth = np.full((views, HEIGHT, WIDTH), DEPTH, np.float32)
+    return DepthViews.make(depth, np.tile(matrix, (views, 1, 1)), c2w)
+
+
+def test_overlap_of_a_wall_is_exact_and_asymmetric_with_holes() -> None:
+    views = wall()
+    got = covisibility(views, PRESETS["gt"])
+    np.testing.assert_allclose(got, [[1, 0.875, 0.75], [0.875, 1, 0.875], [0.75, 0.875, 1]], atol=1e-6)
+    depth = views.depth.clone()
+    depth[1, :, 16:] = 0
+    holes = replace(views, depth=depth)
+    got = covisibility(holes, PRESETS["mvs"])
+    # view 0 finds view 1's known columns 0..15 at its own 4..19; view 1's known ones are all seen by view 0
+    np.testing.assert_allclose([got[0, 1], got[1, 0], got[1, 1]], [0.5, 0.5, 0.5], atol=1e-6)
+    of_target = covisibility(holes, PRESETS["mvs"], OverlapRule(of_target=True))
+    np.testing.assert_allclose([of_target[0, 1], of_target[1, 0]], [1, 0.5], atol=1e-6)
+
+
+def test_relative_thresholds_do_not_depend_on_the_unit() -> None:
+    views = wall()
+    depth = views.depth.clone()
+    depth[1] += 0.06  # of 2: within 0.02 * 2 + 0.02 * 2 * ln 2 + 0.005 * 2 = 0.078
+    for unit in (1.0, 10.0, 0.1):
+        c2w = views.c2w.clone()
+        c2w[:, :3, 3] *= unit
+        scene = replace(views, depth=depth * unit, c2w=c2w)
+        got = covisibility(scene, PRESETS["relative"].scaled(median_depth(scene)))
+        assert got[0, 1] == pytest.approx(0.875), unit
+    assert covisibility(replace(views, depth=depth * 10), PRESETS["gt"])[0, 1] == 0
+
+
+def test_the_quick_test_loses_no_overlap_and_saves_views_apart() -> None:
+    """With principal points near the border, where the reference's frusta are wrong."""
+    generator = torch.Generator().manual_seed(0)
+    views = wall(12)
+    matrices, c2w = views.intrinsics.clone(), views.c2w.clone()
+    matrices[::2, 0, 2], matrices[1::2, 0, 2] = 0.1 * WIDTH, 0.9 * WIDTH
+    c2w[:, 0, 3] = 12 * torch.rand(12, generator=generator, dtype=torch.float64)
+    depth = 1 + torch.rand(12, HEIGHT, WIDTH, generator=generator)
+    views = replace(views, intrinsics=matrices, c2w=c2w, depth=depth)
+    every = covisibility(views, PRESETS["mvs"], candidates=np.ones((12, 12), bool))
+    np.testing.assert_array_equal(covisibility(views, PRESETS["mvs"]), every)
+    assert not may_overlap(views).all()
+    assert (every[~frusta_touch(views)] > 0).any()
+
+
+def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_wall(tmp_path / "room", 3)
+    write_wall(tmp_path / "bare", 2, with_depth=False)
+    with pytest.raises(SystemExit) as ended:
+        covisibility_command([str(tmp_path), "--long_side", "32"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "covisibility: 1 finished, 0 skipped, 1 failed" in printed.out
+    assert "bare: failed" in printed.err
+    room = WaiScene.read(tmp_path / "room")
+    values = room.load_scene_modality("pairwise_covisibility")
+    assert isinstance(values, np.memmap)
+    np.testing.assert_allclose(values[0], [1, 0.875, 0.75], atol=1e-6)
+    assert room.meta.values["covisibility_settings"]["thresholds"]["absolute"] == 0.1
+    confidence_command([str(tmp_path / "room"), "--long_side", "32"])
+    frame = WaiScene.read(tmp_path / "room").load_frame(0, ["depth_confidence/depth"])
+    confidence = frame.modalities["depth_confidence/depth"]
+    # the first four columns are seen by nobody else, and a view does not confirm itself
+    np.testing.assert_allclose(confidence, np.tile(np.arange(WIDTH) >= 4, (HEIGHT, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
+def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Path) -> None:
+    scene = write_wall(tmp_path / "in" / "room", 1)
+    bend = {"k1": 0.05, "k2": -0.02} | dict.fromkeys(("k3", "k4") if "FISH" in model else ("p1", "p2"), 0.004)
+    values = {**scene.meta.values, "camera_model": model, **bend}
+    scene = replace(scene, meta=replace(scene.meta, values=values)).write("scene_meta_distorted.json")
+    camera = scene.meta.camera(scene.meta.frames[0])
+    found = rectification(camera, "here")
+    row, column = 5, 27
+    new = found.camera.coefficients
+    x, y = (column - new["cx"]) / new["fl_x"], (row - new["cy"]) / new["fl_y"]
+    r2 = x * x + y * y
+    if "FISH" in model:
+        angle = np.arctan(np.sqrt(r2))
+        bent = angle * (1 + sum(bend[f"k{i}"] * angle ** (2 * i) for i in range(1, 5))) / np.sqrt(r2)
+        u, v = x * bent, y * bent
+    else:
+        radial = 1 + bend["k1"] * r2 + bend["k2"] * r2 * r2
+        u = x * radial + 2 * bend["p1"] * x * y + bend["p2"] * (r2 + 2 * x * x)
+        v = y * radial + bend["p1"] * (r2 + 2 * y * y) + 2 * bend["p2"] * x * y
+    assert found.columns[row, column] == pytest.approx(FOCAL * u + 15.5, abs=1e-3)
+    assert found.rows[row, column] == pytest.approx(FOCAL * v + 11.5, abs=1e-3)
+    assert found.columns.min() >= -0.01
+    assert found.columns.max() <= WIDTH - 0.99
+    undistort_command([str(tmp_path / "in"), str(tmp_path / "out")])
+    frame = WaiScene.read(tmp_path / "out" / "room").load_frame(0, ["image", "depth"])
+    assert frame.camera.model == "PINHOLE"
+    np.testing.assert_array_equal(frame.modalities["depth"], np.full((HEIGHT, WIDTH), DEPTH))

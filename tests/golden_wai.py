@@ -23,6 +23,7 @@ from data.wai.overlap import (
     resized_intrinsics,
     resized_size,
 )
+from data.wai.reference_views import ImageRule, ResizedFrame, apply_rule, reference_view
 from data.wai.scene import WaiScene
 from tests.golden_comparison import Comparison, compared
 
@@ -40,6 +41,8 @@ def kind_of(folder: Path) -> Callable[[Path], Checked] | None:
         return check_covisibility
     if (folder / "graphs.npz").is_file() and (folder / "sampling.json").is_file():
         return check_sampling
+    if (folder / "views.npz").is_file() or (folder / "image_rules.npz").is_file():
+        return check_views
     return None
 
 
@@ -244,3 +247,73 @@ def _walk(walk: dict[str, Any], graphs: Arrays) -> list[Comparison]:
 
 
 _DRAWS = 200
+
+
+def check_views(folder: Path) -> Checked:
+    """Image rules, and whole views of the scene beside the folder (chosen by their recorded frames)."""
+    results: Checked = {}
+    if (folder / "image_rules.npz").is_file():
+        results["image_rules.npz"] = _image_rules(folder)
+    scenes = sorted((*folder.glob("../*/*/scene_meta.json"), *folder.glob("*/scene_meta.json")))
+    if (folder / "views.npz").is_file() and scenes:
+        results["views.npz"] = _views(read_arrays(folder / "views.npz"), WaiScene.read(scenes[0].parent))
+    return results
+
+
+def _image_rules(folder: Path) -> list[Comparison]:
+    record, results = read_arrays(folder / "image_rules.npz"), []
+    for case in json.loads((folder / "image_rules.json").read_text()):
+        at = f"{case['case']}/"
+        width, height = case["resolution_wh"]
+        rule = ImageRule(width, height, case["principal_point_centered"], case["drawn_extra_pixels"])
+        given = (record[f"{at}{name}_in"] for name in ("image", "depth", "mask", "K"))
+        image, depth, mask, matrix = given
+        got = apply_rule(ResizedFrame(image, depth, mask > 0, matrix), rule)
+        masked = record[f"{at}mask_out"] > 0
+        results += [
+            compared(f"{at}K", record[f"{at}K_out"], got.intrinsics, absolute=1e-4),
+            compared(f"{at}depth", record[f"{at}depth_out"], got.depth),
+            compared(f"{at}mask", masked, got.mask),
+            compared(f"{at}image", record[f"{at}image_out"], got.image, absolute=2),
+        ]
+    return results
+
+
+_PIXEL_SHARE = 0.005
+"""Of the pixels of a mask or depth map that may differ."""
+_NOT_COMPARED = {"is_metric_scale", "is_synthetic", "idx", "rng", "data_norm_type", "dataset", "label"}
+"""Flags of the data set's class, and numbers of the reference's random stream."""
+
+
+def _views(record: Arrays, scene: WaiScene) -> list[Comparison]:
+    results: list[Comparison] = []
+    views: dict[str, dict[str, Any]] = {}
+    for name, expected in record.items():
+        place, _, key = name.rpartition("/")
+        case = place.partition("/")[0]
+        if place not in views:
+            height, width = record[f"{place}/true_shape"].tolist()
+            frame = scene.meta.frame_index[str(record[f"{place}/instance"]).rpartition("/")[2]]
+            # the case's name says which rule the reference was run with
+            views[place] = reference_view(scene, frame, ImageRule(width, height, is_centered=case.endswith("_pp")))
+        if key in _NOT_COMPARED:
+            continue
+        got = views[place].get(key)
+        if key == "instance":
+            results.append(Comparison(name, 0.0, "the same", str(expected) == got))
+        elif key == "img":
+            got = (got - _MEAN) / _STD if "dinov2" in case else got
+            unit = 1 / 255 / (0.224 if "dinov2" in case else 1)
+            results.append(compared(name, expected, got, absolute=unit + 1e-6))
+        elif key in ("depthmap", "valid_mask", "non_ambiguous_mask"):
+            share = float((expected != got).mean())
+            results.append(Comparison(name, share, f"{_PIXEL_SHARE:g} of the pixels", share <= _PIXEL_SHARE))
+        else:
+            if key == "depth_along_ray":  # positive for negative depth there
+                expected = np.where(record[f"{place}/depthmap"] < 0, 0, expected)
+            results.append(compared(name, expected, got, absolute=1e-5, relative=1e-5))
+    return results
+
+
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]

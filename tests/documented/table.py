@@ -12,7 +12,7 @@ Commands that match `NOT_RUN` do not run, but their options are parsed.
 WORDS: list[tuple[str, str]] = [
     # pattern of the whole word -> what stands for it
     (
-        r"/(?:path/to|data)/(dtu|co3d|annotations|vkitti|blendedmvs|llff|nerf_llff_data|blender|nerf_synthetic|peer)",
+        r"/(?:path/to|data)/(wai(?:/room)?|dtu|co3d|annotations|vkitti|blendedmvs|llff|nerf_llff_data|blender|nerf_synthetic|peer)",
         r"toys/\1",
     ),
     (r"facebook/VGGT-1B(-Commercial)?", "toys/vggt.safetensors"),
@@ -67,6 +67,12 @@ TOY: dict[str, str] = {
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.download": "",
+    "data.wai.convert": "--workers 1",
+    "data.wai.covisibility": "--long_side 32",
+    "data.wai.depth_confidence": "--long_side 32",
+    "data.wai.split_lists": "",
+    "data.wai.undistort": "",
+    "data.wai.view": "--port 0 --seconds 0.1 --points 100",
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",

@@ -11,8 +11,10 @@ from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera, write_model
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
+from data.wai.covisibility import Settings, add_covisibility
 from models.vggt import load_vggt
 from tests.data.tiny_scenes import write_blender, write_llff
+from tests.data.wai.scenes import write_wall
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES
@@ -68,6 +70,12 @@ def _peer(folder: Path) -> None:
     (folder / "make_scene.py").write_text(FAKE_SCRIPT)
 
 
+def _wai(folder: Path) -> None:
+    for name in ("room", "hall", "kitchen"):
+        write_wall(folder / name, 4)
+        add_covisibility(Settings(long_side=32), name, folder / name)
+
+
 def _photos(folder: Path) -> None:
     """With their cameras, so that they need not be found in a test of commands."""
     poses = ring(8)
@@ -90,6 +98,8 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "nerf_synthetic": lambda folder: write_blender(folder / "lego", views=20),
     "peer": _peer,
     "photos": _photos,
+    "wai": _wai,
+    "wai/room": lambda folder: _wai(folder.parent),
     "vggt.safetensors": _vggt,
     "sizes.json": _sizes,
     "camera_path.json": _camera_path,

@@ -1,8 +1,8 @@
 """Compare the network with recorded outputs of the reference: `python -m tests.goldens DIR`.
 
 A fixture is a folder with `config.json`, `state_dict.safetensors` and, per input, `<input>.inputs.npz` and
-`<input>.outputs.npz` (and `<input>.grads.npz`), one of the training maths with `losses.json` and `losses.npz`, or one
-of MapAnything's (tests/golden_mapanything.py); every fixture below DIR is checked.
+`<input>.outputs.npz` (and `<input>.grads.npz`), one of the training maths with `losses.json` and `losses.npz`, one of
+MapAnything's (tests/golden_mapanything.py) or one of WAI scenes (tests/golden_wai.py); every fixture below DIR is checked.
 Prints the largest deviation of each output beside its tolerance. Exit status: 0 all
 within, 1 something beyond, 2 nothing usable found.
 
@@ -33,7 +33,7 @@ from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTOutput
 from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
-from tests import golden_mapanything
+from tests import golden_mapanything, golden_wai
 from tests.golden_comparison import Comparison
 from tests.golden_training import INPUTS, RecordedScene
 
@@ -249,8 +249,8 @@ def find_fixtures(root: Path) -> list[Path]:
 
 
 def _other_kind(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] | None:
-    """The check of a folder with fixtures of another network than VGGT."""
-    return golden_mapanything.kind_of(folder)
+    """The check of a folder with fixtures of another kind than VGGT's."""
+    return golden_mapanything.kind_of(folder) or golden_wai.kind_of(folder)
 
 
 def load_model(folder: Path) -> VGGT:

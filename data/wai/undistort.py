@@ -2,8 +2,8 @@
 
 Reads `scene_meta_distorted.json` of a scene, else `scene_meta.json`. Images are resampled to a pinhole camera of the
 same size with a centered principal point, whose focal length is the least that shows nothing beyond the photograph;
-depth (camera z, which does not change) and masks by nearest pixel. Other modalities are left out and named. Exit status 1 if
-a scene failed.
+depth (camera z, which does not change) and masks by nearest pixel. Other modalities are left out and named. Exit
+status 1 if a scene failed.
 """
 
 from collections.abc import Sequence

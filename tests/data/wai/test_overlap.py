@@ -19,7 +19,7 @@ from tests.data.wai.scenes import DEPTH, FOCAL, HEIGHT, STEP, WIDTH, write_wall
 GOLDEN = Path(__file__).parents[2] / "golden" / "wai"
 
 
-@pytest.mark.parametrize("name", ["scene", "covisibility", "sampling"])
+@pytest.mark.parametrize("name", ["scene", "covisibility", "sampling", "views"])
 def test_records_of_the_reference(name: str) -> None:
     folder = GOLDEN / name
     checked = golden_wai.kind_of(folder)(folder)

@@ -1,4 +1,4 @@
-"""How well other views confirm depth maps: `python -m data.wai.depth_confidence ROOT` (docs/wai.md, "Covisibility").
+"""How well other views confirm depth maps: `python -m data.wai.depth_confidence /path/to/wai`.
 
 Writes `<method>/v0/depth_confidence/<frame>.exr` for every frame, values in [0, 1]: modality
 `depth_confidence/<method>`. Exit status 1 if a scene failed.

@@ -1,4 +1,4 @@
-"""Which WAI scenes are for training, validation and test: `python -m data.wai.split_lists ROOT`.
+"""Scenes to train, validate and test with: `python -m data.wai.split_lists /path/to/wai --val 0.2 --npy`.
 
 Text lists `ROOT/lists/<split>.txt`, one scene a line; and the reference's `<split>/<dataset>_scene_list_<split>.npy`,
 object arrays of names, below ROOT or ROOT/metadata. The former win.

@@ -1,4 +1,4 @@
-"""WAI scenes of cameras with distortion to pinhole ones: `python -m data.wai.undistort SRC DST`.
+"""WAI scenes of cameras with distortion to pinhole ones: `python -m data.wai.undistort /path/to/wai wai_pinhole`.
 
 Reads `scene_meta_distorted.json` of a scene, else `scene_meta.json`. Images are resampled to a pinhole camera of the
 same size with a centered principal point, whose focal length is the least that shows nothing beyond the photograph;

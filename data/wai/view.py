@@ -1,4 +1,4 @@
-"""Look at a WAI scene in a browser: `python -m data.wai.view SCENE` (docs/wai.md, "Look at a scene").
+"""Look at a WAI scene in a browser: `python -m data.wai.view /path/to/wai/room` (docs/wai.md, "Look at a scene").
 
 Cameras with their images, points from depth maps, and covisibility as lines between cameras.
 """

@@ -1,6 +1,6 @@
-"""Other data sets to WAI scenes: `python -m data.wai.convert --from blendedmvs /path/to/blendedmvs wai_scenes` (docs/wai.md, "Convert").
+"""Other data sets to WAI scenes: `python -m data.wai.convert --from blendedmvs /path/to/blendedmvs wai_scenes`.
 
-Every reader of this repository can be the source, and folders of `python -m data.procedural`. A scene's log says how it
+See docs/wai.md, "Convert". Every reader of this repository can be the source, and folders of `python -m data.procedural`. A scene's log says how it
 ended; scenes that are done are skipped, those that failed or were interrupted are done again. Exit status 1 if one
 failed.
 """

@@ -1,8 +1,8 @@
 """Other data sets to WAI scenes: `python -m data.wai.convert --from blendedmvs /path/to/blendedmvs wai_scenes`.
 
-See docs/wai.md, "Convert". Every reader of this repository can be the source, and folders of `python -m data.procedural`. A scene's log says how it
-ended; scenes that are done are skipped, those that failed or were interrupted are done again. Exit status 1 if one
-failed.
+See docs/wai.md, "Convert". Every reader of this repository can be the source, and folders of `python -m
+data.procedural`. A scene's log says how it ended; scenes that are done are skipped, those that failed or were
+interrupted are done again. Exit status 1 if one failed.
 """
 
 import json

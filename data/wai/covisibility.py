@@ -1,7 +1,8 @@
 """Covisibility of all frames of WAI scenes: `python -m data.wai.covisibility /path/to/wai`.
 
-See docs/wai.md, "Covisibility". Writes `covisibility/v0/pairwise_covisibility--NxN.npy` in every scene's folder, which can be mapped into memory, and
-names it in its scene_meta.json. Scenes that are done are skipped. Exit status 1 if one failed.
+See docs/wai.md, "Covisibility". Writes `covisibility/v0/pairwise_covisibility--NxN.npy` in every scene's folder, which
+can be mapped into memory, and names it in its scene_meta.json. Scenes that are done are skipped. Exit status 1 if one
+failed.
 """
 
 from collections.abc import Sequence

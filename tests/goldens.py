@@ -2,9 +2,9 @@
 
 A fixture is a folder with `config.json`, `state_dict.safetensors` and, per input, `<input>.inputs.npz` and
 `<input>.outputs.npz` (and `<input>.grads.npz`), one of the training maths with `losses.json` and `losses.npz`, one of
-MapAnything's (tests/golden_mapanything.py) or one of WAI scenes (tests/golden_wai.py); every fixture below DIR is checked.
-Prints the largest deviation of each output beside its tolerance. Exit status: 0 all
-within, 1 something beyond, 2 nothing usable found.
+MapAnything's (tests/golden_mapanything.py) or one of WAI scenes (tests/golden_wai.py); every fixture below DIR is
+checked. Prints the largest deviation of each output beside its tolerance. Exit status: 0 all within, 1 something
+beyond, 2 nothing usable found.
 
 The network runs in float64, weights and inputs cast from the recorded float32. In float32 the order of summation, which
 differs between CPUs, moves the outputs as far as the tolerances reach; in float64 what remains is the rounding of the

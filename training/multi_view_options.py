@@ -66,9 +66,11 @@ class MultiViewOptions(RunOptions):
     max_img_per_gpu: int = option(48, "images per step and process: so many groups as fit, at least one")
     frame_sampling: tuple[str, ...] = option(
         (),
-        "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), or "
-        "nearby:R (from R times as many neighbors of the first one); none given: uniform for co3d, else nearby:8",
+        "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), nearby:R "
+        "(from R times as many neighbors of the first one) or covisibility:T (connected by covisibility above T, wai "
+        "only); none given: uniform for co3d, else nearby:8",
         nargs="+",
+        aliases=("view_sampling",),
     )
     expand_ratio: tuple[float, ...] = option(
         (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"

@@ -83,7 +83,7 @@ def test_sampling_is_parsed_or_refused_by_name() -> None:
     assert FrameSampling.parse("uniform") == UNIFORM
     assert FrameSampling.parse("nearby:2.5") == FrameSampling(2.5)
     for text in ("nearby", "nearby:", "nearby:0.5", "nearby:nan", "nearby:inf", "uniform:2", "far:3", ""):
-        with pytest.raises(InputError, match=r"^--frame_sampling: expected uniform, or nearby:<ratio>"):
+        with pytest.raises(InputError, match=r"^--frame_sampling: expected uniform, nearby:<ratio>"):
             FrameSampling.parse(text)
 
 

@@ -36,6 +36,7 @@ setup(
         "tensorboard>=2.16,<3",
         "tqdm>=4.66,<5",
         "filelock>=3.13,<4",
+        "networkx>=3,<4",
         "trimesh>=4,<6",
         "pycolmap>=4,<5",  # structure from motion, bundle adjustment, COLMAP's files
         "pi-heif>=0.20,<2",  # iPhone photographs; decodes only

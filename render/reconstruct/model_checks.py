@@ -5,12 +5,13 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import networkx
 import numpy as np
 from jaxtyping import Float
 
 from data.colmap_library import pycolmap
 from geometry import InputError
-from render.reconstruct.overlap import MIN_INLIERS, largest_group
+from render.reconstruct.overlap import MIN_INLIERS
 from render.reconstruct.types import PhotoSet
 
 _MIN_POINTS = 30
@@ -65,11 +66,17 @@ def check_model(model: pycolmap.Reconstruction, photos: PhotoSet, agreement: flo
 
 
 def keep_connected(model: pycolmap.Reconstruction) -> None:
-    """Take the pose from images outside the largest group whose neighbors share 10 points: wrong matches hold them."""
+    """Take the pose from images outside the largest group that hangs together without any one of its images.
+
+    Images that share 10 points hang together; fewer are wrong matches. Two groups with one image in common, and no point
+    that both see without it, have no common scale: rays through one center look the same however far away all the rest is
+    moved from it. So a group is a biconnected component (Hopcroft and Tarjan 1973) of the images.
+    """
     shared: Counter[tuple[int, int]] = Counter()
     for point in model.points3D.values():
         shared.update(combinations(sorted({element.image_id for element in point.track.elements}), 2))
-    group = largest_group(pair for pair, count in shared.items() if count >= _MIN_SHARED)
+    graph = networkx.Graph(pair for pair, count in shared.items() if count >= _MIN_SHARED)
+    group = max(networkx.biconnected_components(graph), key=len, default=set[int]())
     for image in list(model.images.values()):
         if group and image.has_pose and image.image_id not in group:
             model.deregister_frame(image.frame_id)

@@ -41,6 +41,7 @@ _MORE_FEATURES = MatchingOptions(max_features=8192, peak_threshold=0.002, max_ra
 ATTEMPTS = (
     Attempt("incremental mapping", "incremental"),
     Attempt("global mapping", "global"),
+    Attempt("incremental mapping of more features", "incremental", _MORE_FEATURES),
     Attempt("global mapping of more features", "global", _MORE_FEATURES),
 )
 """Where both mappers place the same photographs they are equally exact. The global one (GLOMAP, Pan et al. 2024) needs

@@ -71,6 +71,24 @@ def test_images_that_hardly_any_point_holds_lose_their_pose(model: pycolmap.Reco
     assert all(point.track.length() >= 2 for point in model.points3D.values())
 
 
+def test_groups_that_hang_together_at_one_image_lose_the_smaller(model: pycolmap.Reconstruction):
+    """Photograph 4 sees points with 0 to 3 and others with 5 to 7, and no point is seen from both sides of it."""
+    names = {image.image_id: image.name for image in model.images.values()}
+    before = {number for number, name in names.items() if name < "photo_004.png"}
+    behind = {number for number, name in names.items() if name > "photo_004.png"}
+    for at, (number, point) in enumerate(list(model.points3D.items())):
+        left_out = (before, behind)[at % 2]
+        for image, feature in [(element.image_id, element.point2D_idx) for element in point.track.elements]:
+            if image in left_out and number in model.points3D:  # a point that one image sees alone is deleted
+                model.delete_observation(image, feature)
+    hinge = {number for number, name in names.items() if name == "photo_004.png"}
+    tracks = [{element.image_id for element in point.track.elements} for point in model.points3D.values()]
+    for side in (before, behind):
+        assert sum(1 for seen in tracks if seen & hinge and seen & side) >= 10
+    keep_connected(model)
+    assert {image.name for image in model.images.values() if image.has_pose} == {f"photo_{n:03d}.png" for n in range(5)}
+
+
 def test_a_sound_model_keeps_all_images(model: pycolmap.Reconstruction):
     """Its points hold them."""
     points = model.num_points3D()

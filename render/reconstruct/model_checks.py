@@ -68,9 +68,9 @@ def check_model(model: pycolmap.Reconstruction, photos: PhotoSet, agreement: flo
 def keep_connected(model: pycolmap.Reconstruction) -> None:
     """Take the pose from images outside the largest group that hangs together without any one of its images.
 
-    Images that share 10 points hang together; fewer are wrong matches. Two groups with one image in common, and no point
-    that both see without it, have no common scale: rays through one center look the same however far away all the rest is
-    moved from it. So a group is a biconnected component (Hopcroft and Tarjan 1973) of the images.
+    Images that share 10 points hang together; fewer are wrong matches. Two groups with one image in common, and no
+    point that both see without it, have no common scale: that image sees the same however far away one of them is
+    moved from its center. So a group is a biconnected component (Hopcroft and Tarjan 1973) of the images.
     """
     shared: Counter[tuple[int, int]] = Counter()
     for point in model.points3D.values():

@@ -4,6 +4,7 @@ Folders are recognized by the files in them.
 """
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,12 @@ _CONFIDENCE_SHARE = 0.02
 
 
 def is_covisibility(path: Path) -> bool:
-    """Whether an npz file is a record of covisibility."""
-    with np.load(path, allow_pickle=False) as file:
-        return set(file.files) >= _COVISIBILITY
+    """Whether a file is an npz file with a record of covisibility."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return set(file.files) >= _COVISIBILITY
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def check_covisibility(folder: Path) -> Checked:

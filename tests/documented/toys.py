@@ -115,5 +115,6 @@ SAME = {
     "data/vkitti": "vkitti",
     "toys/blender": "nerf_synthetic",
     "toys/nerf_llff_data": "llff",
+    "runs/photographs": "photos",
 }
 """Folders that configs and options have as defaults -> the toy that lies there."""

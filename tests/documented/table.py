@@ -56,7 +56,7 @@ SHAPES = ("feature_channels", "hidden", "fused")
 """Those of them that weights depend on."""
 
 _RUN = "--num_workers 0 --num_val 1 --accelerator cpu --devices 1 --strategy auto --precision 32-true"
-_NERF = f"{_RUN} --rays_per_step 64 --warmup_steps 1 --max_steps 5 --val_every 5 --save_every 5"
+_NERF = f"{_RUN} --rays_per_step 8 --warmup_steps 1 --max_steps 5 --val_every 5 --save_every 5"
 
 TOY: dict[str, str] = {
     "train_general": f"{_NERF} --vggt_image_size 56",

@@ -175,10 +175,6 @@ def target(command: Command) -> tuple[str, list[str]]:
     )
 
 
-_ONE_WINDOW = {True: ("--rays_per_step", "64")}
-"""Rays of a step that draws windows of 8x8."""
-
-
 def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
     """Its arguments at toy size.
 
@@ -191,12 +187,7 @@ def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
     for word in arguments:
         if _replaced(word) == word or _replaced(word) not in words[-1:]:  # several scans may become the same
             words.append(_replaced(word))
-    for word in words:
-        if word.startswith(("/", "../", "~", "$", "<")) or re.fullmatch(r"[A-Z]+|\.\.\.", word):
-            raise NotCovered(
-                f"{command.place}: what stands for {word} in `{command}`? Write a path that a reader can see through, "
-                f"such as /path/to/dtu, or add a row to WORDS in {TABLE}"
-            )
+    _require_replaced(command, words)
     if "--help" in words:
         return words
     given = settings(module, words)
@@ -210,7 +201,17 @@ def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
             words += [f"--{name}", *replaced]
         if name in SMALLER and name not in kept:
             words += [f"--{name}", *SMALLER[name].split()]
-    return [*words, *TOY[module].split(), *_ONE_WINDOW.get("window_rays" in given, ())]
+    one_window = ("--rays_per_step", "64") if "window_rays" in given else ()  # of 8x8
+    return [*words, *TOY[module].split(), *one_window]
+
+
+def _require_replaced(command: Command, words: list[str]) -> None:
+    for word in words:
+        if word.startswith(("/", "../", "~", "$", "<")) or re.fullmatch(r"[A-Z]+|\.\.\.", word):
+            raise NotCovered(
+                f"{command.place}: what stands for {word} in `{command}`? Write a path that a reader can see through, "
+                f"such as /path/to/dtu, or add a row to WORDS in {TABLE}"
+            )
 
 
 def settings(module: str, words: list[str]) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
-"""Options of every task that trains on groups of views: data sets, how groups are drawn, what is evaluated."""
+"""Options of every task that trains on groups of views: data, how groups are drawn, what is evaluated and exported."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ from data.multi_view.sampler import BatchShape
 from data.multi_view.sources import FrameSampling
 from data.procedural.motions import MOTIONS, MotionMix
 from data.readers.registry import READERS
-from geometry import require
+from geometry import InputError, require
 from training.launch import local_rank
 from training.options import RunOptions, option
 
@@ -19,6 +20,8 @@ DEFAULT_EVAL_VIEWS = 4
 """Frames of a validation group; chosen by hand."""
 DEFAULT_ROOMS, DEFAULT_ROLLS = 0.5, 0.1
 """Of `MotionMix`."""
+_DTYPES = ("float32", "float16", "bfloat16")
+"""Of exported weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,8 @@ class MultiViewOptions(RunOptions):
     blur: bool = option(False, "blur one training image in twenty as well")
     augment_geometry: bool = option(True, "crop and zoom training images on disk at random")
     turn_portraits: bool = option(False, "turn upright training images on disk by 90 degrees, half of the groups")
+    export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
+    export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
     eval_only: bool = option(False, "no training: print and write metrics of the weights")
     eval_protocol: str = option(
         NEIGHBORS, f"groups of validation and evaluation on disk, one of {', '.join(PROTOCOLS)} (docs/vggt_training.md)"
@@ -103,6 +108,7 @@ class MultiViewOptions(RunOptions):
         self._check_sampling()
         self._check_choices()
         self._check_procedural()
+        self._check_export()
 
     def _check_data(self) -> None:
         count = len(self.dataset_name)
@@ -176,6 +182,16 @@ class MultiViewOptions(RunOptions):
                 f"--{name} {getattr(self, name)}: expected --procedural_motions beside it, got none",
             )
         _ = self.motion_mix
+
+    def _check_export(self) -> None:
+        require(
+            self.export_dtype in _DTYPES,
+            f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
+        )
+        require(not (self.export and self.eval_only), "--export and --eval_only: give only one of them")
+        require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
+        if self.export and Path(self.export).suffix != ".safetensors":
+            raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
 
     @property
     def sampling(self) -> tuple[FrameSampling, ...]:

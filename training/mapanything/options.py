@@ -1,12 +1,11 @@
 """Options of train_mapanything.py."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from geometry import InputError, require
+from geometry import require
 from models.mapanything.objective.recipes import RECIPES, LossRecipe, recipe_named
 from training.mapanything.inputs import PRESETS, InputProbabilities, preset_named
 from training.multi_view_options import MultiViewOptions
@@ -15,7 +14,6 @@ from training.options import option
 
 MODELS = ("mapanything", "vggt", "pi3")
 DEFAULT_LOSS = {"mapanything": "v1.1", "vggt": "vggt", "pi3": "pi3"}
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +47,6 @@ class MapAnythingOptions(MultiViewOptions):
     weight_decay: float = option(0.05, "AdamW's, on all matrices and kernels")
     max_objective: float = option(1000.0, "a larger objective stops the run as unstable")
     checkpointing: bool = option(True, "compute activations again backwards: less memory")
-    export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
-    export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --model_ckpt")
 
     def __post_init__(self) -> None:
@@ -65,17 +61,9 @@ class MapAnythingOptions(MultiViewOptions):
         self._require_positive("max_objective")
         require(0 <= self.warmup_fraction < 1, f"--warmup_fraction: expected 0 to below 1, got {self.warmup_fraction}")
         require(
-            self.export_dtype in _DTYPES,
-            f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
-        )
-        require(
             not (self.model_config and self.model_ckpt) or self.eval_only,
             "--model_config starts from random weights and --model_ckpt from given ones: give only one of them",
         )
-        require(not (self.export and self.eval_only), "--export and --eval_only: give only one of them")
-        require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
-        if self.export and Path(self.export).suffix != ".safetensors":
-            raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
         for name in self.eval_inputs:
             preset_named(name, "--eval_inputs")
         require(

@@ -1,18 +1,16 @@
 """Options of train_vggt.py."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from geometry import InputError, require
+from geometry import require
 from training.multi_view_options import MultiViewOptions
 from training.options import option
 
 DEFAULT_TRACKS = 1024
 """Per group, as upstream (docs/vggt.md, "Tracks from depth")."""
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +42,6 @@ class VGGTOptions(MultiViewOptions):
     bias_only: bool = option(False, "of the aggregator only biases learn")
     checkpointing: bool = option(True, "compute activations of aggregator and dense heads again backwards: less memory")
     ema: float = option(0.0, "decay per step of an average of the weights that is validated and exported; 0: none")
-    export_dtype: str = option("float32", "numbers of exported weights: float32, float16, bfloat16")
-    export: str = option("", "no training: write the weights of --init_from to this .safetensors file")
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --vggt_ckpt")
 
     def __post_init__(self) -> None:
@@ -63,15 +59,10 @@ class VGGTOptions(MultiViewOptions):
         for name in ("warmup_fraction", "ema"):
             require(0 <= getattr(self, name) < 1, f"--{name}: expected 0 to below 1, got {getattr(self, name)}")
         require(
-            self.export_dtype in _DTYPES,
-            f"--export_dtype: expected one of {', '.join(_DTYPES)}, got {self.export_dtype!r}",
-        )
-        require(
             self.num_tracks == DEFAULT_TRACKS or self.track_weight > 0,
             f"--num_tracks {self.num_tracks}: expected --track_weight above 0 beside it, got 0",
         )
         self._check_learning()
-        self._check_modes()
 
     def _check_learning(self) -> None:
         require(
@@ -105,12 +96,6 @@ class VGGTOptions(MultiViewOptions):
             not (self.vggt_config and self.vggt_ckpt) or self.eval_only,
             "--vggt_config starts from random weights and --vggt_ckpt from given ones: give only one of them",
         )
-
-    def _check_modes(self) -> None:
-        require(not (self.export and self.eval_only), "--export and --eval_only: give only one of them")
-        require(not self.export or bool(self.init_from), "--export: expected --init_from with the weights, got none")
-        if self.export and Path(self.export).suffix != ".safetensors":
-            raise InputError(f"--export: expected a file that ends in .safetensors, got {self.export!r}")
 
     @property
     def is_sharded(self) -> bool:

@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+VQA = ["transformers>=5,<6", "peft>=0.18,<1"]
+
 setup(
     name="vggt-nerf",
     version="0.1.0",
@@ -43,10 +45,14 @@ setup(
         "viser>=1,<2",
         "OpenEXR>=3.3,<4",  # depth maps of WAI scenes; OpenCV's wheel is built without EXR
         "PyYAML>=6,<7",
+        "lxml>=5,<7",  # CityGML
     ],
     extras_require={
+        "vqa": VQA,
+        "deepspeed": ["deepspeed>=0.16,<1"],  # --strategy deepspeed, imported only there
         "browser": ["playwright>=1.45,<2"],  # tests of the viewer in Debian's Chromium
         "test": [
+            *VQA,
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "beartype>=0.19,<1",

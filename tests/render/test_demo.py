@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from render import demo
+from tests import processes
 
 SIZES = ["--scenes", "4", "--views", "20", "--width", "40", "--height", "32", "--frames", "2"]
 
@@ -19,7 +21,11 @@ def test_stages_are_the_projects_commands(tmp_path: Path) -> None:
     ]
 
 
-def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(command: list[str]) -> CompletedProcess:
+        return processes.run([*command, *(("--workers", "1") if "data.procedural" in command else ())], check=False)
+
+    monkeypatch.setattr(demo.subprocess, "run", ended)
     out = tmp_path / "demo"
     arguments = ["--out", str(out), *SIZES, "--general_steps", "2", "--finetune_steps", "2"]
     demo.main(arguments)

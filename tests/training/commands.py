@@ -1,13 +1,9 @@
 """The training scripts as a user runs them, on tiny data with a tiny backbone."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.render.tiny import write_backbone
-
-ROOT = Path(__file__).parents[2]
 
 
 def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> list[str]:
@@ -23,12 +19,3 @@ def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> lis
     else:
         common += ["--residual_channels", "2", "--residual_resolution", "8"]
     return [sys.executable, script, *common, *more]
-
-
-def run(command: list[str], *, check: bool = True) -> subprocess.CompletedProcess:
-    """Run to the end; with `check`, a failure shows what the command printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if check and result.returncode != 0:
-        raise AssertionError(f"{command} exited {result.returncode}:\n{result.stderr[-3000:]}")
-    return result

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from pytorch_lightning.plugins.environments import MPIEnvironment
 
 from geometry import InputError
-from tests.training.commands import ROOT, tiny_arguments
+from tests.processes import Running, free_port, launched
+from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_general, outcome_of_vggt
 from tests.training.toy import TOY
 from training.checkpoint import read_checkpoint
@@ -96,21 +96,9 @@ def test_what_one_process_does_refuses_a_launcher(more: list[str], monkeypatch: 
 
 def at_once(*commands: list[str], environments: tuple[dict[str, str], ...] = ({}, {})) -> list[tuple[int, str, str]]:
     """Exit status, stdout and stderr of two commands that run beside each other."""
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **more},
-        )
-        for command, more in zip(commands, environments, strict=True)
-    ]  # fmt: skip
-    results = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, results, strict=True)]
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+    started = [Running(command, **more) for command, more in zip(commands, environments, strict=True)]
+    results = [process.result() for process in started]
+    return [(result.returncode, result.stdout, result.stderr) for result in results]
 
 
 def on_two_nodes(arguments: list[str]) -> list[list[str]]:
@@ -136,9 +124,9 @@ def test_torchrun_on_two_nodes_is_one_run(small_dtu: Path, tmp_path: Path) -> No
     assert (two.record.options["devices"], two.record.options["num_nodes"]) == (1, 2)
     for key, expected in one.contents["state_dict"].items():
         torch.testing.assert_close(two.contents["state_dict"][key], expected, atol=2e-4, rtol=1e-3, msg=key)
-    refused = at_once(*on_two_nodes(arguments))
-    assert [status for status, *_ in refused] == [1, 1]  # torchrun's
-    assert all(errors.count("error: --expname: ") == 1 for *_, errors in refused), refused
+    refused = launched([sys.executable, *arguments], nodes=2)
+    assert [result.returncode for result in refused] == [2, 2]
+    assert all(result.stderr.count("error: --expname: ") == 1 for result in refused), refused
 
 
 def test_slurm_tasks_skip_a_step_together(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.training.commands import run, tiny_arguments
+from tests.processes import launched, run
+from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_general
 from training.nerf.checkpoint import read_nerf_checkpoint
 
@@ -241,7 +242,8 @@ def test_missing_depth_maps_are_unknown_not_fatal(small_dtu: Path, tmp_path: Pat
     (data / "Depths" / "scan2" / "depth_map_0032.pfm").unlink()  # validation is on this scan: views 32 and 23
     more = ("--expname", "d", "--max_steps", "4", "--scenes_per_step", "2", "--depth_loss", "0.1", "--num_val", "2")
     more += ("--devices", str(processes), "--strategy", "ddp") if processes > 1 else ()
-    result = run(tiny_arguments("train_general.py", data, tmp_path / "runs", *more))
+    command = tiny_arguments("train_general.py", data, tmp_path / "runs", *more)
+    result = launched(command)[0] if processes > 1 else run(command)
     assert "depth: 39 of 40 targets; none for views of scan3: 24\n" in result.stderr
     events = EventAccumulator(str(tmp_path / "runs" / "d" / "tensorboard")).Reload()
     (error,) = events.Scalars("val/depth_abs")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from geometry import InputError
 from models.vggt import VGGT, load_vggt
-from tests.training.commands import run
+from tests.processes import launched
 from tests.training.inprocess import outcome_of_vggt
 from tests.training.vggt.tiny import assert_same_tensors, command_line, contents_of, tiny_options
 from training.checkpoint import read_checkpoint
@@ -145,7 +145,8 @@ def test_two_processes_equal_the_big_batch(strategy: str, big_batch: tuple[VGGTO
     options = replace(
         whole, basedir=str(tmp_path), max_img_per_gpu=6, devices=2, strategy=strategy, accumulate=2, checkpointing=False
     )
-    run([sys.executable, "train_vggt.py", *command_line(options)])
+    results = launched([sys.executable, "train_vggt.py", *command_line(options)])
+    assert [result.returncode for result in results] == [0, 0], results
     assert_nearly_equal_weights(options, whole)
     assert (options.run_dir / "a.safetensors").is_file()
 

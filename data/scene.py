@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.image_io import UnreadableFileError, read_image
 from data.lazy import LazyMapping
-from geometry import Cameras, InputError, Views, rigid_inverse
+from geometry import Cameras, InputError, Traits, Views, rigid_inverse
 
 MIN_SIDE = 8
 """Pixels; chosen by hand, a smaller image is a mistaken scale."""
@@ -123,6 +123,7 @@ class PosedScene:
     """What its reader did to the photographs or had to assume, one sentence each."""
     points: "ScenePoints | None" = None
     """Sparse points that came with the cameras."""
+    traits: Traits = field(default_factory=Traits)
     covisibility: Covisibility | None = None
     """What `--view_sampling covisibility` draws by; may have more views than there are frames."""
 

@@ -31,7 +31,7 @@ from geometry.feature_sampling import sample_at_pixels
 from geometry.precision import full_precision
 from geometry.rays import RayBundle, RaySamples
 from geometry.tensor_struct import TensorStruct
-from geometry.views import FrameBatch, SceneBatch, Views
+from geometry.views import FrameBatch, SceneBatch, Traits, Views
 
 __all__ = [
     "Cameras",
@@ -43,6 +43,7 @@ __all__ = [
     "SceneBatch",
     "TensorStruct",
     "Terminated",
+    "Traits",
     "Views",
     "check_camera",
     "full_precision",

@@ -30,6 +30,16 @@ class Views(TensorStruct):
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What the lengths and the depth of a scene are like."""
+
+    meters: float | None = None
+    """Meters per scene unit; None: the unit is unknown, as of structure from motion."""
+    is_synthetic: bool = False
+    """Depth is rendered: it has no noise, and where it is unknown there is nothing."""
+
+
+@dataclass(frozen=True)
 class SceneBatch(TensorStruct):
     """What a loader yields and a training step gets: source views to look at, target views to reproduce."""
 
@@ -55,3 +65,5 @@ class FrameBatch(TensorStruct):
     """One per group: data set and sequence."""
     seeds: Int[Tensor, "*batch"]
     """All random choices made for a group derive from this number."""
+    traits: tuple[Traits, ...]
+    """One per group: of its scene."""

@@ -37,7 +37,7 @@ from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene,
 from data.procedural.shapes import Box
 from data.procedural.textures import NoiseTexture
 from data.procedural.torch_tracer import render_views
-from geometry import Cameras, FrameBatch, InputError, Views
+from geometry import Cameras, FrameBatch, InputError, Traits, Views
 
 ENDLESS = 1_000_000
 """Number of scenes of a stream without an end: more than any run takes."""
@@ -54,6 +54,7 @@ _ROOM = 230.0
 """Millimeters from the middle of the table that an enlarged solid may reach; the nearest cameras are about 440 away."""
 _MAX_SCREEN_WIDTH = 480.0
 """Millimeters along all walls together; chosen by hand."""
+_TRAITS = Traits(meters=1e-3, is_synthetic=True)
 _SENSOR_STREAM = 20261126  # keeps what the sensor does apart from what there is to see
 _WALLED, _SCREENED = 0.5, 0.2
 """Shares of groups before a table with walls all around, and with a folding screen. Chosen by hand."""
@@ -118,7 +119,7 @@ class ProceduralFrames:
         if not self.num_scenes:
             rng = np.random.default_rng((_STREAM, self.seed, key.item, key.seed))
             views = self._photographed(self._render(rng, key, key.num_frames), key)
-            return FrameBatch(views, (name,), torch.tensor(key.seed))
+            return FrameBatch(views, (name,), torch.tensor(key.seed), (_TRAITS,))
         if key.num_frames > FRAMES_PER_SCENE:
             raise InputError(
                 f"--n_views: expected at most {FRAMES_PER_SCENE} frames of a procedural scene that comes back "
@@ -128,7 +129,7 @@ class ProceduralFrames:
         rng = np.random.default_rng((_STREAM, key.seed))
         chosen = torch.from_numpy(_neighbors(scene.cameras, key.num_frames, rng))
         views = _as_views(scene.images[chosen].float() / 255, scene.cameras[chosen], scene.depth[chosen])
-        return FrameBatch(self._photographed(views, key), (name,), torch.tensor(key.seed))
+        return FrameBatch(self._photographed(views, key), (name,), torch.tensor(key.seed), (_TRAITS,))
 
     def _photographed(self, views: Views, key: GroupKey) -> Views:
         """What a sensor makes of the frames of some groups."""

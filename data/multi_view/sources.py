@@ -110,7 +110,8 @@ class FrameSource(Protocol):
         """Number of sequences."""
 
     def sample_many(self, keys: Sequence[GroupKey]) -> list[FrameBatch]:
-        """One group per key, in order, without batch axis: views (frame, ...), `names` of one entry, scalar `seeds`.
+        """One group per key, in order, without batch axis: views (frame, ...), `names` and
+        `traits` of one entry, scalar `seeds`.
 
         The keys of one call share number of frames, height and width. Depth is there (0 = unknown), masks are not.
         """
@@ -174,7 +175,7 @@ class SceneFrames:
         views = load_frames(
             scene, view_ids, key.height, key.width, zoom=self.zoom, generator=generator, report=self.unreadable.name
         )
-        return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed))
+        return FrameBatch(views, (f"{self.name}/{scene.name}",), torch.tensor(key.seed), (scene.traits,))
 
     def _readable_scene(self, key: GroupKey) -> tuple[PosedScene, tuple[int, ...]]:
         """The scene of a key, else the next one with readable images in an order that the key decides; its frames.
@@ -259,7 +260,8 @@ class FixedGroups:
                 generator=None,
                 report=self.unreadable.name if self.survives else raise_problem,
             )
-            batches.append(FrameBatch(views, (f"{self.name}/{group.scene.name}",), torch.tensor(key.seed)))
+            name = f"{self.name}/{group.scene.name}"
+            batches.append(FrameBatch(views, (name,), torch.tensor(key.seed), (group.scene.traits,)))
         return batches
 
     def image_shape(self, item: int) -> tuple[int, int]:

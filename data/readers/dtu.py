@@ -41,13 +41,15 @@ from data.readers.splits import (
 )
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors, read_pairs
-from geometry import InputError, check_camera
+from geometry import InputError, Traits, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 _IMAGE_NAME = re.compile(r"rect_(\d{3})_(\d+)_r5000\.png")
 _CAMERA_NAME = re.compile(r"(\d{8})_cam\.txt")
 EVALUATED_LIGHT = 3
 """Of the seven lightings, the one that MVSNeRF and all after it evaluate with."""
+_MILLIMETER = 1e-3
+"""Meters; the scene unit."""
 _ORIGINAL_WIDTH = 1600
 """Pixels of the photographs that the cameras without a train/ folder are for."""
 
@@ -215,6 +217,7 @@ def _read_scene(
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
         read_depth=read_dtu_depth if depths else None,
+        traits=Traits(meters=_MILLIMETER),
     )
 
 

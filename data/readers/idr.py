@@ -20,10 +20,11 @@ from data.readers.mvs_camera import check_principal_point
 from data.readers.splits import Report, dtu_view_lists, missing_views, present_only, split_views
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
-from geometry import InputError, check_camera, look_at_point, rigid_inverse
+from geometry import InputError, Traits, check_camera, look_at_point, rigid_inverse
 from geometry.conversions import camera_from_projection, intrinsics_from_integer_centers
 
 _CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
+_DTU_METERS = 1e-3
 _DTU_RANGE = (425.0, 905.0)
 """Millimeters of camera z: near and far in MVSNet's camera files of DTU."""
 _DTU_DISTANCES = (300.0, 1500.0)
@@ -81,6 +82,7 @@ def read_idr(folder: Path, scan: str, report: Report) -> PosedScene:
         neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}),
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
+        traits=Traits(None if any(name.startswith("scale_mat_") for name in matrices) else _DTU_METERS),
     )
 
 

@@ -29,7 +29,7 @@ from data.problems import LeftOut, Report, raise_problem
 from data.readers.splits import Split, choose_scans, own_or_shipped_lists, scans_below, split_views
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import most_similar
-from geometry import InputError, check_camera
+from geometry import InputError, Traits, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
 
 MAX_DEPTH = 80.0
@@ -87,6 +87,7 @@ class _Drive:
             held_out_views=held_out,
             read_depth=read_vkitti_depth if any(self.depths) else None,
             is_video=True,
+            traits=Traits(meters=1.0, is_synthetic=True),
         )
 
     @cached_property

@@ -25,9 +25,9 @@ from data.seeds import evenly_spread
 from data.view_selection.neighbors import complete_neighbors
 from data.wai.formats import cleaned_depth, load
 from data.wai.scene import WaiScene
-from data.wai.scene_meta import META_NAME, PINHOLE, Modality, modalities
+from data.wai.scene_meta import META_NAME, PINHOLE, Modality, SceneMeta, modalities
 from data.wai.split_lists import scene_lists
-from geometry import InputError, check_camera, require, rigid_inverse
+from geometry import InputError, Traits, check_camera, require, rigid_inverse
 from geometry.conversions import intrinsics_from_integer_centers
 
 COVISIBILITY = "pairwise_covisibility"
@@ -35,6 +35,11 @@ _DEPTH_NAMES = ("depth", "rendered_depth", "pred_depth", "sparse_depth")
 _DEPTHS_OPENED = 8
 """Depth maps from which near and far are taken, where the file has none; chosen by hand, they are spread evenly."""
 _QUANTILES = (0.01, 0.99)
+_RENDERED = (
+    *("dynamicreplica", "mvssynth", "paralleldomain4d", "pd4d", "sailvos", "spring", "tav2", "tartanair"),
+    "unrealstereo4k",
+)
+"""Beginnings of the names of the reference's synthetic data sets, without anything but letters and digits."""
 _MARGIN = 1.2
 """Near and far are so many times beyond these quantiles; chosen by hand."""
 
@@ -99,8 +104,16 @@ def read_wai_scene(folder: Path, scan: str, report: Report = raise_problem) -> P
         is_depth_sparse=depth_name == "sparse_depth",
         read_mask=partial(_read_mask, mask.kind) if mask else None,
         is_video=scene.meta.values.get("is_video") is True,
+        traits=_traits(scene.meta),
         covisibility=covisibility,
     )
+
+
+def _traits(meta: SceneMeta) -> Traits:
+    """Meters where the file says so; rendered where the file says so, or the data set is known to be."""
+    stated, name = meta.values.get("is_synthetic"), "".join(filter(str.isalnum, meta.dataset_name.lower()))
+    is_synthetic = stated if isinstance(stated, bool) else (name == "ase" or name.startswith(_RENDERED))
+    return Traits(1.0 if meta.is_metric else None, is_synthetic)
 
 
 def _frame(

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,6 @@ from geometry.conversions import intrinsics_to_integer_centers
 
 STAGE = "conversion"
 PROCEDURAL = "procedural"
-METERS = {"dtu": 1e-3, "vkitti": 1.0}
-"""Meters per scene unit of the layouts whose unit is known, procedural scenes in them as well."""
 _KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MAX_SKEW = 0.5
 """Pixels over the width of an image: less does not move a pixel, and the format has none."""
@@ -48,8 +46,9 @@ class Conversion:
     """Name of the data set, as the readers know it."""
     root: Path
     meters: float | None
-    """Meters per scene unit, by which scenes are scaled; None: unknown, they stay as they are."""
+    """Meters per scene unit, by which scenes are scaled; None: what the reader knows, else they stay as they are."""
     is_synthetic: bool = False
+    """Scenes are rendered, whatever the reader knows."""
     is_half: bool = True
     """Depth as half floats."""
     links: bool = False
@@ -102,6 +101,12 @@ def convert(conversion: Conversion, scan: str, folder: Path) -> str:
         problems=problems,
     )
     scene, frames, left_out = scenes[0], [], Counter()
+    traits = scene.traits
+    conversion = replace(
+        conversion,
+        meters=conversion.meters or traits.meters,
+        is_synthetic=conversion.is_synthetic or traits.is_synthetic,
+    )
     for view in scene.frames:
         try:
             frames.append(_write_frame(conversion, scene, view, folder, left_out, problems))
@@ -273,13 +278,13 @@ def _convert_named(conversion: Conversion, scans: dict[str, str], name: str, fol
 
 
 def source_of(name: str, root: Path) -> tuple[str, bool]:
-    """The reader of a source, and whether it is synthetic; `procedural` folders say their layout themselves.
+    """The reader of a source, and whether it is rendered for certain; `procedural` folders say their layout themselves.
 
     Raises:
         InputError: for a folder that `data.procedural` did not write.
     """
     if name != PROCEDURAL:
-        return name, name == "vkitti"
+        return name, False
     path = root / SETTINGS_FILE
     try:
         layout = json.loads(path.read_text())["layout"]
@@ -308,13 +313,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(options.source in names, f"--from: expected one of {', '.join(names)}, got {options.source!r}")
     require(options.meters is None or options.meters > 0, f"--meters: expected a number above 0, got {options.meters}")
     source, is_synthetic = source_of(options.source, options.root)
-    meters = options.meters or METERS.get(source)
     reader_options = ReaderOptions(sparse_depth=options.sparse_depth, image_factor=options.image_factor)
     reader_options.require_known_to(source, READERS[source].options)
     conversion = Conversion(
         source=source,
         root=options.root,
-        meters=meters,
+        meters=options.meters,
         is_synthetic=is_synthetic,
         is_half=not options.float_depth,
         links=options.links,

@@ -1,7 +1,5 @@
 """Batches of views with depth -> what a network is compared with, and what it can be given."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,52 +14,15 @@ from models.vggt.objective.ground_truth import relative_to_first
 from models.vggt.pose_encoding import inverse_se3
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What a data set's depth is like."""
-
-    meters: float | None = None
-    """Meters per scene unit; None: the unit is unknown, as of structure from motion."""
-    is_synthetic: bool = False
-    """Depth is rendered: it has no noise, and where it is unknown there is nothing."""
-
-
-TRAITS = {
-    "dtu": Traits(1e-3),
-    "vkitti": Traits(1.0, is_synthetic=True),
-    "procedural": Traits(1e-3, is_synthetic=True),
-}
-"""By data set; others have an unknown unit and are no renderings."""
-
-
-def traits_of(batch: FrameBatch) -> list[Traits]:
-    """Of each group of a batch: the batch's own flags where it has them, else by the data set in its name."""
-    known = [TRAITS.get(name.split("/")[0], Traits()) for name in batch.names]
-    for field, change in (("is_metric", _with_metric), ("is_synthetic", _with_synthetic)):
-        flags = getattr(batch, field, None)
-        if flags is not None:
-            known = [change(one, bool(flag)) for one, flag in zip(known, flags.tolist(), strict=True)]
-    return known
-
-
-def _with_metric(traits: Traits, flag: bool) -> Traits:
-    return Traits((traits.meters or 1.0) if flag else None, traits.is_synthetic)
-
-
-def _with_synthetic(traits: Traits, flag: bool) -> Traits:
-    return Traits(traits.meters, flag)
-
-
 def truth_of_batch(batch: FrameBatch) -> GeometryTruth:
     """In the frame of each group's view 0, metric groups in meters.
 
     Raises:
         InputError: for groups without depth.
     """
-    traits = traits_of(batch)
-    meters = torch.tensor([one.meters or 1.0 for one in traits], dtype=batch.views.cameras.w2c.dtype)
-    is_metric = torch.tensor([one.meters is not None for one in traits])
-    is_synthetic = torch.tensor([one.is_synthetic for one in traits])
+    meters = torch.tensor([one.meters or 1.0 for one in batch.traits], dtype=batch.views.cameras.w2c.dtype)
+    is_metric = torch.tensor([one.meters is not None for one in batch.traits])
+    is_synthetic = torch.tensor([one.is_synthetic for one in batch.traits])
     device = batch.views.images.device
     return truth_of_views(
         batch.views,

@@ -29,7 +29,7 @@ from data.problems import Problems
 from data.readers.dtu import read_dtu
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
-from geometry import Cameras, FrameBatch, InputError, Views, pixel_centers
+from geometry import Cameras, FrameBatch, InputError, Traits, Views, pixel_centers
 from tests.data.novel_view.test_sampler_and_dataset import line_scene
 from tests.scenes import rigid_motion
 
@@ -322,7 +322,7 @@ class Constant:
             ids=torch.full((key.num_frames,), key.item),
             depth=torch.ones(shape),
         )
-        return FrameBatch(views, (f"{self.name}/{key.item}",), torch.tensor(key.seed))
+        return FrameBatch(views, (f"{self.name}/{key.item}",), torch.tensor(key.seed), (Traits(),))
 
 
 def test_sources_are_asked_once_and_batches_mix_them(dtu_scene: PosedScene) -> None:

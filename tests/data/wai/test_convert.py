@@ -1,5 +1,6 @@
 """Other layouts to WAI and back through the reader."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from data.check.__main__ import check_data
+from data.multi_view.sources import FixedGroups, FrameGroup, GroupKey, SceneFrames
 from data.readers.registry import read_scenes
 from data.wai.convert import main as convert_command
-from data.wai.scene_meta import read_scene_meta
+from data.wai.scene_meta import read_scene_meta, write_scene_meta
+from geometry import FrameBatch, Traits
 from tests.data.tiny_scenes import DEPTH, HEIGHT, WIDTH, write_blendedmvs, write_dtu
 from tests.data.wai.scenes import write_wall
 
@@ -27,6 +30,7 @@ def test_a_scan_comes_back_in_meters(converted: Path) -> None:
     (before,) = read_scenes("dtu", str(converted / "dtu"), split="all", scans=("scan24",))
     (after,) = read_scenes("wai", str(converted / "wai"), split="all", scans=None)
     assert read_scene_meta(converted / "wai/scan24/scene_meta.json").is_metric
+    assert (before.traits, after.traits) == (Traits(1e-3), Traits(1.0))
     assert list(after.frames) == list(before.frames)
     assert after.held_out_views == before.held_out_views
     one, other = before.views([0, 3]), after.views([0, 3])
@@ -94,3 +98,22 @@ def test_bounds_come_from_depth_where_the_file_has_none(tmp_path: Path) -> None:
     (scene,) = read_scenes("wai", str(tmp_path), split="all", scans=None)
     near, far = scene.near_far([0])
     np.testing.assert_allclose([near.item(), far.item()], [2 / 1.2, 2 * 1.2], rtol=1e-5)
+
+
+def test_unit_and_rendering_of_a_scene_reach_the_batch(tmp_path: Path) -> None:
+    """As the file says them, else by the name of the reference's data set."""
+    path = tmp_path / "room" / "scene_meta.json"
+    scene = write_wall(tmp_path / "room", 3)
+    for name, values, expected in (
+        ("rooms", {}, Traits(1.0)),
+        ("tav2_wb", {}, Traits(1.0, is_synthetic=True)),
+        ("tav2_wb", {"is_synthetic": False, "scale_type": "colmap"}, Traits()),
+        ("rooms", {"is_synthetic": True}, Traits(1.0, is_synthetic=True)),
+    ):
+        write_scene_meta(path, replace(scene.meta, dataset_name=name, values={**scene.meta.values, **values}))
+        (read,) = read_scenes("wai", str(tmp_path), split="all", scans=None)
+        keys = [GroupKey(0, 0, 2, HEIGHT, WIDTH, seed) for seed in (1, 2)]
+        batch = FrameBatch.stack(SceneFrames("wai", [read]).sample_many(keys))
+        assert batch.traits == (expected, expected)
+        groups = FixedGroups("wai", [FrameGroup(read, (0, 1))]).sample_many(keys)
+        assert groups[0].traits == (expected,)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from geometry import FrameBatch, pixel_centers
+from geometry import FrameBatch, Traits, pixel_centers
 from models.mapanything.objective.losses import geometry_losses
 from models.mapanything.objective.recipes import RECIPES, LossRecipe
 from models.mapanything.objective.truth import GeometryTruth, mean_distance
@@ -15,9 +15,11 @@ from tests.training.vggt.tiny import frame_batch
 from training.mapanything.metrics import METRICS, known_mean, set_metrics
 from training.mapanything.truth import inputs_of_truth, truth_of_batch
 
+RENDERED = Traits(meters=1e-3, is_synthetic=True)
 
-def batch_named(name: str) -> FrameBatch:
-    return replace(frame_batch(1, views=4), names=(name,))
+
+def batch_with(traits: Traits) -> FrameBatch:
+    return replace(frame_batch(1, views=4), traits=(traits,))
 
 
 def oracle(truth: GeometryTruth, scale: float = 1.0, unit: float = 1.0) -> Reconstruction:
@@ -33,7 +35,7 @@ def oracle(truth: GeometryTruth, scale: float = 1.0, unit: float = 1.0) -> Recon
 
 
 def test_truth_is_in_the_frame_of_view_0_and_in_meters() -> None:
-    batch = batch_named("procedural/1")
+    batch = batch_with(RENDERED)
     truth = truth_of_batch(batch)
     views = batch.views
     torch.testing.assert_close(truth.quaternions[0, 0], torch.tensor([0.0, 0, 0, 1]))
@@ -47,7 +49,7 @@ def test_truth_is_in_the_frame_of_view_0_and_in_meters() -> None:
     torch.testing.assert_close(truth.points[known], expected[known], atol=1e-5, rtol=1e-4)
     assert (truth.is_metric.item(), truth.is_synthetic.item()) == (True, True)
     assert torch.equal(truth.unambiguous, known)
-    real = truth_of_batch(batch_named("co3d/x"))
+    real = truth_of_batch(batch_with(Traits()))
     assert (real.is_metric.item(), real.is_synthetic.item()) == (False, False)
     assert real.unambiguous.all()
     inputs = inputs_of_truth(views.images, real)
@@ -57,7 +59,7 @@ def test_truth_is_in_the_frame_of_view_0_and_in_meters() -> None:
 
 @pytest.fixture(scope="module")
 def truth() -> GeometryTruth:
-    return truth_of_batch(batch_named("procedural/1"))
+    return truth_of_batch(batch_with(RENDERED))
 
 
 def test_an_oracle_is_perfect_in_any_unit(truth: GeometryTruth) -> None:

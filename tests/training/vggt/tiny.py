@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from geometry import FrameBatch
+from geometry import FrameBatch, Traits
 from tests.scenes import random_views
 from training.checkpoint import read_checkpoint
 from training.vggt.checkpoint import VGGT_TRAINING
@@ -91,7 +91,7 @@ def frame_batch(groups: int, views: int = 3) -> FrameBatch:
         one = random_views(views, seed=index, height=32, width=40)
         if index == groups - 1:
             one.depth[:, 12:] = 0
-        items.append(FrameBatch(one, (f"scene{index}",), torch.tensor(index + 5)))
+        items.append(FrameBatch(one, (f"scene{index}",), torch.tensor(index + 5), (Traits(),)))
     return FrameBatch.stack(items)
 
 

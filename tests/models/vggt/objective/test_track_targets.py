@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from geometry import FrameBatch, Views
+from geometry import FrameBatch, Traits, Views
 from geometry.cameras import pixel_centers
 from geometry.epipolar import fundamental_matrix, sampson_distance
 from geometry.errors import InputError
@@ -119,7 +119,7 @@ def test_without_any_depth_all_tracks_are_invented(num_views: int) -> None:
 
 def batch_of(seeds: list[int]) -> FrameBatch:
     views = Views.stack([plane_views(3) for _ in seeds])
-    return FrameBatch(views, tuple(f"group{seed}" for seed in seeds), torch.tensor(seeds))
+    return FrameBatch(views, tuple(f"group{seed}" for seed in seeds), torch.tensor(seeds), (Traits(),) * len(seeds))
 
 
 def equal(first: TrackTargets, second: TrackTargets) -> bool:

@@ -38,6 +38,16 @@ class Reconstructor(Protocol):
         """Lengths are meters where the data's are."""
         ...
 
+    @property
+    def has_reference_view(self) -> bool:
+        """The world frame is that of view 0; else any."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Pixels: side of the images that its stored positions are for."""
+        ...
+
     def set_checkpointing(self, enabled: bool) -> None:
         """Whether training computes activations again backwards."""
         ...
@@ -52,6 +62,7 @@ class VGGTReconstructor(nn.Module):
 
     takes_geometry = False
     predicts_scale = False
+    has_reference_view = True
 
     def __init__(self, network: VGGT) -> None:
         """The point head, if there is one, is not asked: points are depth unprojected by the predicted cameras.
@@ -72,6 +83,11 @@ class VGGTReconstructor(nn.Module):
     def patch_size(self) -> int:
         """See `Reconstructor`."""
         return self.network.config.aggregator.patch_size
+
+    @property
+    def image_size(self) -> int:
+        """See `Reconstructor`."""
+        return self.network.config.aggregator.img_size
 
     def set_checkpointing(self, enabled: bool) -> None:
         """See `Reconstructor`."""

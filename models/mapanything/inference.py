@@ -77,6 +77,7 @@ def infer(
     require(0 <= percentile < 100, f"percentile: expected 0 to below 100, got {percentile}")
     inputs = checked_inputs(network, views)
     found = network(inputs, images_at_a_time=images_at_a_time)
+    found = found if network.has_reference_view else found.in_frame_of_first()
     z = found.points_cam[0, ..., 2]
     mask = torch.isfinite(found.points[0]).all(-1) & (z > 0)
     if found.mask_logits is not None:

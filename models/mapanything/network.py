@@ -89,6 +89,16 @@ class MapAnything(nn.Module):
         """Lengths are meters where the data's are."""
         return self.config.predicts_scale
 
+    @property
+    def has_reference_view(self) -> bool:
+        """The world frame is that of view 0; else any."""
+        return self.config.reference_view_marked
+
+    @property
+    def image_size(self) -> int:
+        """Pixels: side of the images that its stored positions are for."""
+        return self.config.pos_embed_grid * self.config.patch_size
+
     def set_checkpointing(self, enabled: bool) -> None:
         """Whether training computes activations again backwards, block by block and image by image: less memory."""
         self.recompute_in_training = enabled

@@ -1,4 +1,4 @@
-"""Export points, a mesh, cameras and depth from a radiance field, or from VGGT's own prediction.
+"""Export points, a mesh, cameras and depth from a radiance field, or from what VGGT or MapAnything predict.
 
 python -m render.export --ckpt C --dataset_name dtu --datadir D --scan scan24 --what points mesh cameras depth --out DIR
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from geometry import InputError, one_line_errors, require
 from models.vggt.weights import file_sha256
 from render.export.cameras import PhotoCameras, of_files, of_scene, write_cameras
 from render.export.depth import write_depth
+from render.export.mapanything import reconstructed, scene_of_photographs
 from render.export.mesh import write_mesh
 from render.export.options import ExportOptions
 from render.export.renderings import (
@@ -72,7 +73,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
         InputError: for anything the user can correct, before a file is written or with none left behind.
     """
     with TemporaryDirectory() as work:
-        origin = _from_vggt(options, Path(work) / "images") if options.is_from_vggt else _from_model(options)
+        origin = _from_network(options, Path(work) / "images") if options.is_predicted else _from_model(options)
         return _written(options, origin)
 
 
@@ -138,37 +139,68 @@ def _from_model(options: ExportOptions) -> Origin:
     return Origin(photos, renderings, key)
 
 
-def _from_vggt(options: ExportOptions, prepared: Path) -> Origin:
+class _Photographs(NamedTuple):
+    """Files to predict from."""
+
+    paths: list[Path]
+    names: list[str]
+    """For files about them."""
+    warnings: tuple[str, ...]
+    scene: PosedScene | None
+    """They are views of; None: of photographs."""
+    view_ids: tuple[int, ...]
+
+
+def _photographs(options: ExportOptions, prepared: Path) -> _Photographs:
     """What `--images` leads to is prepared in a new folder, which must live as long as the origin."""
-    warnings: tuple[str, ...] = ()
     if options.images:
         limits = {"max_side": options.max_side, "max_images": options.max_images}
         given = {name: limit for name, limit in limits.items() if limit is not None}
         photos = prepare(Path(options.images), prepared, **given)
-        paths, names = (
-            [prepared / photo.name for photo in photos.photos],
-            [Path(one.name).stem for one in photos.photos],
-        )
-        warnings = photos.warnings
-    else:
-        scenes = read_scenes(
-            options.dataset_name,
-            options.datadir,
-            split="all",
-            scans=(options.scan,) if options.scan else None,
-            evaluated_only=True,
-            options=options.reader_options(),
-        )
-        scene = only_scene(scenes)
-        views = _views_of(scene, options.views)
-        paths, names = [scene.frames[view].image_path for view in views], list(file_names(scene, views))
-    with tqdm(total=len(paths), unit="image", desc="VGGT") as bar:
+        names = [Path(one.name).stem for one in photos.photos]
+        return _Photographs([prepared / photo.name for photo in photos.photos], names, photos.warnings, None, ())
+    scenes = read_scenes(
+        options.dataset_name,
+        options.datadir,
+        split="all",
+        scans=(options.scan,) if options.scan else None,
+        evaluated_only=True,
+        options=options.reader_options(),
+    )
+    scene = only_scene(scenes)
+    views = _views_of(scene, options.views)
+    return _Photographs(
+        [scene.frames[view].image_path for view in views], list(file_names(scene, views)), (), scene, views
+    )
+
+
+def _from_network(options: ExportOptions, prepared: Path) -> Origin:
+    photos = _photographs(options, prepared)
+    return (_from_vggt if options.origin == "vggt" else _from_mapanything)(options, photos)
+
+
+def _from_mapanything(options: ExportOptions, photos: _Photographs) -> Origin:
+    scene = photos.scene or scene_of_photographs(photos.paths)
+    found = reconstructed(
+        scene,
+        photos.view_ids or tuple(scene.frames),
+        photos.names,
+        options.mapanything_ckpt,
+        given=options.given,
+        longer_side=options.image_size or 0,
+        device=usable_device(options.device),
+    )
+    return Origin(found.photos, found.renderings, warnings=photos.warnings)
+
+
+def _from_vggt(options: ExportOptions, photos: _Photographs) -> Origin:
+    with tqdm(total=len(photos.paths), unit="image", desc="VGGT") as bar:
 
         def on_chunk(done: int, _count: int) -> None:
             bar.update(done - bar.n)
 
         prediction = predict(
-            paths,
+            photos.paths,
             options.vggt_ckpt,
             image_size=options.vggt_image_size or 0,
             chunk_size=options.chunk_size or CHUNK_SIZE if options.long else 0,
@@ -177,20 +209,20 @@ def _from_vggt(options: ExportOptions, prepared: Path) -> Origin:
             on_chunk=on_chunk,
         )
     return Origin(
-        of_files(paths, [view.camera for view in prediction.views]),
-        predicted_views(names, prediction),
-        warnings=(*warnings, *prediction.warnings),
+        of_files(photos.paths, [view.camera for view in prediction.views]),
+        predicted_views(photos.names, prediction),
+        warnings=(*photos.warnings, *prediction.warnings),
     )
 
 
 def _fused(options: ExportOptions, renderings: Renderings) -> tuple[DepthMaps | None, FusedPoints | None]:
     if not options.wants_fusion:
         return None, None
-    if options.is_from_vggt:
-        maps = renderings.confident_depth_maps(options.confidence_percentile)
+    if options.is_predicted:
+        maps = renderings.confident_depth_maps(options.percentile)
     else:
         maps = renderings.depth_maps(options.min_opacity, keeps_background=options.keep_background)
-    agreeing = 0 if options.is_from_vggt and options.agreeing is None else options.agreeing
+    agreeing = 0 if options.is_predicted and options.agreeing is None else options.agreeing
     with tqdm(total=len(maps.depth), unit="view", desc="points") as bar:
         fused = fused_points(
             maps,

@@ -8,7 +8,9 @@ from pathlib import Path
 from data.depth_fusion import DEPTH_TOLERANCE, PIXEL_TOLERANCE, USUAL_AGREEING
 from data.tsdf import MOST_VOXELS, TRUNCATION, USUAL_HOLE, USUAL_VOXELS
 from geometry import InputError, require
+from models.mapanything.inference import DEFAULT_PERCENTILE
 from models.nerf.samplers import SAMPLE_COUNTS, SIZES_OF_MAPS
+from render.export.mapanything import GIVEN
 from render.export.renderings import USUAL_OPACITY
 from render.options import RenderOptions
 from render.reconstruct.sources import MAX_IMAGES, MAX_SIDE
@@ -17,7 +19,7 @@ from training.nerf.data_options import DataOptions
 from training.options import option
 
 PRODUCTS = ("points", "mesh", "cameras", "depth")
-ORIGINS = ("model", "vggt")
+ORIGINS = ("model", "vggt", "mapanything")
 MESH_FORMATS = ("ply", "glb", "obj")
 MODEL_POINTS = 10_000
 """In COLMAP's points3D, where points are there anyway: structure from motion finds as many in some 50 photographs."""
@@ -42,11 +44,15 @@ _PRODUCTS_OF: dict[str, tuple[str, ...]] = {
     "colmap_text": ("cameras",),
     "colmap_points": ("cameras",),
 }
-_ONLY_FROM_MODEL = (
-    *("ckpt", "n_views", "imgScale_test", "near_far", "white_bkgd", "chunk", "precision", "min_opacity"),
-    *("keep_background", "keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS),
-)
-_ONLY_FROM_VGGT = ("images", "max_side", "max_images", "long", "chunk_size", "chunk_overlap", "confidence_percentile")
+_ORIGINS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ckpt", "n_views", "imgScale_test", "near_far", "white_bkgd", "chunk", "precision"), ("model",)),
+    **dict.fromkeys(("min_opacity", "keep_background", "keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS), ("model",)),
+    **dict.fromkeys(("vggt_ckpt", "vggt_image_size"), ("model", "vggt")),
+    **dict.fromkeys(("images", "max_side", "max_images", "confidence_percentile"), ("vggt", "mapanything")),
+    **dict.fromkeys(("long", "chunk_size", "chunk_overlap"), ("vggt",)),
+    **dict.fromkeys(("mapanything_ckpt", "given", "image_size"), ("mapanything",)),
+}
+"""Options that do nothing elsewhere."""
 _MOST = sys.float_info.max
 """Any number but infinity."""
 USUAL_PERCENTILE = 50.0
@@ -58,8 +64,21 @@ class ExportOptions(RenderOptions):
     """What to export, from where, and how."""
 
     what: tuple[str, ...] = option(("points",), f"products: {', '.join(PRODUCTS)}", nargs="+")
-    origin: str = option("model", "model (--ckpt) or vggt (cameras and depth are VGGT's own)", aliases=("from",))
-    images: str = option("", "--from vggt: folder of photographs or video, instead of a scan of a data set")
+    origin: str = option(
+        "model", "model (--ckpt), or vggt or mapanything (cameras and depth are the network's own)", aliases=("from",)
+    )
+    mapanything_ckpt: str = option(
+        "", "--from mapanything: a .ckpt of train_mapanything.py, a .safetensors file, a folder or a hub id"
+    )
+    given: tuple[str, ...] = option(
+        (), f"--from mapanything: what the network gets of a data set's scan: {', '.join(GIVEN)}", nargs="+"
+    )
+    image_size: int | None = option(
+        None, "--from mapanything: longer side of the images in pixels; not given: that of the network's positions"
+    )
+    images: str = option(
+        "", "--from vggt, mapanything: folder of photographs or video, instead of a scan of a data set"
+    )
     max_side: int | None = option(
         None, f"--images: longest side in pixels to which photographs are reduced; not given: {MAX_SIDE}"
     )
@@ -79,13 +98,15 @@ class ExportOptions(RenderOptions):
     )
     min_opacity: float = option(USUAL_OPACITY, "rays of less opacity have no depth")
     keep_background: bool = option(False, "keep what --near_far open sees behind the scene's far")
-    confidence_percentile: float = option(
-        USUAL_PERCENTILE, "--from vggt: percent of the pixels, the least confident, left out"
+    confidence_percentile: float | None = option(
+        None,
+        "--from vggt, mapanything: percent of the pixels, the least confident, left out; not given: "
+        f"{USUAL_PERCENTILE:g} of vggt, {DEFAULT_PERCENTILE:g} of mapanything",
     )
     agreeing: int | None = option(
         None,
         f"other views that must confirm a pixel's depth; not given: {USUAL_AGREEING} or as many as there are, 0 with "
-        "--from vggt",
+        "--from vggt and mapanything",
     )
     depth_tolerance: float = option(DEPTH_TOLERANCE, "relative difference in depth that counts as agreeing")
     pixel_tolerance: float = option(
@@ -106,7 +127,7 @@ class ExportOptions(RenderOptions):
     colmap_points: int | None = option(
         None,
         f"most points in COLMAP's points3D, drawn from the fused ones; not given: {MODEL_POINTS} where views are "
-        "rendered for another product or VGGT predicts, else 0",
+        "rendered for another product or a network predicts, else 0",
     )
 
     def __post_init__(self) -> None:
@@ -133,16 +154,23 @@ class ExportOptions(RenderOptions):
         self._require_ranges()
 
     @property
-    def is_from_vggt(self) -> bool:
-        """Whether cameras and depth are VGGT's own."""
-        return self.origin == "vggt"
+    def is_predicted(self) -> bool:
+        """Whether cameras and depth are a network's own."""
+        return self.origin != "model"
+
+    @property
+    def percentile(self) -> float:
+        """Percent of the pixels, the least confident, that are left out."""
+        if self.confidence_percentile is not None:
+            return self.confidence_percentile
+        return USUAL_PERCENTILE if self.origin == "vggt" else DEFAULT_PERCENTILE
 
     @property
     def model_points(self) -> int:
         """Most points in COLMAP's points3D."""
         if self.colmap_points is not None:
             return self.colmap_points
-        has_depth = self.is_from_vggt or set(self.what) != {"cameras"}
+        has_depth = self.is_predicted or set(self.what) != {"cameras"}
         return MODEL_POINTS if has_depth and "cameras" in self.what else 0
 
     @property
@@ -156,9 +184,20 @@ class ExportOptions(RenderOptions):
         return "points" in self.what or "mesh" in self.what or self.model_points > 0
 
     def _require_checkpoint(self) -> None:
-        if not self.is_from_vggt:
+        if not self.is_predicted:
             super()._require_checkpoint()
-        elif self.images:
+            return
+        require(
+            self.origin != "mapanything" or bool(self.mapanything_ckpt),
+            "--mapanything_ckpt: expected a checkpoint or weights, got none",
+        )
+        unknown = [name for name in self.given if name not in GIVEN]
+        require(not unknown, f"--given: expected some of {', '.join(GIVEN)}, got {unknown}")
+        require(
+            "depth" not in self.given or "intrinsics" in self.given,
+            "--given depth: expected intrinsics beside it, without which depth has no place",
+        )
+        if self.images:
             found = Path(self.images).exists()
             require(found, f"--images: expected a folder of photographs or a video, got {self.images!r}")
 
@@ -174,15 +213,16 @@ class ExportOptions(RenderOptions):
                 [name for name, products in _PRODUCTS_OF.items() if products == _FUSED],
                 "points; for points in COLMAP's model give --colmap_points",
             )
-        if self.is_from_vggt:
-            _refuse(given, _ONLY_FROM_MODEL, "--from model")
-            if self.images:
-                others = [field.name for field in fields(DataOptions) if field.name != "dataset_name"]
-                _refuse(
-                    given, [*others, "scan", "views", "dataset_name"], "a data set, which --images takes the place of"
-                )
-        else:
-            _refuse(given, _ONLY_FROM_VGGT, "--from vggt")
+        for name, origins in _ORIGINS_OF.items():
+            if self.origin not in origins:
+                _refuse(given, [name], f"--from {' or '.join(origins)}")
+        if self.images:
+            others = [field.name for field in fields(DataOptions) if field.name != "dataset_name"]
+            _refuse(
+                given,
+                [*others, "scan", "views", "dataset_name", "given"],
+                "a data set, which --images takes the place of",
+            )
 
     def _require_ranges(self) -> None:
         for name, lowest, highest in (
@@ -196,6 +236,7 @@ class ExportOptions(RenderOptions):
             ("voxels", 8, MOST_VOXELS),
             ("truncation", 2.0, _MOST),
             ("chunk_size", 2, _MOST),
+            ("image_size", 1, _MOST),
         ):
             value = getattr(self, name)
             wanted = f"{lowest:g} or more" if highest == _MOST else f"{lowest:g} to {highest:g}"

@@ -97,6 +97,17 @@ def load_weights(source: str, model: str) -> tuple[nn.Module, WeightIdentity]:
     return loaded.model, loaded.identity
 
 
+def read_reconstructor(source: str) -> Reconstructor:
+    """Whatever network a checkpoint of train_mapanything.py or a source of `load_mapanything` holds.
+
+    Raises:
+        InputError: for weights that cannot be read.
+    """
+    if Path(source).suffix == ".ckpt":
+        return as_reconstructor(read_checkpoint(Path(source), MAPANYTHING_TRAINING).network())
+    return load_mapanything(source).model
+
+
 def export_weights(network: nn.Module, path: Path, *, dtype: str, metadata: dict[str, str] | None = None) -> None:
     """Write `path` (.safetensors) and beside it the sizes, as `load_mapanything` and `load_vggt` find them.
 

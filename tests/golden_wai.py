@@ -4,6 +4,7 @@ Folders are recognized by the files in them.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.multi_view.covisible_views import edges, sample_views
+from data.multi_view.sampler import BatchShape, GroupSampler, turns
 from data.wai.overlap import (
     PRESETS,
     ConfidenceRule,
@@ -210,8 +212,71 @@ def check_sampling(folder: Path) -> Checked:
             _, number, kind = name.split("_")
             got = edges(graphs[f"covis_{number}"], _threshold_of(record, int(number), kind), averaged=kind == "avg")
             by_name[name] = compared(name, expected, got)
+        elif name.startswith("pairfreq_"):
+            by_name[name] = _pairs(name, expected, record, graphs)
     walks = [one for walk in record["walks"] for one in _walk(walk, graphs)]
-    return {"graphs.npz": list(by_name.values()), "sampling.json": walks}
+    lists = [one for name, expected in record.items() if (one := _list(name, expected))]
+    batches = [one for number, entry in enumerate(record.get("dynamic", [])) for one in _batches(number, entry)]
+    return {"graphs.npz": list(by_name.values()), "sampling.json": [*walks, *lists, *batches]}
+
+
+def _pairs(name: str, expected: np.ndarray, record: dict[str, Any], graphs: Arrays) -> Comparison:
+    """How often a view is drawn first and another one second."""
+    _, number, kind = name.split("_")
+    neighbors = edges(graphs[f"covis_{number}"], _threshold_of(record, int(number), kind), averaged=kind == "avg")
+    found = np.zeros_like(expected)
+    for seed in range(_DRAWS):
+        one, other = sample_views(neighbors, 2, np.random.default_rng(10000 + seed)).views
+        found[one, other] += 1 / _DRAWS
+    draws = next(one["draws"] for one in record["walks"] if one["graph"] == int(number) and one["views"] == 2)
+    spread = np.sqrt(expected * (1 - expected) * (1 / _DRAWS + 1 / draws))
+    off = ~np.eye(len(expected), dtype=bool)
+    excess = float((np.abs(found - expected) / (5 * spread + 2e-3))[off].max())
+    return Comparison(name, excess, "1 (5 sigma)", excess <= 1)
+
+
+def _list(name: str, expected: Any) -> Comparison | None:
+    """Which scene each group of an epoch is of, with more groups than scenes or fewer."""
+    if match := re.fullmatch(r"resize_(\d+)_of_(\d+)_epoch(\d+)", name):
+        count, length, epoch = (int(one) for one in match.groups())
+        got = turns(length, count, np.random.default_rng(epoch + _REFERENCE_SEED)).tolist()
+        offsets = [index // length for index in range(count)]
+        differing = sum(a != b for a, b in zip(got, expected["index"], strict=True))
+        differing += sum(a != b for a, b in zip(offsets, expected["seed_offset"], strict=True))
+        return Comparison(name, float(differing), "the same", differing == 0)
+    return None
+
+
+_REFERENCE_SEED = 777
+"""Added to the epoch by the reference."""
+
+
+def _batches(number: int, entry: dict[str, Any]) -> list[Comparison]:
+    """Sizes of recorded batches by their number of views; the same for ours, whatever the aspect."""
+    counts = entry["num_views"] if isinstance(entry["num_views"], list) else [entry["num_views"]]
+    aspects = tuple(0.5 + 0.25 * index for index in range(max(3, entry["aspect_ratios"])))
+    shape = BatchShape(64, aspects, 8, (min(counts), max(counts)), entry["max_images"])
+    batches = [batch for rank in entry["ranks"] for batch in rank["batches"]]
+    has_views = isinstance(entry["num_views"], list)
+    # with one number of views the reference gives all aspects but the first a batch of one
+    sound = [batch for batch in batches if has_views or batch[0][1] == 0]
+    wrong = sum(len(batch) != shape.groups(counts[batch[0][2]] if has_views else counts[0]) for batch in sound)
+    lengths = (entry["dataset_len"],)
+    samplers = [
+        GroupSampler(lengths, lengths, shape, batches_per_epoch=1, seed=0, rank=rank, world_size=entry["world_size"],
+                     next_batch=lambda: 0, in_turn=True)
+        for rank in range(entry["world_size"])
+    ]  # fmt: skip
+    ours = [[sampler.keys_of(batch) for sampler in samplers] for batch in range(20)]
+    sizes = {(keys[0].num_frames, len(keys)) for batch in ours for keys in batch}
+    drawn = [keys[turn].item for batch in ours for turn in range(len(batch[0])) for keys in batch]
+    unused = entry["dataset_len"] - len(set(drawn[: entry["dataset_len"]]))
+    name = f"dynamic {number}"
+    return [
+        Comparison(f"{name}: sizes of recorded batches", float(wrong), "ours", wrong == 0),
+        Comparison(f"{name}: our sizes", 0.0, "the budget", all(size == shape.groups(count) for count, size in sizes)),
+        Comparison(f"{name}: sets left out of an epoch", float(unused), "none", unused == 0),
+    ]
 
 
 def _kind(walk: dict[str, Any]) -> str:

@@ -63,10 +63,18 @@ class MultiViewOptions(RunOptions):
     scans: tuple[str, ...] = option((), "scans to use; none given: the data sets' own lists", nargs="+")
     image_size: int = option(518, "width of the images in pixels, a multiple of the patch size")
     aspect: tuple[float, ...] = option(
-        (0.33, 1.0), "height / width of the images, or two numbers: drawn anew for every step", nargs="+"
+        (0.33, 1.0),
+        "height / width of the images, or two numbers: drawn anew for every step; three or more: one of them for every "
+        "step, with --image_size on the longer side",
+        nargs="+",
     )
     n_views: tuple[int, ...] = option((2, 24), "frames per group, or two numbers: drawn anew for every step", nargs="+")
     max_img_per_gpu: int = option(48, "images per step and process: so many groups as fit, at least one")
+    in_turn: bool = option(
+        False,
+        "train on the scenes in turns, on each of an epoch's --len_train groups once; else scenes are drawn anew for "
+        "every step",
+    )
     frame_sampling: tuple[str, ...] = option(
         (),
         "frames of a group on disk, for each data set or once for all: uniform (from the whole sequence), nearby:R "
@@ -103,7 +111,9 @@ class MultiViewOptions(RunOptions):
         self._require_at_least(0, "max_groups", "procedural_scenes")
         self._require_at_least(2, "eval_views")
         self._require_range("n_views", 1, "at least 1 frame")
-        self._require_range("aspect", 0.05, "height / width of at least 0.05")
+        if len(self.aspect) <= 2:
+            self._require_range("aspect", 0.05, "height / width of at least 0.05")
+        require(min(self.aspect) >= 0.05, f"--aspect: expected height / width of at least 0.05, got {min(self.aspect)}")
         self._check_data()
         self._check_sampling()
         self._check_choices()
@@ -227,7 +237,7 @@ class MultiViewOptions(RunOptions):
     @property
     def aspect_range(self) -> tuple[float, float]:
         """Flattest and tallest images, height / width."""
-        return self.aspect[0], self.aspect[-1]
+        return min(self.aspect), max(self.aspect)
 
     @property
     def train_lengths(self) -> tuple[int, ...]:
@@ -236,7 +246,8 @@ class MultiViewOptions(RunOptions):
 
     def batch_shape(self, patch_size: int) -> BatchShape:
         """What the groups of a batch have in common."""
-        return BatchShape(self.image_size, self.aspect_range, patch_size, self.view_range, self.max_img_per_gpu)
+        aspects = self.aspect if len(self.aspect) > 2 else self.aspect_range
+        return BatchShape(self.image_size, aspects, patch_size, self.view_range, self.max_img_per_gpu)
 
     def data_spec(self, patch_size: int, *, needs_depth: bool) -> MultiViewSpec:
         """What the data module is built from."""
@@ -252,6 +263,7 @@ class MultiViewOptions(RunOptions):
             needs_depth=needs_depth,
             num_val=self.num_val,
             val_views=self.group_views,
+            in_turn=self.in_turn,
             seed=self.seed,
             num_workers=self.num_workers,
             is_augmented=self.augment,

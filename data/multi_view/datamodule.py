@@ -67,6 +67,8 @@ class MultiViewSpec:
     """At most so many groups to validate with, spread over all data sets; None: all, 64 of `procedural`."""
     val_views: int = 4
     """Frames of a validation group."""
+    in_turn: bool = False
+    """Scenes are trained on in turns, none again before all others came; else drawn anew for every batch."""
     seed: int = 0
     num_workers: int = 0
     is_augmented: bool = False
@@ -120,6 +122,7 @@ class FrameDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
             next_batch=lambda: self.trainer.global_step,
+            in_turn=self.spec.in_turn,
         )
 
     def train_frames(self) -> ComposedFrames:
@@ -170,7 +173,7 @@ class FrameDataModule(pl.LightningDataModule):
             num_frames = len(source.groups[item].view_ids)
         else:
             # a source that makes its images takes any size: the middle of the range
-            height, width = self.spec.shape.height(sum(self.spec.shape.aspect) / 2), self.spec.shape.image_size
+            height, width = self.spec.shape.middle
             num_frames = self.spec.val_views
         # not from the run's seed: validation is the same for every run
         return GroupKey(number, item, num_frames, height, width, derived_seed(_VALIDATION_STREAM, number, item))

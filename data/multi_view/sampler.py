@@ -7,15 +7,18 @@ upstream draws the number per process and cannot be resumed).
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import Sampler
 
 from data.multi_view.sources import GroupKey
 from data.seeds import derived_seed, seeded_generator
 from geometry import require
 
-_FRAMES_STREAM, _ASPECT_STREAM, _SOURCE_STREAM, _ITEM_STREAM, _GROUP_STREAM = 21, 22, 23, 24, 25
+_FRAMES_STREAM, _ASPECT_STREAM, _SOURCE_STREAM, _ITEM_STREAM, _GROUP_STREAM, _EPOCH_STREAM = 21, 22, 23, 24, 25, 26
 """Keep the random numbers of the choices apart; another number changes which batches a run sees."""
 _EPSILON = 1e-6
 """Pixels: a product like 100 * 0.29, which is 28.999999999999996 in binary, counts as the integer it means."""
@@ -26,9 +29,9 @@ class BatchShape:
     """What the groups of a batch have in common, and how many of them fit."""
 
     image_size: int
-    """Width of the images, pixels; a multiple of the patch size."""
-    aspect: tuple[float, float]
-    """Least and greatest height / width; drawn uniformly, rounded to 0.01."""
+    """Width of the images, pixels; a multiple of the patch size. With more than two aspects: the longer side."""
+    aspect: tuple[float, ...]
+    """Least and greatest height / width; drawn uniformly, rounded to 0.01. More than two: one of them is drawn."""
     patch_size: int
     n_views: tuple[int, int]
     """Fewest and most frames of a group; drawn uniformly per batch."""
@@ -41,14 +44,15 @@ class BatchShape:
         Raises:
             InputError: naming the option.
         """
-        size, patch, (low, high), (min_frames, max_frames) = self.image_size, self.patch_size, self.aspect, self.n_views
+        size, patch, (min_frames, max_frames) = self.image_size, self.patch_size, self.n_views
+        low, high = (self.aspect[0], self.aspect[-1]) if len(self.aspect) == 2 else (min(self.aspect), max(self.aspect))
         require(
             size >= patch and size % patch == 0,
             f"--image_size: expected a multiple of the patch size {patch}, got {size}",
         )
         require(0 < low <= high, f"--aspect: expected height / width as low high, above 0, got {low:g} {high:g}")
         require(
-            int(size * low + _EPSILON) >= patch,
+            len(self.aspect) > 2 or int(size * low + _EPSILON) >= patch,
             f"--aspect: expected images at least one patch ({patch} pixels) high, got {size * low:g} at aspect {low:g}",
         )
         require(
@@ -61,9 +65,17 @@ class BatchShape:
             f"--n_views {min_frames} {max_frames}",
         )
 
-    def height(self, aspect: float) -> int:
-        """Image height for an aspect ratio: rounded down to whole patches."""
-        return int(self.image_size * aspect + _EPSILON) // self.patch_size * self.patch_size
+    def size(self, aspect: float) -> tuple[int, int]:
+        """(height, width) for an aspect ratio: the height is rounded down to whole patches, of a list as `fitted`."""
+        if len(self.aspect) > 2:
+            return self.fitted(round(aspect * 10_000), 10_000)
+        return int(self.image_size * aspect + _EPSILON) // self.patch_size * self.patch_size, self.image_size
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """(height, width) of images in the middle of the range or of the list."""
+        ordered = sorted(self.aspect)
+        return self.size(ordered[len(ordered) // 2] if len(ordered) > 2 else sum(ordered) / 2)
 
     def groups(self, num_frames: int) -> int:
         """Groups of so many frames in a process's batch."""
@@ -80,6 +92,19 @@ class BatchShape:
         short = round(self.image_size * min(height, width) / max(height, width) / self.patch_size) * self.patch_size
         short = max(self.patch_size, short)
         return (short, self.image_size) if height <= width else (self.image_size, short)
+
+
+class _Set(NamedTuple):
+    """One group of an epoch."""
+
+    source: int
+    item: int
+
+
+def turns(length: int, count: int, generator: np.random.Generator) -> Int[np.ndarray, " count"]:
+    """`count` of `length` items: in an order that is drawn once, all before one comes again: 5 of 3 -> 2 0 1 2 0."""
+    order = generator.permutation(length)
+    return np.resize(order, count) if count > length else order[:count]
 
 
 class GroupSampler(Sampler[list[GroupKey]]):
@@ -101,8 +126,13 @@ class GroupSampler(Sampler[list[GroupKey]]):
         rank: int,
         world_size: int,
         next_batch: Callable[[], int],
+        in_turn: bool = False,
     ) -> None:
         """`lengths` and `weights` per source; `next_batch()` tells, when an iteration starts, how many were done.
+
+        `in_turn`: groups come off one endless list of epochs, each of which has `weights` groups of every source, their
+        items in turns (`turns`), in random order; so all that were drawn are used, whatever the sizes of batches, and a
+        batch may hold the end of an epoch and the beginning of the next. Else every batch draws its own.
 
         Raises:
             InputError: for weights that are not positive or not one per source.
@@ -120,6 +150,9 @@ class GroupSampler(Sampler[list[GroupKey]]):
         self.rank = rank
         self.world_size = world_size
         self.next_batch = next_batch
+        self.in_turn = in_turn
+        self._reached = (0, 0)
+        self._epochs: dict[int, Int[np.ndarray, "set 2"]] = {}
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -134,34 +167,71 @@ class GroupSampler(Sampler[list[GroupKey]]):
 
     def keys_of(self, batch: int) -> list[GroupKey]:
         """Keys of this process for a batch, counted from the start of the run."""
-        num_frames, height = self._frames_and_height(batch)
+        num_frames, (height, width) = self._num_frames(batch), self._image_size(batch)
         count = self.shape.groups(num_frames) * self.world_size
+        sets = self._in_turn(batch, count) if self.in_turn else self._drawn(batch, count)
+        keys = [
+            GroupKey(
+                source=one.source,
+                item=one.item,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                seed=derived_seed(self.seed, _GROUP_STREAM, batch, number),
+            )
+            for number, one in enumerate(sets)
+        ]
+        return keys[self.rank :: self.world_size]
+
+    def _num_frames(self, batch: int) -> int:
+        low, high = self.shape.n_views
+        generator = seeded_generator(derived_seed(self.seed, _FRAMES_STREAM, batch))
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    def _image_size(self, batch: int) -> tuple[int, int]:
+        draw = torch.rand((), generator=seeded_generator(derived_seed(self.seed, _ASPECT_STREAM, batch))).item()
+        if len(self.shape.aspect) > 2:
+            return self.shape.size(self.shape.aspect[int(draw * len(self.shape.aspect))])
+        low, high = self.shape.aspect
+        return self.shape.size(min(max(round(low + (high - low) * draw, 2), low), high))
+
+    def _drawn(self, batch: int, count: int) -> list[_Set]:
+        """Sources by weight, items uniformly."""
         generator = seeded_generator(derived_seed(self.seed, _SOURCE_STREAM, batch))
         sources = torch.multinomial(
             torch.tensor(self.weights, dtype=torch.float64), count, replacement=True, generator=generator
         ).tolist()
         pools = {source: iter(self._items(source, batch, sources.count(source))) for source in set(sources)}
-        keys = [
-            GroupKey(
-                source=source,
-                item=next(pools[source]),
-                num_frames=num_frames,
-                height=height,
-                width=self.shape.image_size,
-                seed=derived_seed(self.seed, _GROUP_STREAM, batch, number),
-            )
-            for number, source in enumerate(sources)
-        ]
-        return keys[self.rank :: self.world_size]
+        return [_Set(source, next(pools[source])) for source in sources]
 
-    def _frames_and_height(self, batch: int) -> tuple[int, int]:
-        low, high = self.shape.n_views
-        generator = seeded_generator(derived_seed(self.seed, _FRAMES_STREAM, batch))
-        num_frames = int(torch.randint(low, high + 1, (), generator=generator))
-        min_aspect, max_aspect = self.shape.aspect
-        draw = torch.rand((), generator=seeded_generator(derived_seed(self.seed, _ASPECT_STREAM, batch))).item()
-        aspect = min(max(round(min_aspect + (max_aspect - min_aspect) * draw, 2), min_aspect), max_aspect)
-        return num_frames, self.shape.height(aspect)
+    def _in_turn(self, batch: int, count: int) -> list[_Set]:
+        """The next `count` of the endless list."""
+        total, sets, at = sum(self.weights), [], self._position(batch)
+        while len(sets) < count:
+            epoch, first = divmod(at + len(sets), total)
+            part = self._epoch(epoch)[first : first + count - len(sets)]
+            sets += [_Set(source, item) for source, item in part.tolist()]
+        return sets
+
+    def _position(self, batch: int) -> int:
+        """Groups of all batches before one; counted on from the one asked for last."""
+        done, position = self._reached if self._reached[0] <= batch else (0, 0)
+        for one in range(done, batch):
+            position += self.shape.groups(self._num_frames(one)) * self.world_size
+        self._reached = (batch, position)
+        return position
+
+    def _epoch(self, epoch: int) -> Int[np.ndarray, "set 2"]:
+        """(source, item) of every group of an epoch."""
+        if epoch not in self._epochs:
+            parts = []
+            for source, (length, count) in enumerate(zip(self.lengths, self.weights, strict=True)):
+                generator = np.random.default_rng(derived_seed(self.seed, _EPOCH_STREAM, epoch, source))
+                items = turns(length, count, generator)
+                parts.append(np.stack([np.full(count, source), items], axis=-1))
+            order = np.random.default_rng(derived_seed(self.seed, _EPOCH_STREAM, epoch)).permutation(sum(self.weights))
+            self._epochs = {epoch: np.concatenate(parts)[order]}  # one at a time: a large one takes megabytes
+        return self._epochs[epoch]
 
     def _items(self, source: int, batch: int, count: int) -> list[int]:
         """Items of a source for all processes: uniform, all different as long as there are enough."""

@@ -106,7 +106,10 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),
     (r"python -m data\.download", "downloads; tests/data/test_download.py fetches from a repository of its own"),
-    (r"python -m render\.export --from mapanything", "downloads weights; tests/render/export/test_mapanything.py runs it"),
+    (
+        r"python -m render\.export --from mapanything",
+        "downloads; tests/render/export/test_mapanything.py runs it",
+    ),
     (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),
 ]
 

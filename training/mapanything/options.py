@@ -37,6 +37,11 @@ class MapAnythingOptions(MultiViewOptions):
     eval_inputs: tuple[str, ...] = option(
         ("images", "everything"), "presets of --inputs to validate and evaluate with, one after the other", nargs="+"
     )
+    in_turn: bool = option(
+        True,
+        "train on the scenes in turns, on each of an epoch's --len_train groups once; else scenes are drawn anew for "
+        "every step",
+    )
     num_epochs: int = option(100, "epochs; an epoch sees --len_train groups")
     lrate: float = option(1e-4, "peak learning rate of AdamW")
     lrate_final: float = option(1e-6, "learning rate at the end of the cosine decay")

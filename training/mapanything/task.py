@@ -84,6 +84,11 @@ class MapAnythingTask(RunTask):
         """best.ckpt has the least objective, averaged over the presets it is validated with."""
         return "val/objective", "min"
 
+    @property
+    def before_options(self) -> dict[str, Any]:
+        """Scenes were drawn anew for every step before there was a choice."""
+        return {"in_turn": False}
+
     def require_same_run(self, theirs: MapAnythingRecord) -> None:
         """See `RunTask`; besides, frames have to be drawn as before.
 

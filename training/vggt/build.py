@@ -64,12 +64,13 @@ def require_size_for_tracks(options: VGGTOptions, config: VGGTConfig) -> None:
     if config.track_head is None:
         return
     low, high = options.aspect_range
-    height = options.batch_shape(config.aggregator.patch_size).height(low)
+    shape = options.batch_shape(config.aggregator.patch_size)
+    height, width = min((shape.size(aspect) for aspect in shape.aspect), key=min)
     require(
-        min(height, options.image_size) >= config.track_head.smallest_image,
+        min(height, width) >= config.track_head.smallest_image,
         f"--image_size {options.image_size} --aspect {low:g} {high:g}: expected images of at least "
         f"{config.track_head.smallest_image} pixels along each side for the track head, got down to "
-        f"{options.image_size}x{height} (width x height)",
+        f"{width}x{height} (width x height)",
     )
 
 

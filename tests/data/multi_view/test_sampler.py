@@ -87,7 +87,7 @@ def test_sizes_to_evaluate_at() -> None:
     assert shape.fitted(640, 512) == (160, 128)
     assert shape.fitted(30, 640) == (8, 160)
     assert replace(SHAPE, image_size=518).fitted(512, 640) == (420, 518)
-    assert shape.height(0.8) == 128
+    assert shape.size(0.8) == (128, 160)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,48 @@ def test_impossible_weights_are_refused() -> None:
         sampler(weights=(1,))
     with pytest.raises(InputError, match="--len_train"):
         sampler(weights=(1, 0))
+
+
+PUBLISHED = (1.0, 0.757, 0.649, 0.568, 0.486, 0.324, 1.321, 1.542, 1.762, 2.056)
+"""Height / width of 518x518, 518x392, 518x336, 518x294, 518x252, 518x168, and upright 392, 336, 294 and 252 wide."""
+
+
+def test_a_list_of_aspects_keeps_the_longer_side_and_the_budget() -> None:
+    shape = BatchShape(image_size=518, aspect=PUBLISHED, patch_size=14, n_views=(4, 4), max_img_per_gpu=12)
+    found: dict[tuple[int, int], int] = {}
+    for batch in range(400):
+        keys = sampler(shape=shape).keys_of(batch)
+        assert len(keys) == 3  # whatever the aspect, also with one number of views
+        ((height, width),) = {(key.height, key.width) for key in keys}
+        found[height, width] = found.get((height, width), 0) + 1
+    flat = [(short, 518) for short in (168, 252, 294, 336, 392, 518)]
+    assert set(found) == {*flat, *((518, short) for short in (252, 294, 336, 392))}
+    assert min(found.values()) > 40 - 4 * 6  # four standard deviations
+    assert max(found.values()) < 40 + 4 * 6
+
+
+def test_in_turn_every_group_of_an_epoch_is_seen_once_on_one_process_or_on_three() -> None:
+    """The reference leaves 19 of 60 groups of such an epoch out."""
+    shape = replace(SHAPE, n_views=(2, 4), max_img_per_gpu=12)
+    settings = {"lengths": (20, 7), "weights": (40, 20), "shape": shape, "in_turn": True, "seed": 0}
+    orders = []
+    for seed in (0, 1):
+        alone = sampler(**(settings | {"seed": seed}))
+        seen = [(key.source, key.item) for batch in range(40) for key in alone.keys_of(batch)]
+        for epoch in range(2):
+            part = seen[60 * epoch : 60 * epoch + 60]
+            assert all(part.count((0, item)) == 2 for item in range(20))
+            assert all(part.count((1, item)) in (2, 3) for item in range(7))
+        orders.append(seen[:60])
+        assert seen[:60] != seen[60:120]
+    assert orders[0] != orders[1]  # 0 is a seed like any other
+    ranks = [sampler(rank, 3, **settings) for rank in range(3)]
+    parts = [[one.keys_of(batch) for one in ranks] for batch in range(12)]
+    assert all(len({len(keys) for keys in batch}) == 1 for batch in parts)
+    together = [
+        (batch[number % 3][number // 3].source, batch[number % 3][number // 3].item)
+        for batch in parts
+        for number in range(3 * len(batch[0]))
+    ]
+    assert sorted(together[:60]) == sorted(orders[0])
+    assert sampler(**settings).keys_of(17) == [sampler(**settings).keys_of(at) for at in range(18)][17]  # resumed

@@ -1,23 +1,28 @@
 """Reconstruction from 2 to 100 views, by data set, scene and set of views: `python -m render.reconstruction_benchmark`.
 
-The dense benchmark of MapAnything (Keetha et al. 2025, section 4). Below `--out`, for each preset of inputs and number
-of views: `sets.jsonl` (a line per set, written as it is done: a run that was stopped goes on there),
-`<data set>_per_scene_results.json` {scene: {metric: [per set]}}, `<data set>_avg_across_all_scenes.json` {metric: mean
-over sets} and `per_dataset_results.json` {data set: {metric: mean}, "Average": {metric: mean over data sets}}.
+The dense benchmark of MapAnything (Keetha et al. 2025, section 4). Sets of scenes with covisibility are random walks
+(docs/wai.md, "Sampling of views"), others are random first views with their best neighbors.
+
+Below `--out`, for each preset of inputs and number of views: `sets.jsonl` (a line per set, written as it is done: a run
+that was stopped goes on there), `<data set>_per_scene_results.json` {scene: {metric: [per set]}}, `<data
+set>_avg_across_all_scenes.json` {metric: mean over sets} and `per_dataset_results.json` {data set: {metric: mean},
+"Average": {metric: mean over data sets}}.
 """
 
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from data.multi_view.covisible_views import EDGE_THRESHOLD, edges, sample_views
 from data.multi_view.sampler import BatchShape
 from data.multi_view.sources import FixedGroups, FrameGroup, GroupKey
 from data.problems import LeftOut, Problems, Report
@@ -53,6 +58,9 @@ class BenchmarkOptions:
     model: str = option("mapanything", f"network of the weights: {', '.join(MODELS)}")
     dataset_name: tuple[str, ...] = option(("blendedmvs",), f"data sets: {', '.join(READERS)}", nargs="+")
     datadir: tuple[str, ...] = option(("./data/blendedmvs",), "root folder of each, in the same order", nargs="+")
+    covisibility: float = option(
+        EDGE_THRESHOLD, "threshold of the walks through scenes with covisibility; 0: best neighbors there as well"
+    )
     scans: tuple[str, ...] = option((), "scans of the one data set; none given: its own test list", nargs="+")
     views: tuple[int, ...] = option((2, 4, 8, 16, 24, 32, 50, 100), "numbers of views of a set", nargs="+")
     inputs: tuple[str, ...] = option(("images",), f"geometry given: {', '.join(PRESETS)}", nargs="+")
@@ -78,8 +86,10 @@ class BenchmarkOptions:
         )
         unknown = [name for name in self.dataset_name if name not in READERS]
         require(not unknown, f"--dataset_name: expected some of {', '.join(READERS)}, got {unknown[:1]}")
-        repeated = len(set(self.dataset_name)) < len(self.dataset_name)
-        require(not repeated, f"--dataset_name: expected each data set once, got {list(self.dataset_name)}")
+        titles = [title for title, _, _ in self.datasets]
+        repeated = len(set(titles)) < len(titles)
+        require(not repeated, f"--dataset_name, --datadir: expected different data sets, got {titles}")
+        require(0 <= self.covisibility < 1, f"--covisibility: expected 0 to below 1, got {self.covisibility:g}")
         require(not self.scans or len(self.dataset_name) == 1, "--scans: expected exactly one --dataset_name beside it")
         require(min(self.views) >= 2, f"--views: expected numbers of at least 2, got {list(self.views)}")
         for name in ("sets_per_scene", "images_at_a_time", "image_size"):
@@ -91,22 +101,50 @@ class BenchmarkOptions:
             f"--inputs {' '.join(self.inputs)}: --model {self.model} takes images only",
         )
 
+    @property
+    def datasets(self) -> list[tuple[str, str, str]]:
+        """Title of the results, name and folder of each data set; several roots of one format by their folders."""
+        pairs = list(zip(self.dataset_name, self.datadir, strict=True))
+        return [
+            (name if self.dataset_name.count(name) == 1 else f"{name}_{Path(datadir).resolve().name}", name, datadir)
+            for name, datadir in pairs
+        ]
 
-def sets_of_scene(scene: PosedScene, count: int, sets: int, report: Report) -> list[FrameGroup]:
-    """Random first views with their best neighbors, the same in every run whichever other scenes there are.
+
+def sets_of_scene(
+    scene: PosedScene, count: int, sets: int, report: Report, threshold: float = EDGE_THRESHOLD
+) -> list[FrameGroup]:
+    """The same in every run, whichever other scenes there are: walks of connected views if the scene has covisibility.
+
+    Otherwise, or with a `threshold` of 0, random first views with their best neighbors.
 
     Raises:
-        InputError: (unless `report` collects) naming a scene with too few views, which is left out.
+        InputError: (unless `report` collects) naming a scene with too few views, which is left out, or with too few
+            that are connected, of which a set has all that were found and repeats of them.
     """
     views = list(scene.frames)
     if len(views) < count:
         few = f"expected at least {count} views, got {len(views)}"
         report(LeftOut("scenes with too few views", f"scene {scene.name}: {few}"))
         return []
-    generator = seeded_generator(derived_seed(SEED, count, zlib.crc32(scene.name.encode())))
+    seed = derived_seed(SEED, count, zlib.crc32(scene.name.encode()))
+    if scene.covisibility is not None and threshold > 0:
+        return _walks(scene, count, sets, report, threshold, seed)
+    generator = seeded_generator(seed)
     rounds = [torch.randperm(len(views), generator=generator).tolist() for _ in range(-(-sets // len(views)))]
     firsts = [views[at] for order in rounds for at in order]
     return [FrameGroup(scene, (first, *scene.neighbors[first][: count - 1])) for first in firsts[:sets]]
+
+
+def _walks(scene: PosedScene, count: int, sets: int, report: Report, threshold: float, seed: int) -> list[FrameGroup]:
+    views = list(scene.frames)
+    neighbors = edges(scene.covisibility.among(views), threshold)
+    found = [sample_views(neighbors, count, np.random.default_rng((seed, number))) for number in range(sets)]
+    short = [one.num_repeated for one in found if one.num_repeated]
+    if short:
+        few = f"expected {count} views connected above covisibility {threshold:g}, got down to {count - max(short)}"
+        report(LeftOut("sets with repeated views", f"scene {scene.name}: {few} in {len(short)} of {sets} sets"))
+    return [FrameGroup(scene, tuple(views[at] for at in one.views)) for one in found]
 
 
 class SetFile:
@@ -179,7 +217,7 @@ def run(options: BenchmarkOptions) -> dict[str, dict[str, Any]]:
     network, identity = load_weights(options.weights, options.model)
     _claim(Path(options.out), options, identity.sha256)
     network = network.to(device).eval()
-    scenes = {name: _scenes(options, name, datadir) for name, datadir in _pairs(options)}
+    scenes = {title: _scenes(options, name, datadir) for title, name, datadir in options.datasets}
     results = {}
     for count in options.views:
         problems = Problems()
@@ -187,7 +225,9 @@ def run(options: BenchmarkOptions) -> dict[str, dict[str, Any]]:
             (name, group, number)
             for name, found in scenes.items()
             for scene in found
-            for number, group in enumerate(sets_of_scene(scene, count, options.sets_per_scene, problems.add))
+            for number, group in enumerate(
+                sets_of_scene(scene, count, options.sets_per_scene, problems.add, options.covisibility)
+            )
         ]
         problems.announce(f"{count} views")
         for preset in options.inputs:
@@ -198,12 +238,8 @@ def run(options: BenchmarkOptions) -> dict[str, dict[str, Any]]:
                 if key not in file.scores:
                     file.add(key, _scored(options, network, name, group, preset, device))
             if groups:
-                results[str(folder)] = write_levels(folder, file.scores, options.dataset_name)
+                results[str(folder)] = write_levels(folder, file.scores, list(scenes))
     return results
-
-
-def _pairs(options: BenchmarkOptions) -> Iterator[tuple[str, str]]:
-    yield from zip(options.dataset_name, options.datadir, strict=True)
 
 
 def _scenes(options: BenchmarkOptions, name: str, datadir: str) -> list[PosedScene]:
@@ -235,19 +271,29 @@ def _scored(
 def _claim(folder: Path, options: BenchmarkOptions, sha256: str) -> None:
     """Note what the results are of; refuse a folder with results of something else."""
     note = folder / "benchmark.json"
-    same = ("model", "image_size", "sets_per_scene", "precision")
-    mine = {name: getattr(options, name) for name in same} | {"weights_sha256": sha256}
+    same = ("model", "image_size", "sets_per_scene", "precision", "covisibility")
+    mine: dict[str, Any] = {name: getattr(options, name) for name in same} | {"weights_sha256": sha256}
+    roots = {title: str(Path(datadir).resolve()) for title, _, datadir in options.datasets}
     if note.is_file():
-        theirs = json.loads(note.read_text())
+        try:
+            theirs = json.loads(note.read_text())
+        except ValueError:
+            theirs = None
+        require(isinstance(theirs, dict), f"{note}: expected what the results are of, got a damaged file")
+        mine |= {title: root for title, root in roots.items() if title in theirs}
         wrong = [name for name, value in mine.items() if theirs.get(name) != value]
         require(
             not wrong,
             f"--out {folder}: holds results with another {wrong[0] if wrong else ''} "
             f"({theirs.get(wrong[0]) if wrong else ''}), got {mine[wrong[0]] if wrong else ''}: take another folder",
         )
-        return
-    with staged_file(note) as partial:
-        write_json(partial, mine | {"weights": options.weights})
+        mine = theirs | mine
+    _write_note(note, mine | roots | {"weights": options.weights})
+
+
+def _write_note(path: Path, content: dict[str, Any]) -> None:
+    with staged_file(path) as partial:
+        write_json(partial, content)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

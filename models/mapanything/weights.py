@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import torch
 
+from geometry.errors import require
 from models.config_checks import read_json
-from models.mapanything.config import MapAnythingConfig, config_of_weights
+from models.mapanything.config import VIT_ENCODER, MapAnythingConfig, config_of_weights
 from models.mapanything.network import MapAnything
 from models.vggt.weights import (
     WeightIdentity,
@@ -74,6 +75,41 @@ def load_mapanything(source: str | Path) -> LoadedMapAnything:
     if licence is not None:
         sys.stderr.write(f"weights {name}: {licence}\n")
     return LoadedMapAnything(model.eval(), WeightIdentity(name, file_sha256(path)), licence)
+
+
+def start_from_dinov2(model: MapAnything, source: str | Path) -> WeightIdentity:
+    """Give the image encoder the weights of a DINOv2 (Oquab et al. 2023), in its authors' names of tensors.
+
+    Blocks after those of the encoder become the first ones of the attention over views, as Keetha et al. 2025 start
+    them; without any that attention stays as it is.
+
+    Raises:
+        InputError: for a network with another image encoder, or a tensor that is missing, unexpected or wrongly shaped.
+    """
+    config = model.config
+    require(
+        config.image_encoder == VIT_ENCODER,
+        f"DINOv2 weights {source}: expected a network with image_encoder {VIT_ENCODER}, got {config.image_encoder}",
+    )
+    path, _ = locate_weights(str(source))
+    shapes = weight_shapes(path)
+    ours = {_name_of_dinov2(name, config.encoder_blocks): name for name in shapes}
+    ours = {name: stored for name, stored in ours.items() if not _UNUSED.fullmatch(name)}
+    shared = {match[0] for name in ours if (match := re.match(r"info_sharing\.self_attention_blocks\.\d+\.", name))}
+    parts = ("encoder.model.", *shared)
+    expected = {name: value for name, value in model.state_dict().items() if name.startswith(parts)}
+    require_fitting_weights(path, {name: shapes[stored] for name, stored in ours.items()}, expected)
+    tensors = read_tensors(path, list(ours.values()))
+    model.load_state_dict({name: tensors[stored] for name, stored in ours.items()}, strict=False)
+    return WeightIdentity(str(source), file_sha256(path))
+
+
+def _name_of_dinov2(name: str, encoder_blocks: int) -> str:
+    """Ours of a tensor of a DINOv2."""
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if match is None or int(match[1]) < encoder_blocks:
+        return f"encoder.model.{name}"
+    return f"info_sharing.self_attention_blocks.{int(match[1]) - encoder_blocks}.{match[2]}"
 
 
 def stored_names(names: Collection[str]) -> dict[str, str]:

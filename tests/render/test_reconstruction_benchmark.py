@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.problems import Problems
 from data.readers.registry import read_scenes
 from geometry import InputError
 from render import reconstruction_benchmark as benchmark
+from tests.data.wai.scenes import write_wall
 from tests.training.mapanything.tiny import write_sizes
 
 
@@ -74,3 +76,28 @@ def test_sets_of_a_scene_do_not_depend_on_others(small_dtu: Path) -> None:
     ]
     assert len({group.view_ids[0] for group in one[:20]}) == 20  # every view is first before one is again
     assert all(len(set(group.view_ids)) == 3 for group in one)
+
+
+def test_sets_of_wai_scenes_are_connected_and_short_ones_are_said(tmp_path: Path) -> None:
+    """Two groups of three cameras: a set of four keeps the three of its group."""
+    for name in ("wai", "other"):
+        scene = write_wall(tmp_path / name / "room", 6, apart=(3, 4, 5))
+        values = np.kron(np.eye(2), np.full((3, 3), 0.8)).astype(np.float32)
+        path = scene.store("covisibility/v0/pairwise_covisibility.npy", values, "mmap")
+        scene.with_scene_file("pairwise_covisibility", path, "mmap").write()
+    (room,) = read_scenes("wai", str(tmp_path / "wai"), split="all", scans=None)
+    problems = Problems()
+    pairs = [group.view_ids for group in benchmark.sets_of_scene(room, 3, 8, problems.add)]
+    assert {tuple(sorted(views)) for views in pairs} == {(0, 1, 2), (3, 4, 5)}
+    assert len(set(pairs)) > 2
+    assert pairs == [group.view_ids for group in benchmark.sets_of_scene(room, 3, 8, problems.add)]
+    assert not problems.lines
+    short = [group.view_ids for group in benchmark.sets_of_scene(room, 4, 8, problems.add)]
+    assert {len(set(views)) for views in short} == {3}
+    (line,) = problems.lines
+    assert "expected 4 views connected above covisibility 0.25, got down to 3 in 8 of 8 sets" in line
+    plain = benchmark.sets_of_scene(room, 4, 8, problems.add, threshold=0.0)
+    assert {len(set(group.view_ids)) for group in plain} == {4}
+    roots = {"dataset_name": ("wai", "wai", "dtu"), "datadir": (str(tmp_path / "wai"), str(tmp_path / "other"), "x")}
+    options = benchmark.BenchmarkOptions(weights="x", **roots)
+    assert [title for title, _, _ in options.datasets] == ["wai_wai", "wai_other", "dtu"]

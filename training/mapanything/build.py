@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from data.multi_view.datamodule import FrameDataModule, build_evaluation_data, build_frame_data
+from models.mapanything import MapAnything
+from models.mapanything.weights import start_from_dinov2
 from models.vggt import WeightIdentity
 from training.checkpoint import read_checkpoint
 from training.mapanything.checkpoint import MAPANYTHING_TRAINING, load_weights, network_of_config
@@ -16,8 +18,8 @@ from training.mapanything.task import MapAnythingTask
 def build_task(options: MapAnythingOptions) -> MapAnythingTask:
     """Network and task.
 
-    The weights come from `--init_from`, else `--model_ckpt`, else they are random in the sizes of `--model_config`. A
-    run to resume gets the sizes of its record; its weights are loaded by the trainer.
+    The weights come from `--init_from`, else `--model_ckpt`, else they are random in the sizes of `--model_config`, but
+    for what `--dinov2_ckpt` gives. A run to resume gets the sizes of its record; its weights are loaded by the trainer.
     """
     torch.manual_seed(options.seed)
     if options.ckpt:
@@ -30,7 +32,11 @@ def build_task(options: MapAnythingOptions) -> MapAnythingTask:
     if source:
         return MapAnythingTask(options, *load_weights(source, options.model))
     start = WeightIdentity(f"random:{options.model_config or options.model}:{options.seed}", "")
-    return MapAnythingTask(options, network_of_config(options.model, options.model_config), start)
+    network = network_of_config(options.model, options.model_config)
+    if options.dinov2_ckpt:
+        assert isinstance(network, MapAnything)
+        start = start_from_dinov2(network, options.dinov2_ckpt)
+    return MapAnythingTask(options, network, start)
 
 
 def build_data(options: MapAnythingOptions, patch_size: int) -> FrameDataModule:

@@ -26,6 +26,9 @@ class MapAnythingOptions(MultiViewOptions):
     )
     model_config: str = option("", "JSON file of sizes, for training from random weights; none: the released sizes")
     model_ckpt: str = option("", "weights to start from: a .safetensors or .pt file, a folder or a hub id")
+    dinov2_ckpt: str = option(
+        "", "a DINOv2's own weights (.pt), for the image encoder and the attention over views of random weights"
+    )
     loss: str = option("", f"recipe of the loss: {', '.join(RECIPES)}; not given: that of --model")
     inputs: str = option(
         "augmented", f"geometry that training gives beside the images: {', '.join(PRESETS)}; augmented draws it anew"
@@ -68,6 +71,10 @@ class MapAnythingOptions(MultiViewOptions):
         require(
             not (self.model_config and self.model_ckpt) or self.eval_only,
             "--model_config starts from random weights and --model_ckpt from given ones: give only one of them",
+        )
+        require(
+            not self.dinov2_ckpt or (self.model != "vggt" and not self.model_ckpt and not self.init_from),
+            "--dinov2_ckpt: expected --model mapanything or pi3 without --model_ckpt and --init_from",
         )
         for name in self.eval_inputs:
             preset_named(name, "--eval_inputs")

@@ -50,7 +50,7 @@ class MapAnythingTask(RunTask):
     options: MapAnythingOptions
     may_change_on_resume = frozenset(
         {
-            *("model_config", "model_ckpt", "checkpointing", "export", "export_dtype", "max_objective"),
+            *("model_config", "model_ckpt", "dinov2_ckpt", "checkpointing", "export", "export_dtype", "max_objective"),
             *("frame_sampling", "expand_ratio"),  # compared by what they say together
             *(
                 "eval_only",

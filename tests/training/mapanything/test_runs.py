@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.mapanything import load_mapanything
+from data.wai.covisibility import main as covisibility_command
+from geometry import InputError
+from models.mapanything import MapAnything, load_mapanything
+from tests.data.wai.scenes import write_wall
 from tests.training.inprocess import outcome_of_mapanything
-from tests.training.mapanything.tiny import IMAGES_ONLY, command_line, tiny_options, write_sizes
+from tests.training.mapanything.tiny import IMAGES_ONLY, SIZES, command_line, tiny_options, write_sizes
 from tests.training.vggt.tiny import write_sizes as write_vggt_sizes
 from training.checkpoint import read_checkpoint
+from training.cli import parse_options
 from training.errors import NonFiniteError
 from training.mapanything.build import build_task
 from training.mapanything.checkpoint import MAPANYTHING_TRAINING
@@ -71,13 +75,69 @@ def test_a_part_with_rate_0_is_bit_equal_after_training(small_dtu: Path, tmp_pat
     assert not [name for name in same - frozen if name.startswith("pose_head.")]
 
 
-@pytest.mark.parametrize("model", ["vggt", "pi3"])
-def test_other_networks_train_by_the_same_command(model: str, small_dtu: Path, tmp_path: Path) -> None:
-    sizes = write_vggt_sizes(tmp_path) if model == "vggt" else write_sizes(tmp_path, **IMAGES_ONLY)
-    options = replace(tiny_options(small_dtu, tmp_path / "a", model=model, max_steps=1), model_config=str(sizes))
+@pytest.fixture(scope="module")
+def wai_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of a wall with their covisibility."""
+    root = tmp_path_factory.mktemp("wai")
+    for name in ("a", "b", "c"):
+        write_wall(root / name, 5)
+    covisibility_command([str(root), "--long_side", "32"])
+    return root
+
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "mapanything").glob("*_*.txt"))
+"""But for rooms.txt, which is a documented command and runs as such."""
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains_at_toy_size(config: Path, wai_root: Path, tmp_path: Path) -> None:
+    """All but sizes and paths is the config's: data sets, aspects, sampling, loss, inputs, rates of parts."""
+    base = parse_options(MapAnythingOptions, "test", ["--config", str(config)])
+    sizes = write_vggt_sizes(tmp_path) if base.model == "vggt" else write_sizes(tmp_path)
+    if base.model == "pi3":
+        sizes = write_sizes(tmp_path, **IMAGES_ONLY)
+    options = replace(
+        base, model_config=str(sizes), model_ckpt="", datadir=(str(wai_root),) * len(base.dataset_name),
+        dinov2_ckpt=str(write_dinov2(tmp_path / "dino.pt")) if base.dinov2_ckpt else "",
+        len_train=(4,), image_size=40, n_views=(2, 3), max_img_per_gpu=4, eval_views=2, num_val=1, max_steps=2,
+        eval_inputs=base.eval_inputs[:1], num_workers=0, accelerator="cpu", basedir=str(tmp_path / "runs"),
+    )  # fmt: skip
     trainer = train_run(options)
     assert torch.isfinite(trainer.callback_metrics["train/objective"])
-    assert (options.run_dir / "a.safetensors").is_file()
+    assert (options.run_dir / f"{options.expname}.safetensors").is_file()
+    if base.dataset_name[0] == "wai" and base.model == "mapanything":
+        assert trainer.callback_metrics["train/scale"] > 0  # the wall is in meters
+
+
+def write_dinov2(path: Path) -> Path:
+    """Weights by a DINOv2's names: one block of the encoder of `tiny.SIZES`, two of its attention over views."""
+    model = MapAnything.from_config(SIZES).state_dict()
+    encoder = {name.removeprefix("encoder.model."): 0.5 * v for name, v in model.items() if name.startswith("encoder.")}
+    blocks = {
+        f"blocks.{block + 1}.{name.removeprefix(prefix)}": 0.5 * value
+        for block in range(2)
+        for name, value in model.items()
+        if name.startswith(prefix := f"info_sharing.self_attention_blocks.{block}.")
+    }
+    torch.save(encoder | blocks | {"norm.weight": torch.ones(16), "mask_token": torch.zeros(1, 16)}, path)
+    return path
+
+
+def test_dinov2_starts_encoder_and_attention_over_views(small_dtu: Path, tmp_path: Path) -> None:
+    path = write_dinov2(tmp_path / "dino.pt")
+    options = tiny_options(small_dtu, tmp_path)
+    plain, started = (build_task(one).model.state_dict() for one in (options, replace(options, dinov2_ckpt=str(path))))
+    stored = torch.load(path)
+    shared = "info_sharing.self_attention_blocks."
+    assert torch.equal(started["encoder.model.blocks.0.mlp.fc1.weight"], stored["blocks.0.mlp.fc1.weight"])
+    assert torch.equal(started[f"{shared}1.attn.qkv.weight"], stored["blocks.2.attn.qkv.weight"])
+    same = {name for name, value in started.items() if torch.equal(value, plain[name])}
+    assert not any(name.startswith(("encoder.", f"{shared}0.", f"{shared}1.")) and name.endswith("weight") and
+                   "norm" not in name for name in same)  # fmt: skip
+    assert {name for name in started if name.startswith((f"{shared}2.", f"{shared}3.", "pose_head."))} <= same
+    torch.save({**stored, "blocks.5.attn.qkv.weight": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r"do not fit the network.*1 unexpected"):
+        build_task(replace(options, dinov2_ckpt=str(path)))
 
 
 def test_eval_only_reports_every_preset_beside_baselines(

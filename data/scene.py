@@ -196,7 +196,7 @@ class PosedScene:
         near, far = self.near_far(view_ids)
         images = np.stack([_resize(self.image(view_id), height, width, cv2.INTER_AREA) for view_id in view_ids])
         has_depth = wants_depth and all(self.has_depth(view_id) for view_id in view_ids)
-        resize_depth = _resize_sparse if self.is_depth_sparse else _nearest
+        resize_depth = resize_sparse if self.is_depth_sparse else _nearest
         has_mask = wants_mask and all(frame.mask_path for frame in frames)
         return Views(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
@@ -262,7 +262,7 @@ def _nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
     return _resize(array, height, width, cv2.INTER_NEAREST_EXACT)
 
 
-def _resize_sparse(
+def resize_sparse(
     depth: Float[np.ndarray, "old_height old_width"], height: int, width: int
 ) -> Float[np.ndarray, "height width"]:
     """Every known pixel at its new place; of several there the nearest."""

@@ -6,13 +6,15 @@ failed.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from data.scene import resize_sparse
 from data.wai.formats import cleaned_depth, load
 from data.wai.overlap import (
     PRESETS,
@@ -25,14 +27,19 @@ from data.wai.overlap import (
     resized,
     resized_intrinsics,
     resized_size,
+    spread_out,
 )
 from data.wai.scene import WaiScene
-from data.wai.scene_meta import PINHOLE, find_modality
+from data.wai.scene_meta import PINHOLE, find_modality, modalities
 from data.wai.stages import Parser, add_stage_options, find_scenes, finish, run_stage
 from geometry import InputError, one_line_errors, require
 
 STAGE = "covisibility"
 MODALITY = "pairwise_covisibility"
+SPARSE = "sparse_depth"
+_OF_MEDIAN = ("relative", "sparse")
+_REACH = 1 / 16
+"""Of the long side: so far around a sparse point a surface has its depth; chosen by hand."""
 LONG_SIDE = 224
 """Pixels of the maps that are compared, as the reference."""
 
@@ -42,7 +49,7 @@ class Settings:
     """How covisibility is computed."""
 
     preset: str = "auto"
-    """One of `PRESETS`, or auto: gt for scenes in meters, else relative."""
+    """One of `PRESETS`, or auto: gt for scenes in meters, else relative; sparse for sparse points."""
     long_side: int = LONG_SIDE
     depth: str = "depth"
     """Modality."""
@@ -53,13 +60,14 @@ class Settings:
 def load_depth_views(scene: WaiScene, request: str, long_side: int, *, confidence: float | None = None) -> DepthViews:
     """Depth of all frames at a long side; a frame without a map has depth 0 everywhere.
 
-    `confidence`: depth counts where the modality `depth_confidence` is above it.
+    `confidence`: depth counts where the modality `depth_confidence` is above it. Modalities whose name begins with
+    `sparse` have depth at single pixels, which are kept, and surfaces around them.
 
     Raises:
-        InputError: for a scene without depth maps, maps of different sizes, sparse depth, or cameras with distortion.
+        InputError: for a scene without depth maps, maps of different sizes, or cameras with distortion.
     """
     where, (_, modality) = scene.meta.where, find_modality(scene.meta.frame_modalities, request, scene.meta.where)
-    require(not request.startswith("sparse"), f"{where}: expected dense depth maps, got {request}")
+    resize = resize_sparse if is_sparse(request) else resized
     maps: list[np.ndarray | None] = []
     for frame in scene.meta.frames:
         path = scene.path_of(frame, modality)
@@ -70,30 +78,46 @@ def load_depth_views(scene: WaiScene, request: str, long_side: int, *, confidenc
         if confidence is not None:
             (kept,) = scene.load_frame(frame.name, ["depth_confidence"]).modalities.values()
             depth = np.where(resized(kept, *depth.shape) > confidence, depth, 0)
-        maps.append(resized(depth, *resized_size(*depth.shape, long_side)))  # one at full size at a time
+        maps.append(resize(depth, *resized_size(*depth.shape, long_side)))  # one at full size at a time
     first = next((one for one in maps if one is not None), None)
     require(first is not None, f"{where}: expected depth maps, got none")
     cameras = [scene.meta.camera(frame) for frame in scene.meta.frames]
     bent = [camera.model for camera in cameras if camera.model != PINHOLE]
     require(not bent, f"{where}: expected PINHOLE cameras, got {bent[:1]}; run python -m data.wai.undistort first")
-    return depth_views(
+    views = depth_views(
         [np.zeros_like(first) if one is None else one for one in maps],
         [resized_intrinsics(camera.intrinsics, (camera.height, camera.width), first.shape) for camera in cameras],
         [frame.c2w for frame in scene.meta.frames],
         where,
         None,
     )
+    if not is_sparse(request):
+        return views
+    surfaces = [spread_out(one, _REACH * long_side) for one in views.depth.numpy()]
+    return replace(views, surface=torch.from_numpy(np.stack(surfaces)))
+
+
+def is_sparse(request: str) -> bool:
+    """Whether a modality has depth at single pixels only."""
+    return request.startswith("sparse")
+
+
+def depth_of(scene: WaiScene, request: str) -> str:
+    """The modality asked for; `sparse_depth` where the scene has that instead of `depth`."""
+    known = {name for name, _ in modalities(scene.meta.frame_modalities)}
+    return SPARSE if request == "depth" and "depth" not in known and SPARSE in known else request
 
 
 def thresholds_of(preset: str, is_metric: bool, views: DepthViews) -> Thresholds:
-    """Of a preset; those of `relative` times the scene's median depth.
+    """Of a preset; those of `relative` and `sparse` times the scene's median depth.
 
     Raises:
         InputError: for an unknown preset.
     """
-    name = ("gt" if is_metric else "relative") if preset == "auto" else preset
+    dense = "gt" if is_metric else "relative"
+    name = (dense if views.surface is None else "sparse") if preset == "auto" else preset
     require(name in PRESETS, f"--preset: expected auto or one of {', '.join(PRESETS)}, got {preset!r}")
-    return PRESETS[name].scaled(median_depth(views)) if name == "relative" else PRESETS[name]
+    return PRESETS[name].scaled(median_depth(views)) if name in _OF_MEDIAN else PRESETS[name]
 
 
 def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
@@ -103,16 +127,23 @@ def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
         InputError: as `load_depth_views`.
     """
     scene = WaiScene.read(folder)
-    views = load_depth_views(scene, settings.depth, settings.long_side)
+    request = depth_of(scene, settings.depth)
+    of_points = is_sparse(request)
+    require(
+        not of_points or not (settings.is_upstream or settings.of_target),
+        f"{scene.meta.where}: expected dense depth maps for --upstream_compatible and --of_target, got {request}",
+    )
+    views = load_depth_views(scene, request, settings.long_side)
     thresholds = thresholds_of(settings.preset, scene.meta.is_metric, views)
-    rule = OverlapRule(is_upstream=settings.is_upstream, of_target=settings.of_target)
+    rule = OverlapRule(is_upstream=settings.is_upstream, of_target=settings.of_target, of_source=of_points)
     with tqdm(total=len(views), desc=name, unit="frame", leave=False) as bar:
         values = covisibility(views, thresholds, rule, tick=bar.update)
     path = scene.store(f"covisibility/v0/{MODALITY}.npy", values, "mmap")
-    recorded = {**asdict(settings), "thresholds": asdict(thresholds)}
+    recorded = {**asdict(settings), "depth": request, "thresholds": asdict(thresholds)}
     scene.with_scene_file(MODALITY, path, "mmap", covisibility_settings=recorded).write()
     empty = int((np.diag(values) == 0).sum())
-    return f"{empty} of {len(views)} frames have no depth" if empty else ""
+    said = ["from sparse points"] if of_points else []
+    return "; ".join([*said, *([f"{empty} of {len(views)} frames have no depth"] if empty else [])])
 
 
 @one_line_errors
@@ -122,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="a WAI scene, or a folder of them")
     parser.add_argument("--preset", default="auto", help=f"thresholds: auto (gt in meters, else relative), {_PRESETS}")
     parser.add_argument("--long_side", type=int, default=LONG_SIDE, help="pixels of the maps that are compared")
-    parser.add_argument("--depth", default="depth", help="modality of the depth maps")
+    parser.add_argument("--depth", default="depth", help="modality of the depth maps; without it sparse_depth")
     parser.add_argument("--of_target", action="store_true", help="shares of the target's pixels with known depth")
     parser.add_argument("--upstream_compatible", action="store_true", help="the reference's numbers, with its defects")
     add_stage_options(parser)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.wai.covisibility import load_depth_views
+from data.wai.covisibility import is_sparse, load_depth_views
 from data.wai.overlap import ConfidenceRule, depth_confidence, frusta_touch, may_overlap
 from data.wai.scene import WaiScene
 from data.wai.stages import Parser, add_stage_options, find_scenes, finish, run_stage
@@ -39,6 +39,7 @@ def add_confidence(settings: Settings, name: str, folder: Path) -> str:
         InputError: as `load_depth_views`.
     """
     scene = WaiScene.read(folder)
+    require(not is_sparse(settings.depth), f"--depth: expected dense depth maps, got {settings.depth}")
     views = load_depth_views(scene, settings.depth, settings.long_side)
     rule = ConfidenceRule(is_upstream=settings.is_upstream, includes_self=settings.is_upstream)
     touching = (frusta_touch if settings.is_upstream else may_overlap)(views)

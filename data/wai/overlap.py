@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from geometry import InputError, require, rigid_inverse
@@ -20,8 +21,8 @@ MIN_DEPTH = 0.04
 """Nearer points are not looked up, scene units; the reference's constant."""
 BORDER = 1e-4
 """Pixels by which a point may be outside: points of the first row and column project to -1e-7 in single precision."""
-_PIXELS_AT_ONCE = 4_000_000
-"""Pixels times targets; about 200 MB of temporary values."""
+_PIXELS_AT_ONCE = 500_000
+"""Pixels times targets; more of them take more memory and no less time."""
 _EDGE_TOLERANCE = 1e-6
 
 
@@ -49,9 +50,11 @@ PRESETS = {
     "mvs": Thresholds(0.5, 0.5, 0.005),
     "moge": Thresholds(0.4, 0.4, 0.02),
     "relative": Thresholds(0.02, 0.02, 0.005),
+    "sparse": Thresholds(0.02, 0.02, 0.1),
 }
 """The reference's for ground truth, multi-view stereo and predicted depth, in meters; `relative` is in units of the
-scene's median depth: those for ground truth at a median of 5 m."""
+scene's median depth: those for ground truth at a median of 5 m. `sparse`, in these units as well, allows for what a
+surface slants between points."""
 CONFIDENCE = Thresholds(0.02, 0.0, 0.02)
 """Of `depth_confidence`."""
 
@@ -66,6 +69,8 @@ class DepthViews:
     """Of these maps; integer pixel centers, double precision."""
     c2w: Float[Tensor, "view 4 4"]
     """Double precision."""
+    surface: Float[Tensor, "view height width"] | None = None
+    """Depth that points of other views are compared with; None: `depth`. Of sparse depth: `spread_out` of it."""
 
     @classmethod
     def make(cls, depth: np.ndarray, intrinsics: np.ndarray, c2w: np.ndarray) -> "DepthViews":
@@ -92,6 +97,8 @@ class OverlapRule:
     """As the reference: frusta are tested first, holes of the target match, border pixels get lost by rounding."""
     of_target: bool = False
     """Shares are of the pixels of j with known depth, instead of all pixels."""
+    of_source: bool = False
+    """Shares are of the pixels of i with known depth."""
 
 
 def resized_size(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -140,6 +147,7 @@ def covisibility(
             match = seen & ((depth - looked_up).abs() < thresholds.at(depth))
             counts = match.sum(-1).double()
             size = num_valid[targets].clamp(min=1) if rule.of_target else num_pixels
+            size = num_valid[source].clamp(min=1) if rule.of_source else size
             found[source, targets.numpy()] = (counts / size).clamp(0, 1).float().numpy()
         tick()
     return found
@@ -176,6 +184,12 @@ def depth_confidence(
         inside += (seen & close).sum(0)
         outside += (seen & ~close).sum(0)
     return (inside / (inside + outside + 1e-10)).reshape(views.size).numpy()
+
+
+def spread_out(depth: Float[np.ndarray, "height width"], reach: float) -> Float[np.ndarray, "height width"]:
+    """Sparse depth at every pixel that is at most `reach` pixels from a known one: that of the nearest."""
+    distance, nearest = distance_transform_edt(depth <= 0, return_indices=True)
+    return np.where(distance <= reach, depth[tuple(nearest)], 0).astype(np.float32)
 
 
 def may_overlap(views: DepthViews) -> Bool[np.ndarray, "view view"]:
@@ -250,7 +264,8 @@ def _seen(
         seen = is_valid & (u >= -slack) & (v >= -slack) & (u < width) & (v < height) & (z > MIN_DEPTH)
         columns = u.nan_to_num().clamp(0, width - 1).round().long()
         rows = v.nan_to_num().clamp(0, height - 1).round().long()
-        looked_up = views.depth[targets].flatten(1).gather(1, rows * width + columns)
+        maps = views.depth if views.surface is None else views.surface
+        looked_up = maps[targets].flatten(1).gather(1, rows * width + columns)
         if not is_upstream:
             seen &= looked_up > 0
         yield targets, seen, z, looked_up

@@ -127,3 +127,27 @@ def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Pa
     frame = WaiScene.read(tmp_path / "out" / "room").load_frame(0, ["image", "depth"])
     assert frame.camera.model == "PINHOLE"
     np.testing.assert_array_equal(frame.modalities["depth"], np.full((HEIGHT, WIDTH), DEPTH))
+
+
+def test_sparse_points_give_shares_of_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every second pixel of every second row before a wall; the last camera is elsewhere; one has a post before it."""
+    scene = write_wall(tmp_path / "room", 4, apart=(3,), with_depth=False)
+    paths = {}
+    for view, frame in enumerate(scene.meta.frames):
+        depth = np.zeros((HEIGHT, WIDTH), np.float32)
+        depth[::2, ::2] = DEPTH
+        if view == 2:
+            depth[:, 16:] = np.where(depth[:, 16:] > 0, DEPTH / 2, 0)
+        paths[frame.name] = scene.store(f"sparse_depth/{frame.name}.exr", depth, "depth")
+    scene.with_frame_files("sparse_depth", "sparse_depth", "depth", paths).write()
+    covisibility_command([str(tmp_path), "--long_side", "32"])
+    room = WaiScene.read(tmp_path / "room")
+    assert "room: finished: from sparse points" in capsys.readouterr().err
+    assert room.meta.values["covisibility_settings"]["thresholds"]["relative"] == 0.1
+    found = np.array(room.load_scene_modality("pairwise_covisibility"))
+    np.testing.assert_allclose(np.diag(found), 1)
+    assert found[0, 1] == pytest.approx(14 / 16)  # columns 4, 6, ... of 0, 2, ...
+    assert found[0, 2] == pytest.approx(8 / 16, abs=1 / 16)  # 8 to 22; what lies behind the post is hidden
+    assert not found[:3, 3].any()
+    with pytest.raises(SystemExit):
+        covisibility_command([str(tmp_path), "--upstream_compatible"])

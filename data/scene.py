@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from data.image_io import UnreadableFileError, read_image
@@ -34,6 +34,8 @@ class Frame:
     far: float
     depth_path: Path | None = None
     mask_path: Path | None = None
+    surface_path: Path | None = None
+    """Mask of what has a depth: the sky has none."""
 
     @property
     def center(self) -> Float[Tensor, "3"]:
@@ -109,6 +111,8 @@ class PosedScene:
     """
     read_mask: Callable[[Frame], UInt8[np.ndarray, "height width"]] | None = None
     """Likewise for a frame that has a `mask_path`."""
+    read_surface: Callable[[Frame], Bool[np.ndarray, "height width"]] | None = None
+    """Likewise for a frame that has a `surface_path`: False where nothing has a depth."""
     white_background: bool = False
     """Images with an alpha channel are composited over white (else black)."""
     is_evaluated: bool = True
@@ -227,6 +231,17 @@ class PosedScene:
         """
         frame = self.frames[view_id]
         return _checked_size(self.read_depth(frame), frame, frame.depth_path, "depth map")
+
+    def surface(self, view_id: int) -> Bool[np.ndarray, "height width"] | None:
+        """Where a view shows something that has a depth, at the size of the photograph; None: not known.
+
+        Raises:
+            InputError: for an unreadable mask.
+        """
+        frame = self.frames[view_id]
+        if self.read_surface is None or frame.surface_path is None:
+            return None
+        return _checked_size(self.read_surface(frame), frame, frame.surface_path, "mask of surfaces")
 
     def mask(self, view_id: int) -> UInt8[np.ndarray, "height width"]:
         """The mask of a view that has one, at the size of the photograph, 0 to 255.

@@ -27,6 +27,8 @@ class Views(TensorStruct):
     """Camera z in scene units; 0 = unknown."""
     mask: Bool[Tensor, "*batch view height width"] | None = None
     """Pixels of the object, where the data set has such masks."""
+    no_surface: Bool[Tensor, "*batch view height width"] | None = None
+    """Pixels that are known to show nothing that has a depth, such as sky."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class FrameBatch(TensorStruct):
     HOST_FIELDS = frozenset({"seeds"})
 
     views: Views
-    """Sides are multiples of the patch size; depth is never None here (0 = unknown)."""
+    """Sides are multiples of the patch size; depth is never None here (0 = unknown), nor is `no_surface` from a loader."""
     names: tuple[str, ...]
     """One per group: data set and sequence."""
     seeds: Int[Tensor, "*batch"]

@@ -211,6 +211,7 @@ def _as_views(images: Tensor, cameras: Cameras, depth: Tensor) -> Views:
         far=flat.amax(1).clamp_min(2.0),
         ids=torch.arange(len(images)),
         depth=depth,
+        no_surface=depth == 0,
     )
 
 

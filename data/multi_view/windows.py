@@ -69,7 +69,8 @@ def load_frames(
     generator: torch.Generator | None,
     report: Report = raise_problem,
 ) -> Views:
-    """Frames as height x width images with exact cameras; depth 0 where unknown, no masks.
+    """Frames as height x width images with exact cameras; depth 0 where unknown, no masks
+    of objects.
 
     Random choices, one set per frame, come from `generator`; without random parts it may be None. `report` is handed
     what is wrong with a depth map, which then counts as unknown.
@@ -80,14 +81,15 @@ def load_frames(
     """
     frames = [scene.frames[view_id] for view_id in view_ids]
     turns = _portrait_turns(frames[0].height, frames[0].width, zoom, height, width, generator)
-    images, depths, cameras = [], [], []
+    images, depths, empty, cameras = [], [], [], []
     for view_id, frame in zip(view_ids, frames, strict=True):
         camera = Cameras(frame.w2c.float(), frame.intrinsics.float(), frame.height, frame.width)
         target = (height, width) if turns == 0 else (width, height)
         window = choose_window(camera, *target, zoom, generator)
-        depth = _depth(scene, view_id, report)
+        depth, no_surface = _depth(scene, view_id, report)
         images.append(_turn(_resize_image(window.of(scene.image(view_id)), *target), turns))
         depths.append(_turn(_resize_depth(window.of(depth), *target), turns))
+        empty.append(_turn(_resize_depth(window.of(no_surface), *target), turns))
         cameras.append(turned(camera.cropped(*window).resized(*target), turns))
     near, far = scene.near_far(view_ids)
     return Views(
@@ -97,18 +99,29 @@ def load_frames(
         far=far,
         ids=torch.tensor(list(view_ids), dtype=torch.int64),
         depth=torch.from_numpy(np.stack(depths)).float(),
+        no_surface=torch.from_numpy(np.stack(empty) > 0),
     )
 
 
-def _depth(scene: PosedScene, view_id: int, report: Report) -> np.ndarray:
-    """0 where unknown, which is everywhere in a frame without a readable depth map."""
+def _depth(scene: PosedScene, view_id: int, report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and where nothing has one (1, else 0).
+
+    Depth is 0 where unknown, which is everywhere in a frame without a readable depth map, and where nothing has one. In
+    a rendering nothing has one where it is unknown.
+    """
     frame = scene.frames[view_id]
-    if scene.has_depth(view_id):
-        try:
-            return scene.depth(view_id)
-        except InputError as error:
-            report(error)
-    return np.zeros((frame.height, frame.width), np.float32)
+    depth, surface = np.zeros((frame.height, frame.width), np.float32), None
+    is_known = False
+    try:
+        if scene.has_depth(view_id):
+            depth, is_known = scene.depth(view_id), True
+        surface = scene.surface(view_id)
+    except InputError as error:
+        report(error)
+    if surface is not None:
+        return np.where(surface, depth, 0).astype(np.float32), np.where(surface, np.uint8(0), np.uint8(1))
+    is_empty = (depth == 0) & (is_known and scene.traits.is_synthetic)
+    return depth, is_empty.astype(np.uint8)
 
 
 def choose_window(

@@ -4,19 +4,21 @@
     {scene}/images/, depth/, ...    wherever the meta file says
 
 `datadir` holds such folders or is one. Depth is the modality `depth`, else `rendered_depth` or `pred_depth`; a map of
-another size than its image is resized (nearest), what is no positive number is unknown. `mask` and the covisibility of
-the frames come along where they are there. Frames are numbered by their position in the file. Near and far are those of
-the frames (`data.wai.convert` writes them), else those of the known depth. Splits: lists/train.txt and alike below
-`datadir`, or split lists of the reference; held-out views: those that the meta file names, else every 8th.
+another size than its image is resized (nearest), what is no positive number is unknown. Of some of the reference's data
+sets depth is left out as there (`_CUT`, `_UNSURE`). `mask`, the masks of what has a depth (`pred_mask`) and the
+covisibility of the frames come along where they are there. Frames are numbered by their position in the file. Near and
+far are those of the frames (`data.wai.convert` writes them), else those of the known depth. Splits: lists/train.txt and
+alike below `datadir`, or split lists of the reference; held-out views: those that the meta file names, else every 8th.
 """
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.splits import Split, choose_scans, present_only, read_each, split_views
@@ -40,6 +42,11 @@ _RENDERED = (
     "unrealstereo4k",
 )
 """Beginnings of the names of the reference's synthetic data sets, without anything but letters and digits."""
+_CUT = ("mvssynth", "paralleldomain4d", "pd4d", "sailvos", "tav2", "tartanair", "unrealstereo4k")
+"""Likewise: depth above its 95 % quantile over all pixels of a frame is unknown, as in the reference's training."""
+_CUT_AT = 0.95
+_UNSURE = {"dl3dv": 0.25}
+"""Likewise: depth counts where the modality `depth_confidence` is above that."""
 _MARGIN = 1.2
 """Near and far are so many times beyond these quantiles; chosen by hand."""
 
@@ -78,12 +85,13 @@ def read_wai_scene(folder: Path, scan: str, report: Report = raise_problem) -> P
     scene = WaiScene.read(folder)
     known = dict(modalities(scene.meta.frame_modalities))
     depth_name = _first(known, _DEPTH_NAMES)
-    depth, mask, image = known.get(depth_name or ""), known.get("mask"), known.get("image")
+    surface_name = _first(known, ("pred_mask",))
+    depth, mask, surface = (known.get(name or "") for name in (depth_name, "mask", surface_name))
     bounds = _bounds(scene, depth)
     frames = {}
     for view in range(len(scene.meta.frames)):
         try:
-            frames[view] = _frame(scene, view, image, depth, mask, bounds)
+            frames[view] = _frame(scene, view, _Modalities(known.get("image"), depth, mask, surface), bounds)
         except InputError as error:
             report(error)
     held_out = [scene.meta.frame_index[name] for name in scene.meta.values.get("held_out") or [] if _has(scene, name)]
@@ -98,20 +106,30 @@ def read_wai_scene(folder: Path, scan: str, report: Report = raise_problem) -> P
         neighbors=complete_neighbors(centers, covisibility.neighbors() if covisibility else None),
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
-        read_depth=partial(_read_depth, depth.kind)
+        read_depth=_DepthFiles(scene, known, depth)
         if depth and any(one.depth_path for one in frames.values())
         else None,
         is_depth_sparse=depth_name == "sparse_depth",
         read_mask=partial(_read_mask, mask.kind) if mask else None,
+        read_surface=partial(_read_surface, surface.kind) if surface else None,
         is_video=scene.meta.values.get("is_video") is True,
         traits=_traits(scene.meta),
         covisibility=covisibility,
     )
 
 
+class _Modalities(NamedTuple):
+    """Of a scene's frames, as far as they are used."""
+
+    image: Modality | None
+    depth: Modality | None
+    mask: Modality | None
+    surface: Modality | None
+
+
 def _traits(meta: SceneMeta) -> Traits:
     """Meters where the file says so; rendered where the file says so, or the data set is known to be."""
-    stated, name = meta.values.get("is_synthetic"), "".join(filter(str.isalnum, meta.dataset_name.lower()))
+    stated, name = meta.values.get("is_synthetic"), _plain_name(meta)
     is_synthetic = stated if isinstance(stated, bool) else (name == "ase" or name.startswith(_RENDERED))
     return Traits(1.0 if meta.is_metric else None, is_synthetic)
 
@@ -119,9 +137,7 @@ def _traits(meta: SceneMeta) -> Traits:
 def _frame(
     scene: WaiScene,
     view: int,
-    image: Modality | None,
-    depth: Modality | None,
-    mask: Modality | None,
+    there: _Modalities,
     bounds: tuple[float, float] | None,
 ) -> Frame:
     meta = scene.meta.frames[view]
@@ -131,7 +147,7 @@ def _frame(
         camera.model == PINHOLE,
         f"{where}: expected a PINHOLE camera, got {camera.model}; python -m data.wai.undistort makes one of it",
     )
-    image_path = scene.path_of(meta, image or Modality("frame_key", "file_path", None))
+    image_path = scene.path_of(meta, there.image or Modality("frame_key", "file_path", None))
     if image_path is None or not image_path.is_file():
         raise LeftOut("frames without an image file", f"{image_path or where}: expected an image, got none")
     w2c = rigid_inverse(torch.from_numpy(meta.c2w))
@@ -152,18 +168,47 @@ def _frame(
         width=camera.width,
         near=float(near),
         far=float(far),
-        depth_path=scene.path_of(meta, depth) if depth else None,
-        mask_path=scene.path_of(meta, mask) if mask else None,
+        depth_path=scene.path_of(meta, there.depth) if there.depth else None,
+        mask_path=scene.path_of(meta, there.mask) if there.mask else None,
+        surface_path=scene.path_of(meta, there.surface) if there.surface else None,
     )
 
 
-def _read_depth(kind: str | None, frame: Frame) -> Float[np.ndarray, "height width"]:
-    """As float32 at the size of the image; 0 = unknown."""
-    return _at_size(cleaned_depth(load(frame.depth_path, kind)), frame)
+def _plain_name(meta: SceneMeta) -> str:
+    """Of the data set: small letters and digits only."""
+    return "".join(filter(str.isalnum, meta.dataset_name.lower()))
+
+
+class _DepthFiles:
+    """Reads the depth maps of a scene by the rules of its data set."""
+
+    def __init__(self, scene: WaiScene, known: dict[str, Modality], depth: Modality) -> None:
+        name = _plain_name(scene.meta)
+        self.kind = depth.kind
+        self.is_cut = name.startswith(_CUT)
+        self.least = next((least for start, least in _UNSURE.items() if name.startswith(start)), None)
+        confidence = known.get(_first(known, ("depth_confidence",)) or "")
+        self.confidence: dict[int, Path] = {}
+        self.confidence_kind = None if confidence is None else confidence.kind
+        if self.least is not None and confidence is not None:
+            paths = {view: scene.path_of(frame, confidence) for view, frame in enumerate(scene.meta.frames)}
+            self.confidence = {view: path for view, path in paths.items() if path is not None}
+
+    def __call__(self, frame: Frame) -> Float[np.ndarray, "height width"]:
+        """As float32 at the size of the image; 0 = unknown."""
+        depth = _at_size(cleaned_depth(load(frame.depth_path, self.kind)), frame)
+        if frame.view_id in self.confidence:
+            values = load(self.confidence[frame.view_id], self.confidence_kind).astype(np.float32)
+            depth = np.where(_at_size(values, frame) > self.least, depth, 0).astype(np.float32)
+        return np.where(depth > np.quantile(depth, _CUT_AT), 0, depth).astype(np.float32) if self.is_cut else depth
 
 
 def _read_mask(kind: str | None, frame: Frame) -> UInt8[np.ndarray, "height width"]:
     return _at_size(255 * load(frame.mask_path, kind).astype(np.uint8), frame)
+
+
+def _read_surface(kind: str | None, frame: Frame) -> Bool[np.ndarray, "height width"]:
+    return _at_size(load(frame.surface_path, kind).astype(np.uint8), frame) > 0
 
 
 def _at_size(array: np.ndarray, frame: Frame) -> np.ndarray:

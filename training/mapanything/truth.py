@@ -46,7 +46,7 @@ def truth_of_views(
     is_metric: Bool[Tensor, " batch"],
     is_synthetic: Bool[Tensor, " batch"],
 ) -> GeometryTruth:
-    """Lengths times `meters`; a pixel of a rendering without depth shows no surface, any other one may.
+    """Lengths times `meters`; where the views say nothing, a pixel without depth of a rendering shows no surface.
 
     Raises:
         InputError: for views without depth.
@@ -68,7 +68,7 @@ def truth_of_views(
         quaternions=quaternion_from_rotation(c2w[..., :3, :3]),
         translations=c2w[..., :3, 3],
         valid=valid,
-        unambiguous=valid | ~is_synthetic[:, None, None, None],
+        unambiguous=valid | ~is_synthetic[:, None, None, None] if views.no_surface is None else ~views.no_surface,
         is_metric=is_metric,
         is_synthetic=is_synthetic,
     )

@@ -321,6 +321,7 @@ class Constant:
             far=torch.ones(key.num_frames),
             ids=torch.full((key.num_frames,), key.item),
             depth=torch.ones(shape),
+            no_surface=torch.zeros(shape, dtype=torch.bool),
         )
         return FrameBatch(views, (f"{self.name}/{key.item}",), torch.tensor(key.seed), (Traits(),))
 

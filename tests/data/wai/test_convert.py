@@ -12,9 +12,12 @@ from data.multi_view.sources import FixedGroups, FrameGroup, GroupKey, SceneFram
 from data.readers.registry import read_scenes
 from data.wai.convert import main as convert_command
 from data.wai.scene_meta import read_scene_meta, write_scene_meta
-from geometry import FrameBatch, Traits
+from geometry import FrameBatch, Traits, Views
 from tests.data.tiny_scenes import DEPTH, HEIGHT, WIDTH, write_blendedmvs, write_dtu
+from tests.data.wai.scenes import HEIGHT as WALL_HEIGHT
+from tests.data.wai.scenes import WIDTH as WALL_WIDTH
 from tests.data.wai.scenes import write_wall
+from training.mapanything.truth import truth_of_batch
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,35 @@ def test_unit_and_rendering_of_a_scene_reach_the_batch(tmp_path: Path) -> None:
         assert batch.traits == (expected, expected)
         groups = FixedGroups("wai", [FrameGroup(read, (0, 1))]).sample_many(keys)
         assert groups[0].traits == (expected,)
+
+
+def test_masks_of_surfaces_and_rules_of_data_sets_decide_which_depth_counts(tmp_path: Path) -> None:
+    scene = write_wall(tmp_path / "room", 2)
+    first = scene.meta.frames[0].name
+    surface = np.arange(WALL_WIDTH) < 20
+    path = scene.store("moge/mask/0.png", np.tile(surface, (WALL_HEIGHT, 1)), "binary")
+    scene = scene.with_frame_files("pred_mask/moge2", "moge_mask", "binary", {first: path})
+    depth = np.full((WALL_HEIGHT, WALL_WIDTH), 2, np.float32)
+    depth[:, 0] = 9  # a share of 1 / 32
+    scene.store(f"depth/{first}.exr", depth, "depth")
+    confidence = scene.store("conf/0.exr", np.tile(np.arange(WALL_WIDTH) / WALL_WIDTH, (WALL_HEIGHT, 1)), "scalar")
+    scene = scene.with_frame_files("depth_confidence/mvs", "conf", "scalar", {first: confidence}).write()
+
+    def loaded(name: str) -> Views:
+        write_scene_meta(tmp_path / "room/scene_meta.json", replace(scene.meta, dataset_name=name))
+        (read,) = read_scenes("wai", str(tmp_path), split="all", scans=None)
+        key = GroupKey(0, 0, 2, WALL_HEIGHT, WALL_WIDTH, 0)
+        return FixedGroups("wai", [FrameGroup(read, (0, 1))]).sample_many([key])[0].views
+
+    plain = loaded("rooms")
+    assert plain.no_surface[0, 5].tolist() == (~surface).tolist()
+    assert not plain.no_surface[1].any()  # a frame without such a mask
+    assert (plain.depth[0, 5] > 0).tolist() == surface.tolist()
+    assert plain.depth[0, 5, 0] == 9
+    far_cut = loaded("MVS-Synth")
+    assert far_cut.depth[0, 5, 0] == 0
+    assert far_cut.depth[0, 5, 1] == 2
+    sure = loaded("dl3dv")
+    assert (sure.depth[0, 5] > 0).tolist() == (surface & (np.arange(WALL_WIDTH) > 8)).tolist()
+    truth = truth_of_batch(FrameBatch(plain[None], ("x",), torch.tensor([0]), (Traits(1.0),)))
+    assert torch.equal(truth.unambiguous[0], ~plain.no_surface)

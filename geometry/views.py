@@ -62,7 +62,7 @@ class FrameBatch(TensorStruct):
     HOST_FIELDS = frozenset({"seeds"})
 
     views: Views
-    """Sides are multiples of the patch size; depth is never None here (0 = unknown), nor is `no_surface` from a loader."""
+    """Sides are multiples of the patch size; loaders always give depth (0 = unknown) and `no_surface`."""
     names: tuple[str, ...]
     """One per group: data set and sequence."""
     seeds: Int[Tensor, "*batch"]

@@ -6,6 +6,7 @@ interrupted are done again. Exit status 1 if one failed.
 """
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -27,7 +28,7 @@ from data.scene import Frame, PosedScene
 from data.wai.formats import MAX_HALF, store, store_depth
 from data.wai.process_log import FAILED, ProcessLog
 from data.wai.scene_meta import META_NAME, FrameMeta, Modality, SceneMeta, write_scene_meta
-from data.wai.stages import Outcome, Parser, add_stage_options, finish, run_stage
+from data.wai.stages import Outcome, Parser, add_stage_options, finish, require_folder, run_stage
 from geometry import InputError, one_line_errors, require, rigid_inverse
 from geometry.conversions import intrinsics_to_integer_centers
 
@@ -257,7 +258,13 @@ def convert_all(
     present = conversion.scans()
     unknown = [scan for scan in scans or () if scan not in present]
     require(not unknown, f"--scenes: expected some of {', '.join(list(present)[:8])}, got {', '.join(unknown)}")
-    chosen = {folder_name(scan): scan for scan in (present if scans is None else scans)}
+    wanted = list(present if scans is None else scans)
+    chosen = {folder_name(scan): scan for scan in wanted}
+    require(
+        len(chosen) == len(set(wanted)),
+        f"{conversion.root}: expected scans with different names for folders, got {len(set(wanted))} scans with "
+        f"{len(chosen)} names ('/' becomes '_')",
+    )
     foreign = [
         name
         for name in chosen
@@ -311,14 +318,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_stage_options(parser)
     options = parser.parse_args(arguments)
     require(options.source in names, f"--from: expected one of {', '.join(names)}, got {options.source!r}")
-    require(options.meters is None or options.meters > 0, f"--meters: expected a number above 0, got {options.meters}")
+    meters = options.meters
+    require(meters is None or 0 < meters < math.inf, f"--meters: expected a number above 0, got {meters}")
+    require_folder(options.out)
+    require(
+        options.out.resolve() != options.root.resolve(),
+        f"{options.out}: expected another folder for the scenes than the source's",
+    )
     source, is_synthetic = source_of(options.source, options.root)
     reader_options = ReaderOptions(sparse_depth=options.sparse_depth, image_factor=options.image_factor)
     reader_options.require_known_to(source, READERS[source].options)
     conversion = Conversion(
         source=source,
         root=options.root,
-        meters=options.meters,
+        meters=meters,
         is_synthetic=is_synthetic,
         is_half=not options.float_depth,
         links=options.links,

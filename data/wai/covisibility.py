@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.image_io import UnreadableFileError
+from data.problems import Problems, Report, raise_problem, shortened
 from data.scene import resize_sparse
 from data.wai.formats import cleaned_depth, load
 from data.wai.overlap import (
@@ -57,14 +59,22 @@ class Settings:
     is_upstream: bool = False
 
 
-def load_depth_views(scene: WaiScene, request: str, long_side: int, *, confidence: float | None = None) -> DepthViews:
+def load_depth_views(
+    scene: WaiScene,
+    request: str,
+    long_side: int,
+    *,
+    confidence: float | None = None,
+    report: Report = raise_problem,
+) -> DepthViews:
     """Depth of all frames at a long side; a frame without a map has depth 0 everywhere.
 
     `confidence`: depth counts where the modality `depth_confidence` is above it. Modalities whose name begins with
     `sparse` have depth at single pixels, which are kept, and surfaces around them.
 
     Raises:
-        InputError: for a scene without depth maps, maps of different sizes, or cameras with distortion.
+        InputError: for a scene without depth maps, maps of different sizes, or cameras with distortion; for a map that
+            cannot be read, unless `report` takes it.
     """
     where, (_, modality) = scene.meta.where, find_modality(scene.meta.frame_modalities, request, scene.meta.where)
     resize = resize_sparse if is_sparse(request) else resized
@@ -74,7 +84,13 @@ def load_depth_views(scene: WaiScene, request: str, long_side: int, *, confidenc
         if path is None:
             maps.append(None)
             continue
-        depth = cleaned_depth(load(path, modality.kind))
+        try:
+            depth = cleaned_depth(load(path, modality.kind))
+        except UnreadableFileError as error:
+            report(error)
+            maps.append(None)
+            continue
+        require(depth.ndim == 2, f"{path}: expected depth, one value per pixel, got shape {depth.shape}")
         if confidence is not None:
             (kept,) = scene.load_frame(frame.name, ["depth_confidence"]).modalities.values()
             depth = np.where(resized(kept, *depth.shape) > confidence, depth, 0)
@@ -133,7 +149,8 @@ def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
         not of_points or not (settings.is_upstream or settings.of_target),
         f"{scene.meta.where}: expected dense depth maps for --upstream_compatible and --of_target, got {request}",
     )
-    views = load_depth_views(scene, request, settings.long_side)
+    problems = Problems()
+    views = load_depth_views(scene, request, settings.long_side, report=problems.add)
     thresholds = thresholds_of(settings.preset, scene.meta.is_metric, views)
     rule = OverlapRule(is_upstream=settings.is_upstream, of_target=settings.of_target, of_source=of_points)
     with tqdm(total=len(views), desc=name, unit="frame", leave=False) as bar:
@@ -143,7 +160,8 @@ def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
     scene.with_scene_file(MODALITY, path, "mmap", covisibility_settings=recorded).write()
     empty = int((np.diag(values) == 0).sum())
     said = ["from sparse points"] if of_points else []
-    return "; ".join([*said, *([f"{empty} of {len(views)} frames have no depth"] if empty else [])])
+    said += [f"{empty} of {len(views)} frames have no depth"] if empty else []
+    return "; ".join([*said, *([shortened(problems.lines)] if problems.lines else [])])
 
 
 @one_line_errors

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.problems import Problems, shortened
 from data.wai.covisibility import is_sparse, load_depth_views
 from data.wai.overlap import ConfidenceRule, depth_confidence, frusta_touch, may_overlap
 from data.wai.scene import WaiScene
@@ -40,7 +41,8 @@ def add_confidence(settings: Settings, name: str, folder: Path) -> str:
     """
     scene = WaiScene.read(folder)
     require(not is_sparse(settings.depth), f"--depth: expected dense depth maps, got {settings.depth}")
-    views = load_depth_views(scene, settings.depth, settings.long_side)
+    problems = Problems()
+    views = load_depth_views(scene, settings.depth, settings.long_side, report=problems.add)
     rule = ConfidenceRule(is_upstream=settings.is_upstream, includes_self=settings.is_upstream)
     touching = (frusta_touch if settings.is_upstream else may_overlap)(views)
     paths = {}
@@ -50,7 +52,7 @@ def add_confidence(settings: Settings, name: str, folder: Path) -> str:
         paths[frame.name] = scene.store(relative, values, "scalar")
     key = f"{settings.method}_depth_confidence"
     scene.with_frame_files(f"depth_confidence/{settings.method}", key, "scalar", paths).write()
-    return ""
+    return shortened(problems.lines) if problems.lines else ""
 
 
 @one_line_errors

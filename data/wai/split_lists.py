@@ -132,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.val >= 0 and options.test >= 0 and options.val + options.test < 1,
         f"--val, --test: expected shares that add to less than 1, got {options.val:g} and {options.test:g}",
     )
+    require(
+        options.dataset.replace("_", "").replace("-", "").isalnum() or not options.dataset,
+        f"--dataset: expected a name of letters, digits, - and _, got {options.dataset!r}",
+    )
     names = list(find_scenes(options.root))
     lists = divided(names, options.dataset, options.val, options.test, options.seed)
     exist = [path for path in (options.root / "lists" / f"{split}.txt" for split in SPLITS) if path.is_file()]

@@ -42,11 +42,20 @@ class Parser(argparse.ArgumentParser):
 
 def add_stage_options(parser: argparse.ArgumentParser) -> None:
     """Options that all stages have."""
-    parser.add_argument("--scenes", nargs="*", help="names of scenes; default: all")
+    parser.add_argument("--scenes", nargs="+", help="names of scenes; default: all")
     parser.add_argument("--workers", type=int, default=1, help="scenes at the same time")
     parser.add_argument(
         "--overwrite", action="store_true", help="again for scenes that are done; files are replaced, none is deleted"
     )
+
+
+def require_folder(out: Path) -> None:
+    """Refuse a path for results that is something else than a folder.
+
+    Raises:
+        InputError: naming it.
+    """
+    require(out.is_dir() or not out.exists(), f"{out}: expected a folder for the results, got a file")
 
 
 def find_scenes(root: Path, names: Sequence[str] | None = None) -> dict[str, Path]:

@@ -32,7 +32,7 @@ from data.wai.scene_meta import (
     with_modality,
     write_scene_meta,
 )
-from data.wai.stages import Outcome, Parser, add_stage_options, find_scenes, finish, run_stage
+from data.wai.stages import Outcome, Parser, add_stage_options, find_scenes, finish, require_folder, run_stage
 from geometry import one_line_errors, require
 
 STAGE = "undistort"
@@ -174,7 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_stage_options(parser)
     options = parser.parse_args(arguments)
     found = find_scenes(options.root, options.scenes)
-    inside = [name for name, folder in found.items() if (options.out / name).resolve() == folder.resolve()]
+    require_folder(options.out)
+    inside = [
+        name
+        for name, folder in found.items()
+        if folder.resolve() in ((options.out / name).resolve(), *(options.out / name).resolve().parents)
+    ]
     require(not inside, f"{options.out}: expected another folder than the scenes', got that of {', '.join(inside)}")
     targets = {name: options.out / name for name in found}
     foreign = {

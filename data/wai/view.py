@@ -3,6 +3,7 @@
 Cameras with their images, points from depth maps, and covisibility as lines between cameras.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(options.points >= 0, f"--points: expected 0 or more, got {options.points}")
     require(0 < options.threshold < 1, f"--threshold: expected a number between 0 and 1, got {options.threshold:g}")
     require(0 <= options.port <= 65535, f"--port: expected 0 to 65535, got {options.port}")
+    is_given = options.seconds is not None
+    require(not is_given or 0 < options.seconds < math.inf, f"--seconds: expected above 0, got {options.seconds}")
     found = find_scenes(options.scene)
     if len(found) != 1:
         raise InputError(f"{options.scene}: expected the folder of one scene, got {len(found)} scenes")

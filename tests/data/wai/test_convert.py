@@ -89,6 +89,9 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--from", "dtu", "--meters", "-1", "a", "b"], "--meters: expected a number above 0"),
         (["--from", "procedural", str(tmp_path), "b"], "expected a folder of python -m data.procedural"),
         (["--from", "dtu", "--sparse_depth", str(tmp_path), "b"], "--sparse_depth"),
+        (["--from", "dtu", str(tmp_path), str(tmp_path)], "expected another folder for the scenes"),
+        (["--from", "dtu", str(tmp_path), __file__], "expected a folder for the results, got a file"),
+        (["--from", "dtu", "a", "b", "--scenes"], "--scenes"),
     ):
         with pytest.raises(SystemExit) as ended:
             convert_command(words)

@@ -79,7 +79,8 @@ def test_the_quick_test_loses_no_overlap_and_saves_views_apart() -> None:
 
 
 def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_wall(tmp_path / "room", 3)
+    write_wall(tmp_path / "room", 4)
+    (tmp_path / "room/depth/000003.exr").write_bytes(b"broken")
     write_wall(tmp_path / "bare", 2, with_depth=False)
     with pytest.raises(SystemExit) as ended:
         covisibility_command([str(tmp_path), "--long_side", "32"])
@@ -87,10 +88,12 @@ def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr()
     assert "covisibility: 1 finished, 0 skipped, 1 failed" in printed.out
     assert "bare: failed" in printed.err
+    assert "room: finished: 1 of 4 frames have no depth" in printed.err
+    assert "000003.exr: expected a file of format depth" in printed.err
     room = WaiScene.read(tmp_path / "room")
     values = room.load_scene_modality("pairwise_covisibility")
     assert isinstance(values, np.memmap)
-    np.testing.assert_allclose(values[0], [1, 0.875, 0.75], atol=1e-6)
+    np.testing.assert_allclose(values[0], [1, 0.875, 0.75, 0], atol=1e-6)
     assert room.meta.values["covisibility_settings"]["thresholds"]["absolute"] == 0.1
     confidence_command([str(tmp_path / "room"), "--long_side", "32"])
     frame = WaiScene.read(tmp_path / "room").load_frame(0, ["depth_confidence/depth"])

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,11 +12,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def full_precision(function: Function) -> Function:
-    """Switch autocast off while `function` runs; its first argument is a tensor or a struct with a `w2c`."""
+    """Switch autocast off while `function` runs; its first argument is a tensor or a dataclass with one."""
 
     @functools.wraps(function)
     def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
-        tensor = first if isinstance(first, Tensor) else first.w2c
+        values = (first,) if isinstance(first, Tensor) else (getattr(first, field.name) for field in fields(first))
+        tensor = next(value for value in values if isinstance(value, Tensor))
         with torch.autocast(tensor.device.type, enabled=False):
             return function(first, *args, **kwargs)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geometry.precision import full_precision
 from geometry.quaternions import quaternion_inverse, quaternion_product, rotated, rotation_from_quaternion
 from geometry.tensor_struct import TensorStruct
 
@@ -62,6 +63,7 @@ class Reconstruction(TensorStruct):
             translations=self.translations / per_view[..., None],
         )
 
+    @full_precision
     def in_frame_of_first(self) -> "Reconstruction":
         """The world moved so that the predicted pose of view 0 is the identity.
 
@@ -79,6 +81,7 @@ class Reconstruction(TensorStruct):
         )
 
 
+@full_precision
 def reconstruction_from_factors(
     rays: Points,
     depth_along_ray: Maps,

@@ -88,7 +88,14 @@ def load_weights(source: str, model: str) -> tuple[nn.Module, WeightIdentity]:
     if model == "vggt":
         network, identity = load_vggt(source, heads=_HEADS)
         return VGGTReconstructor(network), identity
-    loaded = load_mapanything(source)
+    try:
+        loaded = load_mapanything(source)
+    except InputError as error:
+        if model != "pi3":
+            raise
+        raise InputError(
+            f"{error} (--model pi3 is our network in pi3's manner: pi3's own weights are not read)"
+        ) from None
     marked = loaded.model.config.reference_view_marked
     if marked == (model == "pi3"):
         raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geometry import InputError
 from geometry.pose_metrics import histogram_auc
+from geometry.precision import full_precision
 from geometry.quaternions import relative_pose
 from models.mapanything.objective.truth import GeometryTruth, in_unit, mean_distance
 from models.mapanything.output import Reconstruction
@@ -108,6 +109,7 @@ def trajectory_errors(prediction: Float[Tensor, "view 3"], truth: Float[Tensor, 
     return (centered @ (left @ torch.diag(signs) @ right).mT - target).norm(dim=-1)
 
 
+@full_precision
 def set_metrics(prediction: Reconstruction, truth: GeometryTruth) -> dict[str, float]:
     """All `METRICS` of one set of views (batch axis of length 1), averaged over its views; nan where unknown.
 

@@ -33,13 +33,6 @@ def truth_of_batch(batch: FrameBatch) -> GeometryTruth:
 
 
 @full_precision
-def _world_points(
-    points_cam: Float[Tensor, "batch view height width 3"], c2w: Float[Tensor, "batch view 4 4"]
-) -> Float[Tensor, "batch view height width 3"]:
-    rotated = torch.einsum("bvrc,bvhwc->bvhwr", c2w[..., :3, :3], points_cam)
-    return rotated + c2w[..., None, None, :3, 3]
-
-
 def truth_of_views(
     views: Views,
     meters: Float[Tensor, " batch"],
@@ -61,7 +54,7 @@ def truth_of_views(
     points_cam = rays * distance[..., None]
     valid = distance > 0
     return GeometryTruth(
-        points=_world_points(points_cam, c2w),
+        points=torch.einsum("bvrc,bvhwc->bvhwr", c2w[..., :3, :3], points_cam) + c2w[..., None, None, :3, 3],
         points_cam=points_cam,
         rays=rays,
         depth_along_ray=distance,

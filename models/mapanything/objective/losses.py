@@ -62,10 +62,6 @@ class GeometryLosses:
 
 
 @full_precision
-def _in_full_precision(points: Tensor, compute: "_Comparison") -> GeometryLosses:
-    return compute.losses()
-
-
 def geometry_losses(
     prediction: Reconstruction, truth: GeometryTruth, recipe: LossRecipe, *, is_training: bool = True
 ) -> GeometryLosses:
@@ -74,7 +70,7 @@ def geometry_losses(
     Raises:
         InputError: for a recipe that needs a scale, a confidence or a mask that the network does not predict.
     """
-    return _in_full_precision(prediction.points, _Comparison(prediction, truth, recipe, is_training))
+    return _Comparison(prediction, truth, recipe, is_training).losses()
 
 
 class _Comparison:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from geometry.precision import full_precision
 from geometry.quaternions import quaternion_inverse, quaternion_product, rotated, rotation_from_quaternion
 from geometry.tensor_struct import TensorStruct
 from models.mapanything.output import Reconstruction
@@ -40,6 +41,7 @@ class GeometryTruth(TensorStruct):
     is_synthetic: Bool[Tensor, " batch"]
     """Depth has no noise: normals and gradients are compared, no pixel is left out as an outlier."""
 
+    @full_precision
     def in_frame_of_first(self) -> "GeometryTruth":
         """The world moved so that view 0 has the identity, exactly."""
         first = self.quaternions[:, :1]

@@ -100,7 +100,7 @@ def test_every_config_trains_at_toy_size(config: Path, wai_root: Path, tmp_path:
         base, model_config=str(sizes), model_ckpt="", datadir=(str(wai_root),) * len(base.dataset_name),
         dinov2_ckpt=str(write_dinov2(tmp_path / "dino.pt")) if base.dinov2_ckpt else "",
         len_train=(4,), image_size=40, n_views=(2, 3), max_img_per_gpu=4, eval_views=2, num_val=1, max_steps=2,
-        eval_inputs=base.eval_inputs[:1], num_workers=0, accelerator="cpu", basedir=str(tmp_path / "runs"),
+        precision="bf16-mixed" if config.stem == "main_stage2" else "32-true", eval_inputs=base.eval_inputs[:1], num_workers=0, accelerator="cpu", basedir=str(tmp_path / "runs"),
     )  # fmt: skip
     trainer = train_run(options)
     assert torch.isfinite(trainer.callback_metrics["train/objective"])
@@ -178,6 +178,9 @@ def test_an_objective_that_is_too_large_stops(small_dtu: Path, tmp_path: Path) -
         (["--model", "vggt", "--inputs", "posed"], "--inputs posed"),
         (["--model_ckpt", "x.safetensors"], "--model_config"),
         (["--eval_only"], "--eval_only"),
+        (["--model", "pi3", "--model_ckpt", __file__, "--model_config", ""], "pi3's own weights are not read"),
+        (["--dinov2_ckpt", "x.pt", "--model", "vggt"], "--dinov2_ckpt"),
+        (["--aspect", "1", "0.5", "0.01"], "--aspect"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_nothing(

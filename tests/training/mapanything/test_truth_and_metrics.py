@@ -76,6 +76,18 @@ def test_an_oracle_is_perfect_in_any_unit(truth: GeometryTruth) -> None:
     assert max(rest.values()) < 1e-4  # normals have a floor of one degree
 
 
+def test_under_autocast_truth_losses_and_metrics_are_the_same(truth: GeometryTruth) -> None:
+    """Networks may compute in bfloat16, geometry does not."""
+    prediction = replace(oracle(truth, scale=4.0), points=oracle(truth).points * 1.1)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            again = truth_of_batch(batch_with(RENDERED))
+            losses = [geometry_losses(prediction, again, RECIPES[name]).total.item() for name in ("v1.1", "pi3")]
+            results.append((*losses, *set_metrics(prediction, again).values()))
+    assert results[0] == results[1]
+
+
 def test_a_turned_map_and_opposite_motion_are_seen(truth: GeometryTruth) -> None:
     """Lengths and lines alone are right."""
     whole = oracle(truth)

@@ -16,7 +16,7 @@ from training.mapanything.inputs import (
     sparse_depth,
 )
 
-DRAWS, VIEWS = 400, 4
+DRAWS, VIEWS = 200, 4
 
 
 def everything(samples: int, views: int = VIEWS) -> GeometricInputs:

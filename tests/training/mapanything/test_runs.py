@@ -100,7 +100,8 @@ def test_every_config_trains_at_toy_size(config: Path, wai_root: Path, tmp_path:
         base, model_config=str(sizes), model_ckpt="", datadir=(str(wai_root),) * len(base.dataset_name),
         dinov2_ckpt=str(write_dinov2(tmp_path / "dino.pt")) if base.dinov2_ckpt else "",
         len_train=(4,), image_size=40, n_views=(2, 3), max_img_per_gpu=4, eval_views=2, num_val=1, max_steps=2,
-        precision="bf16-mixed" if config.stem == "main_stage2" else "32-true", eval_inputs=base.eval_inputs[:1], num_workers=0, accelerator="cpu", basedir=str(tmp_path / "runs"),
+        precision="bf16-mixed" if config.stem == "main_stage2" else "32-true",
+        eval_inputs=base.eval_inputs[:1], num_workers=0, accelerator="cpu", basedir=str(tmp_path / "runs"),
     )  # fmt: skip
     trainer = train_run(options)
     assert torch.isfinite(trainer.callback_metrics["train/objective"])

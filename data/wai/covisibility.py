@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,10 +54,19 @@ class Settings:
     preset: str = "auto"
     """One of `PRESETS`, or auto: gt for scenes in meters, else relative; sparse for sparse points."""
     long_side: int = LONG_SIDE
+    size: tuple[int, int] | None = None
+    """(height, width) of the maps instead of a long side."""
     depth: str = "depth"
     """Modality."""
+    confidence: float | None = None
+    """Depth counts where the modality `depth_confidence` is above it."""
     of_target: bool = False
     is_upstream: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """As JSON gives it back, without what is not given."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return values if self.size is None else {**values, "size": list(self.size)}
 
 
 def load_depth_views(
@@ -64,13 +74,14 @@ def load_depth_views(
     request: str,
     long_side: int,
     *,
+    size: tuple[int, int] | None = None,
     confidence: float | None = None,
     report: Report = raise_problem,
 ) -> DepthViews:
-    """Depth of all frames at a long side; a frame without a map has depth 0 everywhere.
+    """Depth of all frames at a long side, or at `size`; a frame without a map has depth 0 everywhere.
 
-    `confidence`: depth counts where the modality `depth_confidence` is above it. Modalities whose name begins with
-    `sparse` have depth at single pixels, which are kept, and surfaces around them.
+    `confidence`: depth counts where the modality `depth_confidence` is above it, in frames without one nowhere.
+    Modalities whose name begins with `sparse` have depth at single pixels, which are kept, and surfaces around them.
 
     Raises:
         InputError: for a scene without depth maps, maps of different sizes, or cameras with distortion; for a map that
@@ -92,9 +103,9 @@ def load_depth_views(
             continue
         require(depth.ndim == 2, f"{path}: expected depth, one value per pixel, got shape {depth.shape}")
         if confidence is not None:
-            (kept,) = scene.load_frame(frame.name, ["depth_confidence"]).modalities.values()
+            kept = next(iter(scene.load_frame(frame.name, ["depth_confidence"]).modalities.values()), np.zeros((1, 1)))
             depth = np.where(resized(kept, *depth.shape) > confidence, depth, 0)
-        maps.append(resize(depth, *resized_size(*depth.shape, long_side)))  # one at full size at a time
+        maps.append(resize(depth, *(size or resized_size(*depth.shape, long_side))))  # one at full size at a time
     first = next((one for one in maps if one is not None), None)
     require(first is not None, f"{where}: expected depth maps, got none")
     cameras = [scene.meta.camera(frame) for frame in scene.meta.frames]
@@ -150,13 +161,20 @@ def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
         f"{scene.meta.where}: expected dense depth maps for --upstream_compatible and --of_target, got {request}",
     )
     problems = Problems()
-    views = load_depth_views(scene, request, settings.long_side, report=problems.add)
+    views = load_depth_views(
+        scene,
+        request,
+        settings.long_side,
+        size=settings.size,
+        confidence=settings.confidence,
+        report=problems.add,
+    )
     thresholds = thresholds_of(settings.preset, scene.meta.is_metric, views)
     rule = OverlapRule(is_upstream=settings.is_upstream, of_target=settings.of_target, of_source=of_points)
     with tqdm(total=len(views), desc=name, unit="frame", leave=False) as bar:
         values = covisibility(views, thresholds, rule, tick=bar.update)
     path = scene.store(f"covisibility/v0/{MODALITY}.npy", values, "mmap")
-    recorded = {**asdict(settings), "depth": request, "thresholds": asdict(thresholds)}
+    recorded = {**settings.recorded(), "depth": request, "thresholds": asdict(thresholds)}
     scene.with_scene_file(MODALITY, path, "mmap", covisibility_settings=recorded).write()
     empty = int((np.diag(values) == 0).sum())
     said = ["from sparse points"] if of_points else []
@@ -171,22 +189,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="a WAI scene, or a folder of them")
     parser.add_argument("--preset", default="auto", help=f"thresholds: auto (gt in meters, else relative), {_PRESETS}")
     parser.add_argument("--long_side", type=int, default=LONG_SIDE, help="pixels of the maps that are compared")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of these maps, instead of --long_side"
+    )
+    parser.add_argument("--confidence", type=float, help="depth counts where depth_confidence is above that")
     parser.add_argument("--depth", default="depth", help="modality of the depth maps; without it sparse_depth")
     parser.add_argument("--of_target", action="store_true", help="shares of the target's pixels with known depth")
     parser.add_argument("--upstream_compatible", action="store_true", help="the reference's numbers, with its defects")
     add_stage_options(parser)
     options = parser.parse_args(arguments)
     require(options.long_side >= 8, f"--long_side: expected 8 pixels or more, got {options.long_side}")
+    size = None if options.size is None else tuple(options.size)
+    require(
+        size is None or (min(size) >= 8 and options.long_side == LONG_SIDE),
+        f"--size: expected 8 pixels or more a side, and no --long_side beside it, got {size}",
+    )
+    confidence = options.confidence
+    require(confidence is None or 0 <= confidence < 1, f"--confidence: expected 0 to below 1, got {confidence}")
     if options.preset not in ("auto", *PRESETS):
         raise InputError(f"--preset: expected auto or one of {_PRESETS}, got {options.preset!r}")
     settings = Settings(
-        options.preset, options.long_side, options.depth, options.of_target, options.upstream_compatible
+        preset=options.preset,
+        long_side=options.long_side,
+        size=size,
+        depth=options.depth,
+        confidence=confidence,
+        of_target=options.of_target,
+        is_upstream=options.upstream_compatible,
     )
     outcomes = run_stage(
         STAGE,
         find_scenes(options.root, options.scenes),
         partial(add_covisibility, settings),
-        settings=asdict(settings),
+        settings=settings.recorded(),
         workers=options.workers,
         overwrite=options.overwrite,
     )

@@ -100,6 +100,12 @@ def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.
     confidence = frame.modalities["depth_confidence/depth"]
     # the first four columns are seen by nobody else, and a view does not confirm itself
     np.testing.assert_allclose(confidence, np.tile(np.arange(WIDTH) >= 4, (HEIGHT, 1)), atol=1e-6)
+    for state in ("1 finished, 0 skipped", "0 finished, 1 skipped"):
+        covisibility_command([str(tmp_path / "room"), "--size", "24", "32", "--confidence", "0.5"])
+        assert f"covisibility: {state}, 0 failed" in capsys.readouterr().out
+    # those four do not count any more, neither as a source nor as a target
+    (values,) = WaiScene.read(tmp_path / "room").load_scene_modality("pairwise_covisibility")[:1]
+    np.testing.assert_allclose(values, [0.875, 0.875, 0.75, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])

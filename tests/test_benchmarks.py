@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from benchmarks import (
     camera_refinement,
     co3d_index,
+    covisibility_memory,
     features,
     finetune,
     guided_memory,
@@ -23,6 +24,8 @@ from benchmarks import (
     vggt_memory,
     video_stability,
 )
+from data.wai.covisibility import Settings
+from data.wai.scene import WaiScene
 from geometry import Cameras, pixel_centers
 from geometry.pose_metrics import rotation_angle
 from models.nerf.guided.network import GuidedSamples
@@ -503,3 +506,19 @@ def test_flicker_along_a_path(small_dtu: Path, tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         video_stability.main([*command, "--frames", "3", "--apart", "3"])
     assert "--apart: expected numbers from 1 to less than --frames, got [3]" in capsys.readouterr().err
+
+
+def test_covisibility_of_a_row_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each camera sees of the wall what the next ones see: (reach + 1 - distance) / (reach + 1)."""
+    found = []
+    add = covisibility_memory.add_covisibility
+
+    def kept(settings: Settings, name: str, folder: Path) -> str:
+        said = add(settings, name, folder)
+        found.append(np.array(WaiScene.read(folder).load_scene_modality("pairwise_covisibility")))
+        return said
+
+    monkeypatch.setattr(covisibility_memory, "add_covisibility", kept)
+    measured = covisibility_memory.measure(count=4, reach=3, long_side=64)
+    assert measured["bytes"] > 1e8
+    np.testing.assert_allclose(found[0][0], [1, 0.75, 0.5, 0.25], atol=0.02)

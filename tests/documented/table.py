@@ -110,6 +110,7 @@ NOT_RUN: list[tuple[str, str]] = [
         r"python -m render\.export --from mapanything",
         "downloads; tests/render/export/test_mapanything.py runs it",
     ),
+    (r"python -m benchmarks\.covisibility_memory", "starts processes at full size; tests/test_benchmarks.py measures"),
     (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),
 ]
 

@@ -29,7 +29,7 @@ from data.problems import LeftOut, Problems, Report
 from data.readers.registry import READERS, read_scenes
 from data.scene import PosedScene
 from data.seeds import derived_seed, seeded_generator
-from geometry import FrameBatch, one_line_errors, require
+from geometry import FrameBatch, InputError, one_line_errors, require
 from training.cli import parse_options
 from training.files import staged_file, write_json
 from training.mapanything.checkpoint import as_reconstructor, load_weights
@@ -275,11 +275,7 @@ def _claim(folder: Path, options: BenchmarkOptions, sha256: str) -> None:
     mine: dict[str, Any] = {name: getattr(options, name) for name in same} | {"weights_sha256": sha256}
     roots = {title: str(Path(datadir).resolve()) for title, _, datadir in options.datasets}
     if note.is_file():
-        try:
-            theirs = json.loads(note.read_text())
-        except ValueError:
-            theirs = None
-        require(isinstance(theirs, dict), f"{note}: expected what the results are of, got a damaged file")
+        theirs = _read_note(note)
         mine |= {title: root for title, root in roots.items() if title in theirs}
         wrong = [name for name, value in mine.items() if theirs.get(name) != value]
         require(
@@ -289,6 +285,16 @@ def _claim(folder: Path, options: BenchmarkOptions, sha256: str) -> None:
         )
         mine = theirs | mine
     _write_note(note, mine | roots | {"weights": options.weights})
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected what the results are of, got a damaged file")
+    return content
 
 
 def _write_note(path: Path, content: dict[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from torch import nn
 
 from data.image_io import image_size
 from data.multi_view.sampler import BatchShape
@@ -79,7 +80,8 @@ def reconstructed(
     views = [_on(device, view) for view in _views(scene, view_ids, height, width, given)]
     try:
         with autocast_of(resolved_precision(AUTO, device), device):
-            found = infer(network.to(device).eval(), views, percentile=0.0)
+            cast(nn.Module, network).to(device).eval()
+            found = infer(network, views, percentile=0.0)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -84,6 +84,7 @@ TOY: dict[str, str] = {
     "render.viewer": "--device cpu --port 0 --seconds 0.1",
     "benchmarks.camera_refinement": "--degrees 2 --max_images 3",
     "benchmarks.co3d_index": "--frames 200 --repeats 1",
+    "benchmarks.covisibility_memory": "",
     "benchmarks.features": "--steps 2 --rays 8 --views_per_scan 1 --seeds 0 --photos_scale 1 --real_scale 1",
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
     "benchmarks.guided_memory": "--scenes 1 --width 64 --height 64 --rays_per_step 8 --vggt_config toys/sizes.json",

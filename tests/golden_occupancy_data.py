@@ -1,0 +1,135 @@
+"""Recorded quaternions, warps, voxelized meshes and data sets of the occupancy task, for `tests.goldens`.
+
+Folders are recognized by the files in them. Everything is computed in float64 from the recorded numbers.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geometry import body_poses
+from geometry.errors import InputError
+from geometry.voxels import EgoGrid, GridFrame, VoxelGrid, warp_nearest
+from tests.golden_comparison import Comparison, compared
+
+Check = Callable[[Path], dict[str, list[Comparison]]]
+
+TOLERANCE = 1e-9
+"""Of numbers, in float64."""
+
+
+def kinds_of(folder: Path) -> list[Check]:
+    """The checks of a folder of fixtures: one folder may hold several kinds."""
+    names = {path.name for path in folder.iterdir()}
+    found: list[Check] = []
+    if "quaternion.npz" in names:
+        found.append(check_quaternions)
+    if {"warp.npz", "warp.json"} <= names:
+        found.append(check_warps)
+    return found
+
+
+def kind_of(folder: Path) -> Check | None:
+    """All checks of a folder as one; None: not one of these kinds."""
+    checks = kinds_of(folder)
+    if not checks:
+        return None
+
+    def check(path: Path) -> dict[str, list[Comparison]]:
+        results: dict[str, list[Comparison]] = {}
+        for one in checks:
+            results |= one(path)
+        return results
+
+    return check
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"arrays {path} cannot be read: {error}") from error
+
+
+def ego_grid_of(case: dict[str, Any]) -> EgoGrid:
+    """Grid and frame of a recorded case; its `range` holds minimum and maximum."""
+    bounds = [float(value) for value in case["range"]]
+    grid = VoxelGrid(tuple(bounds[:3]), tuple(bounds[3:]), tuple(case["voxel_size"]))
+    return EgoGrid(grid, GridFrame(case["orientation"], case["z_reference"]))
+
+
+def pose_of(numbers: list[float]) -> Tensor:
+    """13 numbers in float64; velocities that a record leaves out are 0."""
+    pose = torch.zeros(13, dtype=torch.float64)
+    pose[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    return pose
+
+
+def unpacked(bits: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """A grid of 0 and 1 from packed bits."""
+    return np.unpackbits(bits)[: int(np.prod(size))].reshape(size)
+
+
+def compared_size(name: str, case: dict[str, Any], grid: VoxelGrid) -> Comparison:
+    """Whether the recorded number of voxels follows from range and voxel."""
+    return compared(f"{name}.size", np.array(case["grid_size"]), np.array(grid.size))
+
+
+def check_quaternions(folder: Path) -> dict[str, list[Comparison]]:
+    """Products, matrices, headings, relative poses, and normalization with its gradient."""
+    record = {name: torch.from_numpy(value) for name, value in _read(folder / "quaternion.npz").items()}
+    q1, q2, t1, t2 = (record[name] for name in ("q1", "q2", "t1", "t2"))
+    raw = record["raw"].clone().requires_grad_()
+    unit = body_poses.unit_quaternion(raw)
+    (unit * record["normalize_cotangent"]).sum().backward()
+    velocities = torch.zeros(len(q1), 6, dtype=q1.dtype)
+    first, second = (torch.cat([t, q, velocities], dim=-1) for t, q in ((t1, q1), (t2, q2)))
+    points = torch.cat([record["points_world"], torch.zeros_like(first[:, 3:])], dim=-1)
+    points[:, 3] = 1
+    relative = body_poses.relative_to(first, second)
+    angles = torch.rad2deg(body_poses.angle_between(q1, q2))
+    got = {
+        "product": body_poses.product(q1, q2),
+        "matrix_q1": body_poses.rotation_of(q1),
+        "safe_normalized": unit.detach(),
+        "normalize_grad": raw.grad,
+        "quat_of_yaw": body_poses.quaternion_of(body_poses.rotation_about_z(record["yaw"])),
+        "yaw_of_q1": body_poses.yaw_of(body_poses.rotation_of(q1)),
+        "relative_quat": relative[:, 3:7],
+        "relative_translation": relative[:, :3],
+        "angle_deg": angles,
+        "points_in_frame1": body_poses.relative_to(first, points)[:, :3],
+    }
+    inputs = {"q1", "q2", "t1", "t2", "raw", "normalize_cotangent", "yaw", "points_world"}
+    results = []
+    for name, value in record.items():
+        if name in inputs:
+            continue
+        ours = got.get(name)
+        if ours is not None and name == "quat_of_yaw":
+            ours = ours * (ours * value).sum(-1, keepdim=True).sign()  # recorded with either sign
+        tolerance = 1e-6 if name == "angle_deg" else TOLERANCE  # the arc cosine of the record
+        results.append(compared(name, value.numpy(), None if ours is None else ours.numpy(), absolute=tolerance))
+    return {"quaternion.npz": results}
+
+
+def check_warps(folder: Path) -> dict[str, list[Comparison]]:
+    """Grids seen from another pose, voxel by voxel."""
+    record = _read(folder / "warp.npz")
+    results = []
+    for case in json.loads((folder / "warp.json").read_text()):
+        space, number = ego_grid_of(case), case["index"]
+        source = torch.from_numpy(unpacked(record[f"{number}.source"], space.grid.size))
+        motion = space.frame.motion(pose_of(case["pose_source"]), pose_of(case["pose_target"]))
+        warped, visible = warp_nearest(space.grid, source, motion)
+        results.append(compared_size(str(number), case, space.grid))
+        for name, ours in (("warped", warped), ("visible", visible)):
+            expected = unpacked(record[f"{number}.{name}"], space.grid.size)
+            results.append(compared(f"{number}.{name}", expected, ours.numpy().astype(np.uint8)))
+    return {"warp.npz": results}

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from geometry.body_poses import ORIENTATION, POSITION, VELOCITY, conjugate, product
+
 Poses = Float[Tensor, "batch step 13"]
 Scalar = Float[Tensor, ""]
 
-POSITION, ROTATION, VELOCITY = slice(0, 3), slice(3, 7), slice(7, 13)
+VELOCITIES = slice(VELOCITY.start, 13)
+"""Linear and angular."""
 MIN_SIGMA, SIGMA_RANGE = 0.001, 9.999
 """Meters and radians: predicted standard deviations lie between 0.001 and 10."""
 _SIGMA_BIAS = torch.logit(torch.tensor((1 - MIN_SIGMA) / SIGMA_RANGE, dtype=torch.float64)).item()
@@ -63,10 +66,10 @@ def variance_floor(values: Float[Tensor, "batch step axis"]) -> Scalar:
 def pose_loss(prediction: Poses, target: Poses, weights: PoseWeights) -> Scalar:
     """Position, rotation, velocities and, where asked for, the variance floor of positions and linear velocities."""
     loss = F.smooth_l1_loss(prediction[..., POSITION], target[..., POSITION])
-    loss = loss + rotation_loss(prediction[..., ROTATION], target[..., ROTATION])
-    loss = loss + weights.velocity * F.smooth_l1_loss(prediction[..., VELOCITY], target[..., VELOCITY])
+    loss = loss + rotation_loss(prediction[..., ORIENTATION], target[..., ORIENTATION])
+    loss = loss + weights.velocity * F.smooth_l1_loss(prediction[..., VELOCITIES], target[..., VELOCITIES])
     if weights.variance_floor:
-        floors = variance_floor(prediction[..., POSITION]) + variance_floor(prediction[..., 7:10])
+        floors = variance_floor(prediction[..., POSITION]) + variance_floor(prediction[..., VELOCITY])
         loss = loss + weights.variance_floor * floors
     return loss
 
@@ -78,15 +81,12 @@ def sigmas(prediction: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 6"]:
 
 def rotation_errors(prediction: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
     """Rotation vector (rad) from prediction to target, in the predicted frame."""
-    w1, *v1 = unit_quaternions(prediction).unbind(-1)
-    w2, *v2 = target.unbind(-1)
-    first, second = torch.stack(v1, -1), torch.stack(v2, -1)
-    real = w1 * w2 + (first * second).sum(-1)
-    imaginary = w1[..., None] * second - w2[..., None] * first - torch.linalg.cross(first, second)
-    imaginary = torch.where(real[..., None] < 0, -imaginary, imaginary)  # q and -q: the short way round
+    between = product(conjugate(unit_quaternions(prediction)), target)
+    between = torch.where(between[..., :1] < 0, -between, between)  # q and -q: the short way round
+    real, imaginary = between[..., 0], between[..., 1:]
     # half angle over its sine, 1 at angle 0; the square keeps the gradient finite there
     sine = (imaginary.square().sum(-1) + _EPSILON**2).sqrt()
-    return imaginary * (2 * torch.atan2(sine, real.abs()) / sine)[..., None]
+    return imaginary * (2 * torch.atan2(sine, real) / sine)[..., None]
 
 
 def uncertainty_loss(
@@ -100,7 +100,7 @@ def uncertainty_loss(
     errors = [prediction[..., POSITION] - target[..., POSITION]]
     shares = [1.0]
     if orientation:
-        errors.append(rotation_errors(prediction[..., ROTATION], target[..., ROTATION]))
+        errors.append(rotation_errors(prediction[..., ORIENTATION], target[..., ORIENTATION]))
         shares.append(orientation)
     loss = 0.1 * (deviations - 1).square().mean()
     for index, (error, share) in enumerate(zip(errors, shares, strict=True)):

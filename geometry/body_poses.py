@@ -43,8 +43,9 @@ def quaternion_of(rotation: Float[Tensor, "*batch 3 3"]) -> WFirst:
     return quaternion_from_rotation(rotation).roll(1, -1)
 
 
-def product(first: Float[Tensor, "*batch 4"], second: Float[Tensor, "*batch 4"]) -> WFirst:
+def product(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]) -> WFirst:
     """Hamilton product of w-first quaternions: R_first R_second."""
+    first, second = torch.broadcast_tensors(first, second)
     return quaternion_product(first.roll(-1, -1), second.roll(-1, -1)).roll(1, -1)
 
 
@@ -76,7 +77,7 @@ def body2world(poses: Float[Tensor, "*batch 13"]) -> Matrix:
     return rigid(rotation_of(unit_quaternion(poses[..., ORIENTATION])), poses[..., POSITION])
 
 
-def angle_between(first: Float[Tensor, "*batch 4"], second: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
+def angle_between(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
     """Angle in radians of the rotation from one to the other: 2 acos |q1 . q2|.
 
     Computed as 2 atan2(|v|, |w|) of q1^-1 q2 = (w, v), which keeps small angles that the arc cosine rounds away.
@@ -85,7 +86,7 @@ def angle_between(first: Float[Tensor, "*batch 4"], second: Float[Tensor, "*batc
     return 2 * torch.atan2(between[..., 1:].norm(dim=-1), between[..., 0].abs())
 
 
-def relative_to(reference: Float[Tensor, "*batch 13"], poses: Float[Tensor, "*batch 13"]) -> BodyPose:
+def relative_to(reference: Float[Tensor, "*#batch 13"], poses: Float[Tensor, "*#batch 13"]) -> BodyPose:
     """Poses as the reference body sees them: q_r^-1 q (w >= 0), R_r^T (t - t_r), velocities turned by R_r^T.
 
     Both broadcast against each other. A body one meter ahead of the reference is at (1, 0, 0), wherever that looks.
@@ -102,7 +103,7 @@ def relative_to(reference: Float[Tensor, "*batch 13"], poses: Float[Tensor, "*ba
     return torch.cat([position, orientation, velocity, angular], dim=-1)
 
 
-def placed_at(reference: Float[Tensor, "*batch 13"], relative: Float[Tensor, "*batch 13"]) -> BodyPose:
+def placed_at(reference: Float[Tensor, "*#batch 13"], relative: Float[Tensor, "*#batch 13"]) -> BodyPose:
     """World poses of what `relative_to` returned: the inverse of it, up to the sign of the quaternion."""
     reference, relative = torch.broadcast_tensors(reference, relative)
     own = unit_quaternion(reference[..., ORIENTATION])

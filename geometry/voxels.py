@@ -126,8 +126,8 @@ class GridFrame:
         return rigid(rotation, origin)
 
     def motion(
-        self, source: Float[Tensor, "*batch 13"], target: Float[Tensor, "*batch 13"]
-    ) -> Float[Tensor, "*batch 4 4"]:
+        self, source: Float[Tensor, "*#batch 13"], target: Float[Tensor, "*#batch 13"]
+    ) -> Float[Tensor, "*pair 4 4"]:
         """Maps points of the target vehicle's grid frame to the source's; poses broadcast.
 
         World coordinates can be large: call it in float64 and round the result.

@@ -20,7 +20,7 @@ VELOCITIES = slice(VELOCITY.start, 13)
 """Linear and angular."""
 MIN_SIGMA, SIGMA_RANGE = 0.001, 9.999
 """Meters and radians: predicted standard deviations lie between 0.001 and 10."""
-_SIGMA_BIAS = torch.logit(torch.tensor((1 - MIN_SIGMA) / SIGMA_RANGE, dtype=torch.float64)).item()
+SIGMA_BIAS = torch.logit(torch.tensor((1 - MIN_SIGMA) / SIGMA_RANGE, dtype=torch.float64)).item()
 """A prediction of 0 is a standard deviation of 1."""
 _EPSILON = 1e-8
 MIN_SPREAD = 0.01
@@ -76,7 +76,7 @@ def pose_loss(prediction: Poses, target: Poses, weights: PoseWeights) -> Scalar:
 
 def sigmas(prediction: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 6"]:
     """Standard deviations of position (m) and rotation (rad) from what a network says: 0 is 1."""
-    return MIN_SIGMA + SIGMA_RANGE * torch.sigmoid(prediction + _SIGMA_BIAS)
+    return MIN_SIGMA + SIGMA_RANGE * torch.sigmoid(prediction + SIGMA_BIAS)
 
 
 def rotation_errors(prediction: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.occupancy.occ3d import FREE, read_occ3d
+from data.occupancy.sessions import AGENTS, Session, agent_of, is_moving, read_sessions
 from geometry import body_poses
 from geometry.errors import InputError
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid, warp_nearest
@@ -31,6 +33,10 @@ def kinds_of(folder: Path) -> list[Check]:
         found.append(check_quaternions)
     if {"warp.npz", "warp.json"} <= names:
         found.append(check_warps)
+    if "expected.json" in names and "gts" in names:
+        found.append(check_occ3d)
+    elif "expected.json" in names and any(agent_of(name) is not None for name in names):
+        found.append(check_sessions)
     return found
 
 
@@ -133,3 +139,76 @@ def check_warps(folder: Path) -> dict[str, list[Comparison]]:
             expected = unpacked(record[f"{number}.{name}"], space.grid.size)
             results.append(compared(f"{number}.{name}", expected, ours.numpy().astype(np.uint8)))
     return {"warp.npz": results}
+
+
+def check_sessions(folder: Path) -> dict[str, list[Comparison]]:
+    """Poses, agents and numbers of windows of sessions in the guide's layout, which say nothing of their grid."""
+    expected = json.loads((folder / "expected.json").read_text())
+    size = [float(count) for count in expected["_grid"]]
+    space = EgoGrid(VoxelGrid((0.0, 0.0, 0.0), (size[0], size[1], size[2]), (1.0, 1.0, 1.0)), GridFrame())
+    sessions = {session.name: session for session in read_sessions(folder, space)}
+    used = {session.name for session in read_sessions(folder, space, skips_dummies=True, report=lambda problem: None)}
+    results = []
+    for name, entry in expected.items():
+        if name.startswith("_"):
+            continue
+        results += _check_session(name, entry, sessions.get(name), name in used)
+    return {"expected.json": results}
+
+
+def _check_session(name: str, entry: dict[str, Any], session: Session | None, is_used: bool) -> list[Comparison]:
+    if session is None:
+        return [Comparison(name, float("inf"), "a session", False)]
+    agents = {number: agent for agent, number in AGENTS.items()}
+    facts = {
+        "frames": len(session.numbers),
+        "agent": agents[session.agent],
+        "used": is_used,
+        "still": not is_moving(session.poses[:, :3]),
+    }
+    results = [compared(f"{name}.pose_13d", np.array(entry["pose_13d"]), session.poses.numpy(), absolute=TOLERANCE)]
+    for key, value in entry.items():
+        if key.startswith("windows_"):
+            numbers = dict(_option(word) for word in key.split("_")[1:])
+            ours: Any = len(session.windows(numbers["h"] + numbers["f"], numbers.get("skip", 1)))
+        elif key in facts:
+            ours = facts[key]
+        else:
+            continue
+        results.append(Comparison(f"{name}.{key}", 0.0, f"equal to {value}, got {ours}", ours == value))
+    return results
+
+
+def _option(word: str) -> tuple[str, int]:
+    """`skip2` -> (skip, 2)."""
+    name = word.rstrip("0123456789")
+    return name, int(word.removeprefix(name))
+
+
+def check_occ3d(folder: Path) -> dict[str, list[Comparison]]:
+    """Classes, visible voxels, steps and maneuvers of scenes in Occ3D's layout."""
+    expected = json.loads((folder / "expected.json").read_text())
+    infos = next(iter(sorted(folder.glob("*.pkl"))), None)
+    results, found = [], set()
+    for scene in read_occ3d(folder, infos):
+        for row, token in enumerate(scene.tokens):
+            entry = expected.get(f"{scene.name}/{token}")
+            if entry is None:
+                continue
+            found.add(f"{scene.name}/{token}")
+            labels = scene.labels(row, ("semantics", "mask_camera"))
+            is_occupied = labels["semantics"] != FREE
+            ours = {
+                "histogram": np.bincount(labels["semantics"].ravel(), minlength=FREE + 1),
+                "occupied": is_occupied.sum(),
+                "camera_visible_occupied": (is_occupied & (labels["mask_camera"] > 0)).sum(),
+                "step": scene.steps[row].numpy(),
+                "command": scene.maneuvers[row],
+            }
+            results += [
+                compared(f"{scene.name}/{token}/{name}", np.array(value), np.array(ours[name]), absolute=TOLERANCE)
+                for name, value in entry.items()
+                if name in ours
+            ]
+    missing = sorted(set(expected) - found)
+    return {"expected.json": [*results, *(Comparison(name, float("inf"), "a frame", False) for name in missing)]}

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch.utils.data import Dataset
 
-from data.occupancy.types import AERIAL, OccupancyBatch
+from data.occupancy.types import AERIAL, OccupancyBatch, WindowSource
 from data.seeds import derived_seed
 from geometry.body_poses import relative_to
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
@@ -193,19 +192,15 @@ def _moving(random: np.random.Generator, spec: WorldSpec, path: np.ndarray) -> S
     )
 
 
-class ProceduralWorlds(Dataset[OccupancyBatch]):
+class ProceduralWorlds(WindowSource):
     """Worlds as a data set: item i is world i, the same on every machine."""
 
     def __init__(self, spec: WorldSpec, count: int, *, seed: int = 0, is_held_out: bool = False) -> None:
         """`is_held_out`: worlds on which no run trains, whatever its seed; the same for every run with this `seed`."""
         self.spec = spec
+        self.space = spec.space
         self.count = count
         self.stream = (_HELD_OUT, seed) if is_held_out else (seed,)
-
-    @property
-    def space(self) -> EgoGrid:
-        """Grid and frame of all items."""
-        return self.spec.space
 
     def __len__(self) -> int:
         return self.count

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from geometry.body_poses import relative_to
 from geometry.tensor_struct import TensorStruct
+from geometry.voxels import EgoGrid
 
 GROUND, AERIAL = 0, 1
 """Agents: a rover or car, a drone."""
@@ -59,3 +61,22 @@ class OccupancyBatch(TensorStruct):
     def relative_future(self) -> Float[Tensor, "*batch future 13"]:
         """True future poses as the last history pose sees them: what a pose head predicts."""
         return relative_to(self.history_poses[..., -1:, :], self.future_poses)
+
+
+class WindowSource(Dataset[OccupancyBatch]):
+    """Base of the data sets; items are windows without batch axis."""
+
+    num_classes: int = 2
+    """2: empty and occupied."""
+    empty_class: int = 0
+    """Label of free space."""
+    ground_classes: tuple[int, ...] = ()
+    """Labels of the ground; (): the ground is what lies below `ground_height`."""
+    space: EgoGrid
+    """Grid and frame of all items."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, item: int) -> OccupancyBatch:
+        raise NotImplementedError

@@ -15,7 +15,7 @@ setup(
             f"{name}{suffix}" for name in ("geometry", "data", "models", "training", "render") for suffix in ("", ".*")
         ]
     ),
-    py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything"],
+    py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything", "train_occupancy"],
     package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"], "models.mapanything": ["configs/*.json"]},
     install_requires=[
         "torch>=2.9,<3",

@@ -176,9 +176,7 @@ def check_pose_losses(folder: Path) -> dict[str, list[Comparison]]:
     deviations = pose_losses.sigmas(leaves["uncertainty"])
     prediction = pose_losses.PosePrediction(poses, deviations, leaves["global_pose"], leaves["place_embedding"])
     parts = dict(
-        pose_losses.pose_losses(
-            prediction, target, record["global_target"], REFERENCE_POSES, places_by_embedding=True
-        )
+        pose_losses.pose_losses(prediction, target, record["global_target"], REFERENCE_POSES, places_by_embedding=True)
     )
     parts["occ"] = _total(
         losses.occupancy_losses(
@@ -255,7 +253,10 @@ def check_quantizer(folder: Path) -> dict[str, list[Comparison]]:
             arrays.append(_gradient(f"{case}.d:{name}", expected, _gradient_of(objective, parameter)))
         if case == "beta1":
             use = code_use(found.codes, sizes["n_e"])
-            results += [_value("usage", values["usage"], use.share), _value("perplexity", values["perplexity"], use.perplexity)]
+            results += [
+                _value("usage", values["usage"], use.share),
+                _value("perplexity", values["perplexity"], use.perplexity),
+            ]
             arrays.append(compared("indices", record["indices"].numpy(), found.codes.numpy()))
             arrays.append(compared("get_codebook_index", record["get_codebook_index"].numpy(), found.codes.numpy()))
             arrays.append(compared("output", record["output"].numpy(), found.features.detach().numpy(), absolute=1e-6))
@@ -433,7 +434,9 @@ def check_schedules(folder: Path) -> dict[str, list[Comparison]]:
         one = plain["occworld"]
         sizes = {"peak": one["base"], "floor": one["minimum"], "warmup": one["warmup_steps"]}
         for step, rate in one["lr_used_at_update"].items():
-            results.append(_value(f"occworld.{step}", rate, occworld_rate(int(step), one["total"], **sizes), relative=1e-9))
+            results.append(
+                _value(f"occworld.{step}", rate, occworld_rate(int(step), one["total"], **sizes), relative=1e-9)
+            )
     for name in ("right", "aerialworld_repository"):
         if name in plain:
             one = plain[name]
@@ -441,7 +444,9 @@ def check_schedules(folder: Path) -> dict[str, list[Comparison]]:
             total = one["epochs"] + (one["warmup"] if name == "aerialworld_repository" else 0)
             sizes = {"peak": 1e-4, "floor": 1e-6, "warmup": one["warmup"], "warmup_ratio": 0.01}
             rates = [guide_rate(epoch, total, **sizes) for epoch in range(one["epochs"])]
-            results.append(compared(f"{name}.lr_of_epoch", np.array(one["lr_of_epoch"]), np.array(rates), relative=1e-9))
+            results.append(
+                compared(f"{name}.lr_of_epoch", np.array(one["lr_of_epoch"]), np.array(rates), relative=1e-9)
+            )
     return {"schedules.json": results}
 
 

@@ -124,7 +124,9 @@ class AlignedForecaster(nn.Module):
         )
         self.motion = MotionHead(config.history, config.future, config.motion_width)
 
-    def forward(self, inputs: ForecastInputs, steps: Sequence[int] | Integer[Tensor, "batch step"] | None = None) -> Forecast:
+    def forward(
+        self, inputs: ForecastInputs, steps: Sequence[int] | Integer[Tensor, "batch step"] | None = None
+    ) -> Forecast:
         """Grids of the given future steps, counted from 0 (all where none are given), the same ones or each sample its own.
 
         With a plan they are predicted where it leads, without one where the motion head says.
@@ -184,7 +186,8 @@ class ForecastStream:
             InputError: before enough grids have been seen.
         """
         require(
-            self.is_ready, f"stream: expected {self.model.config.history} grids before a forecast, got {len(self._grids)}"
+            self.is_ready,
+            f"stream: expected {self.model.config.history} grids before a forecast, got {len(self._grids)}",
         )
         history = torch.stack(self._grids)[None]
         agent = torch.full((1,), self.agent, device=history.device)

@@ -4,7 +4,7 @@ A quotient whose denominator is 0 is None, not 0 or 1: nothing can be said.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -65,7 +65,7 @@ def strata_masks(
     last: Bool[Tensor, "*batch x y z"],
     target: Grids,
     ground: Grids | None = None,
-    moving: tuple[Grids, Grids] | None = None,
+    moving: Grids | None = None,
 ) -> dict[str, Grids]:
     """Which voxels belong to each stratum; those of what is not known are absent.
 
@@ -79,7 +79,7 @@ def strata_masks(
         ground = ground.expand_as(target)
         masks |= {GROUND: ground, NON_GROUND: ~ground, NON_GROUND_CHANGED: ~ground & changed}
     if moving is not None:
-        masks[MOVING] = moving[0] | moving[1]
+        masks[MOVING] = moving
     return {name: masks[name] for name in STRATA if name in masks}
 
 
@@ -192,8 +192,7 @@ class ClassCounts:
     def reference_mean_iou(self) -> float:
         """OccWorld's rule: a class that the truth lacks counts as 1, also where it is predicted."""
         values = [
-            same / either if true else 1.0
-            for same, either, true in zip(self.same, self.either, self.true, strict=True)
+            same / either if true else 1.0 for same, either, true in zip(self.same, self.either, self.true, strict=True)
         ]
         return sum(values) / len(values)
 
@@ -234,6 +233,15 @@ class SemanticScores:
                 found, before = ClassCounts.of(one, other, classes, seen), store[step]
                 store[step] = found if before is None else before + found
 
+    def reduce(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Sums over processes take the place of this one's."""
+        for store, classes in ((self.counts, self.classes), (self.occupied, [1])):
+            for step, one in enumerate(store):
+                zeros = [0] * len(classes)
+                mine = ClassCounts(zeros, zeros, zeros) if one is None else one
+                sums = reduce(torch.tensor([mine.same, mine.either, mine.true], dtype=torch.float64))
+                store[step] = ClassCounts(*sums.round().long().tolist())
+
     def named(self) -> dict[str, list[float | None]]:
         """By step, with mIoU of both rules."""
         counts = [one for one in self.counts if one is not None]
@@ -273,9 +281,7 @@ class Collision:
         }
 
 
-def collisions(
-    grid: VoxelGrid, occupied: Bool[Tensor, "*batch x y z"], places: Float[Tensor, "*batch 3"]
-) -> Collision:
+def collisions(grid: VoxelGrid, occupied: Bool[Tensor, "*batch x y z"], places: Float[Tensor, "*batch 3"]) -> Collision:
     """`places` in meters of the frame of the grid each is tested against; 3 x 3 x 3 voxels count."""
     index, inside = grid.indices(places)
     reach = torch.arange(-NEIGHBORHOOD, NEIGHBORHOOD + 1, device=places.device)

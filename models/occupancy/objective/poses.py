@@ -79,7 +79,9 @@ def sigmas(prediction: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 6"]:
     return MIN_SIGMA + SIGMA_RANGE * torch.sigmoid(prediction + SIGMA_BIAS)
 
 
-def rotation_errors(prediction: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
+def rotation_errors(
+    prediction: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
+) -> Float[Tensor, "*batch 3"]:
     """Rotation vector (rad) from prediction to target, in the predicted frame."""
     between = product(conjugate(unit_quaternions(prediction)), target)
     between = torch.where(between[..., :1] < 0, -between, between)  # q and -q: the short way round

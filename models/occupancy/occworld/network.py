@@ -35,9 +35,7 @@ class PoseDecoder(nn.Module):
     def __init__(self, channels: int, modes: int) -> None:
         super().__init__()
         self.modes = modes
-        self.pose_decoder = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 2 * modes)
-        )
+        self.pose_decoder = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 2 * modes))
 
     def forward(self, tokens: Float[Tensor, "batch step channel"]) -> Float[Tensor, "batch step mode 2"]:
         """Meters."""
@@ -125,7 +123,9 @@ class OccWorld(nn.Module):
 
 def code_loss(prediction: TeacherForced) -> Float[Tensor, ""]:
     """Cross-entropy over codes of frames 1 to F, all cells alike."""
-    return nn.functional.cross_entropy(prediction.code_logits.flatten(0, 1), prediction.code_labels.flatten(0, 1).long())
+    return nn.functional.cross_entropy(
+        prediction.code_logits.flatten(0, 1), prediction.code_labels.flatten(0, 1).long()
+    )
 
 
 def commands_of_numbers(numbers: Integer[Tensor, "*batch"], count: int) -> Float[Tensor, "*batch mode"]:

@@ -130,9 +130,7 @@ class OccWorldTransformer(nn.Module):
         """`widths` and `sides` from the coarsest level on."""
         config, levels = self.config, range(len(widths) - 1)
         after = widths[1:]
-        self.upsamples = nn.ModuleList(
-            nn.ConvTranspose2d(widths[level], after[level], 2, stride=2) for level in levels
-        )
+        self.upsamples = nn.ModuleList(nn.ConvTranspose2d(widths[level], after[level], 2, stride=2) for level in levels)
         self.temporal_attentions_de = nn.ModuleList(
             nn.ModuleList(temporal_layer(2 * width, config.heads) for _ in range(config.temporal_layers))
             for width in after

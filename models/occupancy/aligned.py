@@ -127,7 +127,7 @@ class AlignedForecaster(nn.Module):
     def forward(
         self, inputs: ForecastInputs, steps: Sequence[int] | Integer[Tensor, "batch step"] | None = None
     ) -> Forecast:
-        """Grids of the given future steps, counted from 0 (all where none are given), the same ones or each sample its own.
+        """Grids of the given future steps, from 0 on, the same ones or each sample its own; None: all.
 
         With a plan they are predicted where it leads, without one where the motion head says.
         """

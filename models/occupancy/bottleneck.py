@@ -7,6 +7,7 @@ that can and cannot do. Logits instead of probabilities; poses are relative to t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -58,13 +59,13 @@ def _encoder(inputs: int, widths: Sequence[int], strides: Sequence[int], pooled:
 
 def _decoder(widths: Sequence[int], outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.ConvTranspose3d(before, after, 4, stride=2, padding=1), _norm(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv3d(widths[-1], outputs, 3, padding=1))
 
 
 class PoseRoller(nn.Module):
-    """A GRU cell that reads the last pose and a context; positions and velocities are increments, rotations products."""
+    """A GRU cell that reads the last pose and a context: positions and velocities grow, rotations multiply."""
 
     def __init__(self, context: int, width: int) -> None:
         super().__init__()

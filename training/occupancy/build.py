@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from data.occupancy.datamodule import OccupancyDataModule, build_occupancy_data
+from data.occupancy.datamodule import PROCEDURAL, OccupancyDataModule, build_occupancy_data
+from data.occupancy.kept_windows import KeptWindows
 from geometry import require
 from models.config_checks import read_json
 from models.occupancy.networks import ALIGNED, OCCWORLD, NetworkPlan, Sizes, build_network, sizes_of
@@ -114,5 +115,7 @@ def build_task(options: OccupancyOptions, data: OccupancyDataModule) -> Occupanc
 def build_data(options: OccupancyOptions) -> OccupancyDataModule:
     """All splits. One training window is read at once, so that broken files stop a run before it leaves anything."""
     data = build_occupancy_data(options.spec)
+    if options.dataset == PROCEDURAL:
+        data.sources = {split: KeptWindows(source) for split, source in data.sources.items()}
     data.windows("train")[data.sampler().keys_of(0)[0]]
     return data

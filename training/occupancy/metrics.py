@@ -1,4 +1,4 @@
-"""Metrics of occupancy forecasts by future step and stratum. Counts are summed over the data set before they are divided.
+"""Metrics of occupancy forecasts by future step and stratum; counts are summed over the data set, then divided.
 
 A quotient whose denominator is 0 is None, not 0 or 1: nothing can be said.
 """
@@ -256,7 +256,7 @@ class SemanticScores:
 def temporal_consistency(
     prediction: Float[Tensor, "batch step x y z"], target: Float[Tensor, "batch step x y z"]
 ) -> float | None:
-    """Mean cosine between predicted and true changes from step to step; of pairs of steps in which the truth changes."""
+    """Mean cosine between predicted and true changes from step to step, where the truth changes at all."""
     ours, theirs = (one.double().diff(dim=1).flatten(2) for one in (prediction, target))
     cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=-1)
     changes = theirs.abs().sum(-1) > 0

@@ -15,8 +15,8 @@ OCCWORLD_START = 1e-6
 def guide_rate(step: int, total: int, *, peak: float, floor: float, warmup: int, warmup_ratio: float) -> float:
     """Linear from `warmup_ratio` of the peak over `warmup` steps, then half a cosine to `floor` over the others.
 
-    VeryLargeWeebModel's trainer lets the cosine span all steps although it begins after the warm-up, so that it ends far
-    above its floor.
+    VeryLargeWeebModel's trainer lets the cosine span all steps although it begins after the warm-up, so that it ends
+    far above its floor.
     """
     if step < warmup:
         return peak * (warmup_ratio + (1 - warmup_ratio) * step / warmup)

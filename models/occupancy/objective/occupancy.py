@@ -30,8 +30,8 @@ def focal_loss(
 ) -> Float[Tensor, ""]:
     """Mean of a_t (1 - p_t)^gamma (-log p_t) (Lin et al. 2017, eq. 5): a_t is alpha where occupied, else 1 - alpha.
 
-    `alpha` None: the share of empty voxels in the batch, between 0.5 and 0.999. `decay`: step t (the second axis) counts
-    exp(-decay t), scaled to a mean of 1.
+    `alpha` None: the share of empty voxels in the batch, between 0.5 and 0.999. `decay`: step t (the second axis)
+    counts exp(-decay t), scaled to a mean of 1.
     """
     if alpha is None:
         share: Tensor | float = (1 - target.mean()).clamp(MIN_DYNAMIC_ALPHA, MAX_DYNAMIC_ALPHA)
@@ -55,12 +55,12 @@ def dice_loss(logits: Logits, target: Targets) -> Float[Tensor, ""]:
 
 
 def mean_match_loss(logits: Logits, target: Targets) -> Float[Tensor, ""]:
-    """(mean p - mean y)^2. At 0.8 % occupancy nothing predicted costs 6e-5: it does not prevent that, `dice_loss` does."""
+    """(mean p - mean y)^2. At 0.8 % occupancy predicting nothing costs 6e-5: it is `dice_loss` that prevents that."""
     return (logits.sigmoid().mean() - target.mean()).square()
 
 
 def lovasz_loss(logits: Logits, target: Targets) -> Float[Tensor, ""]:
-    """Lovasz extension of the Jaccard loss on |y - p| (Berman et al. 2018, eq. 9); the largest error without positives."""
+    """Lovasz extension of the Jaccard loss (Berman et al. 2018, eq. 9) on |y - p|; without positives the largest error."""
     errors = (target - logits.sigmoid()).abs().flatten()
     if not bool((target > 0).any()):
         return errors.max()

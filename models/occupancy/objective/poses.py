@@ -128,7 +128,7 @@ def place_loss(
 
 
 def neighbors_in_embedding(embeddings: Float[Tensor, "batch channel"]) -> tuple[Tensor, Tensor]:
-    """The reference's rule: the nearest embedding is the same place, the second nearest another; no place is looked at."""
+    """The reference's rule, which looks at no place: the nearest embedding is the same, the second nearest another."""
     distances = torch.cdist(embeddings.detach(), embeddings.detach())
     distances.fill_diagonal_(torch.inf)
     order = distances.argsort(1)

@@ -1,0 +1,63 @@
+"""Windows kept in memory, so that what is computed is computed once."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.occupancy.types import OccupancyBatch
+from data.occupancy.windows import WindowSource
+
+_GRIDS = ("history", "future", "moving", "visible")
+
+
+class KeptWindows(Dataset[OccupancyBatch]):
+    """A source of binary grids whose windows are kept once they were read, one bit per voxel."""
+
+    def __init__(self, source: WindowSource) -> None:
+        self.source = source
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    @property
+    def space(self) -> Any:
+        """See `WindowSource`."""
+        return self.source.space
+
+    @property
+    def num_classes(self) -> int:
+        """See `WindowSource`."""
+        return self.source.num_classes
+
+    @property
+    def empty_class(self) -> int:
+        """See `WindowSource`."""
+        return self.source.empty_class
+
+    @property
+    def ground_classes(self) -> tuple[int, ...]:
+        """See `WindowSource`."""
+        return self.source.ground_classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: int) -> OccupancyBatch:
+        if item not in self._kept:
+            sample = self.source[item]
+            values = {field.name: getattr(sample, field.name) for field in fields(sample)}
+            self._kept[item] = {name: _packed(value) if name in _GRIDS else value for name, value in values.items()}
+        kept = self._kept[item]
+        return OccupancyBatch(**{name: _unpacked(value) if name in _GRIDS else value for name, value in kept.items()})
+
+
+def _packed(grids: torch.Tensor | None) -> tuple[np.ndarray, torch.Size, torch.dtype] | None:
+    return None if grids is None else (np.packbits(grids.numpy().astype(bool)), grids.shape, grids.dtype)
+
+
+def _unpacked(packed: tuple[np.ndarray, torch.Size, torch.dtype] | None) -> torch.Tensor | None:
+    if packed is None:
+        return None
+    bits, shape, dtype = packed
+    return torch.from_numpy(np.unpackbits(bits, count=shape.numel()).reshape(shape)).to(dtype)

@@ -60,7 +60,7 @@ def mean_match_loss(logits: Logits, target: Targets) -> Float[Tensor, ""]:
 
 
 def lovasz_loss(logits: Logits, target: Targets) -> Float[Tensor, ""]:
-    """Lovasz extension of the Jaccard loss on |y - p| (Berman et al. 2018, eq. 9); without positives the worst error."""
+    """Lovasz extension of the Jaccard loss on |y - p| (Berman et al. 2018, eq. 9); without positives the worst one."""
     errors = (target - logits.sigmoid()).abs().flatten()
     if not bool((target > 0).any()):
         return errors.max()

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.occupancy.meshes import read_mesh
 from data.occupancy.occ3d import FREE, read_occ3d
 from data.occupancy.sessions import AGENTS, Session, agent_of, is_moving, read_sessions
+from data.occupancy.voxelize import MODES, prepared, voxelized
 from geometry import body_poses
 from geometry.errors import InputError
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid, warp_nearest
@@ -23,6 +25,8 @@ Check = Callable[[Path], dict[str, list[Comparison]]]
 
 TOLERANCE = 1e-9
 """Of numbers, in float64."""
+MIN_IOU = {"solid": 1.0, "surface": 0.98, "union": 0.98}
+"""Of voxelized meshes."""
 
 
 def kinds_of(folder: Path) -> list[Check]:
@@ -33,6 +37,8 @@ def kinds_of(folder: Path) -> list[Check]:
         found.append(check_quaternions)
     if {"warp.npz", "warp.json"} <= names:
         found.append(check_warps)
+    if {"cases.json", "grids.npz"} <= names:
+        found.append(check_voxels)
     if "expected.json" in names and "gts" in names:
         found.append(check_occ3d)
     elif "expected.json" in names and any(agent_of(name) is not None for name in names):
@@ -212,3 +218,22 @@ def check_occ3d(folder: Path) -> dict[str, list[Comparison]]:
             ]
     missing = sorted(set(expected) - found)
     return {"expected.json": [*results, *(Comparison(name, float("inf"), "a frame", False) for name in missing)]}
+
+
+def check_voxels(folder: Path) -> dict[str, list[Comparison]]:
+    """Solids, surfaces and both of meshes, by their overlap (IoU) with the record."""
+    record, results = _read(folder / "grids.npz"), []
+    for case in json.loads((folder / "cases.json").read_text()):
+        space, name = ego_grid_of(case), case["name"]
+        mesh = read_mesh(folder / case["mesh"])
+        shells = prepared(mesh.vertices, mesh.faces, mesh.objects)
+        grid2world = space.frame.grid2world(pose_of(case["pose_13d"])).numpy()
+        results.append(compared_size(name, case, space.grid))
+        for mode in MODES:
+            expected = unpacked(record[f"{name}.{mode}"], space.grid.size) > 0
+            ours = voxelized(shells, space, grid2world, mode)
+            either = (expected | ours).sum()
+            iou = float((expected & ours).sum() / either) if either else 1.0
+            is_within = iou >= MIN_IOU[mode]
+            results.append(Comparison(f"{name}.{mode}", 1 - iou, f"IoU {MIN_IOU[mode]:g} or more", is_within))
+    return {"grids.npz": results}

@@ -44,12 +44,12 @@ def test_mirrors_reflect_grids_and_poses(axis: int) -> None:
 
 def test_a_turn_and_a_scale_of_the_vehicle_keep_the_world() -> None:
     sample = WORLDS[3]
-    changed = turned_and_scaled(sample, SPACE, 1.5, 1.1, 0)
+    changed = turned_and_scaled(sample, SPACE, 0.6, 1.1, 0)
     assert changed.visible is not None
     assert 0.5 < float(changed.visible.double().mean()) < 1
     assert disagreement(changed) < 0.01
     wrong = replace(changed, history_poses=sample.history_poses, future_poses=sample.future_poses)
-    assert disagreement(wrong) > 4 * disagreement(changed)
+    assert disagreement(wrong) > 2 * disagreement(changed)
     steps = (changed.future_poses[1:, :3] - changed.future_poses[:-1, :3]).norm(dim=-1)
     before = (sample.future_poses[1:, :3] - sample.future_poses[:-1, :3]).norm(dim=-1)
     torch.testing.assert_close(steps, 1.1 * before)

@@ -46,6 +46,7 @@ setup(
         "OpenEXR>=3.3,<4",  # depth maps of WAI scenes; OpenCV's wheel is built without EXR
         "PyYAML>=6,<7",
         "lxml>=5,<7",  # CityGML
+        "mapbox_earcut>=1,<3",  # polygons of meshes and city models to triangles
     ],
     extras_require={
         "vqa": VQA,

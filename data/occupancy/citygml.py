@@ -223,7 +223,7 @@ def _corners(ring: etree._Element) -> np.ndarray | None:
 def _center(positions: np.ndarray, path: Path) -> Origin:
     low, high = positions.min(axis=0), positions.max(axis=0)
     require(
-        bool((high[:2] - low[:2] <= _MAX_SPAN).all()) and abs(low[0]) <= 90,
+        bool((high[:2] - low[:2] <= _MAX_SPAN).all() and abs(low[0]) <= 90),
         f"{path}: expected latitudes and longitudes of at most {_MAX_SPAN} degrees span, got {low[:2]} to {high[:2]}",
     )
     middle = (low + high) / 2

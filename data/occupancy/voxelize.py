@@ -200,7 +200,7 @@ def near_triangles(
     return local[matters], shells.signs[matters]
 
 
-def _expanded(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expanded(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(row, value) for every integer from first to last of each row."""
     counts = np.maximum(last - first + 1, 0)
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -227,7 +227,7 @@ def covered_columns(triangles: Float[np.ndarray, "triangle 3 3"], columns: tuple
     edge_a, edge_b = triangles - 0.5, np.roll(triangles, -1, axis=1) - 0.5  # centers become integers
     first = np.maximum(np.ceil(edge_a[..., 0].min(axis=1)), 0).astype(np.int64)
     last = np.minimum(np.floor(edge_a[..., 0].max(axis=1)), columns[0] - 1).astype(np.int64)
-    row, x = _expanded(first, last)
+    row, x = expanded(first, last)
     swap = edge_a[..., 0] > edge_b[..., 0]
     low, high = np.where(swap[..., None], edge_b, edge_a), np.where(swap[..., None], edge_a, edge_b)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -238,7 +238,7 @@ def covered_columns(triangles: Float[np.ndarray, "triangle 3 3"], columns: tuple
     end = np.where(crosses, at, -np.inf).max(axis=1)
     hit = crosses.any(axis=1)
     row, x, start, end = row[hit], x[hit], start[hit], end[hit]
-    line, y = _expanded(
+    line, y = expanded(
         np.maximum(np.ceil(start), 0).astype(np.int64), np.minimum(np.ceil(end) - 1, columns[1] - 1).astype(np.int64)
     )
     row, x = row[line], x[line]
@@ -280,7 +280,7 @@ def fill_surface(occupied: Bool[np.ndarray, "x y z"], triangles: Float[np.ndarra
     low, high = triangles[..., 0].min(axis=1), triangles[..., 0].max(axis=1)
     first = np.maximum(np.ceil(low).astype(np.int64) - 1, 0)
     last = np.minimum(np.floor(high).astype(np.int64), size_x - 1)
-    row, x = _expanded(first, last)
+    row, x = expanded(first, last)
     start, end = _slab_segments(triangles[row], x.astype(np.float64))
     present = np.isfinite(start[..., 0])
     y_low = np.where(present, np.minimum(start[..., 0], end[..., 0]), np.inf).min(axis=1)
@@ -289,7 +289,7 @@ def fill_surface(occupied: Bool[np.ndarray, "x y z"], triangles: Float[np.ndarra
     x, start, end, y_low, y_high = x[some], start[some], end[some], y_low[some], y_high[some]
     first = np.maximum(np.ceil(y_low).astype(np.int64) - 1, 0)
     last = np.minimum(np.floor(y_high).astype(np.int64), size_y - 1)
-    slab, y = _expanded(first, last)
+    slab, y = expanded(first, last)
     z_low, z_high = _height_range(start, end, slab, y.astype(np.float64))
     touched = z_low <= z_high
     bottom = np.maximum(np.ceil(z_low[touched]) - 1, 0).astype(np.int64)

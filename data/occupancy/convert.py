@@ -1,0 +1,239 @@
+"""Meshes or LiDAR sequences -> sessions: `python -m data.occupancy.convert --mesh city.gml --out sessions`.
+
+A mesh (OBJ, glTF, GLB, PLY, STL, OFF, or a CityGML tile; several are put together) and a path through it give exact
+grids, and, where asked for, LiDAR sweeps and pictures. Or a folder of LiDAR sweeps and their poses (`--points`,
+`--poses`), as UAVScenes has them, give grids of what was measured. docs/occupancy_data.md describes all of it.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.occupancy.citygml import Origin
+from data.occupancy.grids import add_grid_options, grid_of_options
+from data.occupancy.mesh_scene import Scene, count_inside, free_space, read_scene
+from data.occupancy.points import SUFFIXES as POINT_SUFFIXES
+from data.occupancy.points import Carving, Sweep, read_points
+from data.occupancy.ray_casting import Lidar
+from data.occupancy.recording import Sensors, summary, write_point_session, write_session
+from data.occupancy.sessions import AGENTS, SessionInfo
+from data.occupancy.trajectories import PATTERNS, orbit, random_drive, read_trajectory, survey
+from data.occupancy.voxelize import MODES
+from data.problems import Problems, announce
+from geometry import one_line_errors, require
+from geometry.body_poses import body2world
+from geometry.errors import InputError
+from geometry.voxels import EgoGrid
+
+ALTITUDE = {"drone": 30.0, "rover": 1.5}
+"""Meters above the ground."""
+SPEED = {"drone": 5.0, "rover": 2.0}
+"""Meters per second."""
+_START_DISTANCE = 20.0
+"""Meters: random drives start so near to something."""
+
+
+def path_of(scene: Scene, pattern: str, frames: int, *, agent: str, number: int, options: argparse.Namespace) -> Tensor:
+    """Poses of session `number` by pattern or file; how many stand inside something is announced."""
+    period = options.period
+    if pattern not in PATTERNS:
+        return read_trajectory(Path(pattern), period)[:frames] if frames else read_trajectory(Path(pattern), period)
+    frames = frames or 100
+    low, high = scene.bounds[:, :2]
+    margin = options.margin
+    bounds = np.stack([low - margin, high + margin])
+    z = scene.ground + (ALTITUDE[agent] if options.altitude is None else options.altitude)
+    speed = SPEED[agent] if options.speed is None else options.speed
+    step = speed * period
+    if pattern == "survey":
+        spacing = options.spacing
+        poses = survey(bounds, frames * (number + 1), step=step, spacing=spacing, z=z, period=period)
+        return poses[frames * number :]
+    if pattern == "orbit":
+        poses = orbit(bounds, frames * (number + 1), step=step, z=z, period=period, faces_center=agent == "drone")
+        return poses[frames * number :]
+    seed = 1000 * options.seed + number
+    random = np.random.default_rng(seed)
+    centers = scene.shells.triangles.mean(axis=1)[random.integers(len(scene.shells), size=200), :2]
+    starts = np.clip(centers + random.uniform(-_START_DISTANCE, _START_DISTANCE, (200, 2)), bounds[0], bounds[1])
+    return random_drive(bounds, starts, frames, free_space(scene, z), step=step, z=z, period=period, seed=seed)
+
+
+def convert_points(options: argparse.Namespace, space: EgoGrid) -> Path:
+    """The session of a folder of sweeps; sweeps and poses that have no partner are counted.
+
+    Raises:
+        InputError: naming the option.
+    """
+    folder = Path(options.points)
+    require(folder.is_dir(), f"--points: expected a folder of {', '.join(POINT_SUFFIXES)}, got {folder}")
+    files = sorted(path for path in folder.iterdir() if path.suffix in POINT_SUFFIXES)
+    require(len(files) > 0, f"--points {folder}: expected files {', '.join(POINT_SUFFIXES)}, got none")
+    require(bool(options.poses), "--poses: expected a file of poses for --points, got none")
+    poses = read_trajectory(Path(options.poses), options.period)
+    require(
+        len(poses) == len(files),
+        f"--poses {options.poses}: expected one pose per sweep in the order of their names ({len(files)}), got "
+        f"{len(poses)}",
+    )
+    chosen = range(0, len(files), options.every)
+    chosen = chosen[: options.frames] if options.frames else chosen
+    problems, raw, kept = Problems(), [], []
+    for number in tqdm(chosen, desc="sweeps", unit="sweep", leave=False):
+        try:
+            raw.append(read_points(files[number]))
+            kept.append(number)
+        except InputError as error:
+            problems.add(error)
+    problems.announce(f"sweeps in {folder}")
+    require(len(kept) > 0, f"--points {folder}: expected at least one sweep that can be read, got none")
+    poses = poses[kept]
+    matrices = body2world(poses).numpy()
+    sweeps = [
+        Sweep(matrix[:3, 3], points[:, :3] @ matrix[:3, :3].T + matrix[:3, 3])
+        for matrix, points in zip(matrices, raw, strict=True)
+    ]
+    height = math.nan if options.ground_height is None else options.ground_height
+    info = SessionInfo(space, options.period * options.every, height, folder.name, f"LiDAR {folder.name}")
+    return write_point_session(
+        sweeps,
+        poses,
+        Path(options.out),
+        session_name(options, 0),
+        info,
+        accumulate=options.accumulate,
+        carving=Carving(options.min_hits, options.min_share),
+        raw=raw,
+    )
+
+
+def session_name(options: argparse.Namespace, number: int) -> str:
+    """`drone_20260101_000000`, the seconds counting sessions."""
+    hour, rest = divmod(number, 3600)
+    return f"{options.agent}_{options.date}_{hour:02d}{rest // 60:02d}{rest % 60:02d}"
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m data.occupancy.convert", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--mesh", type=Path, nargs="+", default=[], help="files of one world")
+    add("--points", help="folder of LiDAR sweeps, vehicle frame, in place of a mesh")
+    add("--poses", help="poses of the sweeps: JSON or a line of numbers each")
+    add("--out", required=True, help="folder of the sessions")
+    add("--agent", choices=sorted(AGENTS), default="drone")
+    add("--date", default="20260101", help="of the sessions' names")
+    add("--sessions", type=int, default=1)
+    add("--frames", type=int, default=0, help="of a session; 0: all of a file's, else 100")
+    add("--period", type=float, default=0.5, help="seconds between frames")
+    add("--trajectory", default="survey", help=f"{', '.join(PATTERNS)}, or a file of poses")
+    add("--speed", type=float, help="meters per second; default 5 of a drone, 2 of a rover")
+    add("--altitude", type=float, help="meters above the ground; default 30 of a drone, 1.5 of a rover")
+    add("--spacing", type=float, default=40.0, help="meters between survey lines")
+    add("--margin", type=float, default=0.0, help="meters that the path may leave the mesh's bounds")
+    add("--seed", type=int, default=0)
+    add("--mode", choices=MODES, default="union", help="what of a mesh occupies voxels")
+    add("--max_lod", type=int, choices=(1, 2, 3), default=2, help="best level of detail of a city model")
+    add("--origin", type=float, nargs=2, metavar="DEG", help="latitude and longitude of the world's origin")
+    add("--y_up", action="store_true", help="y is up in the mesh file")
+    add("--scale", type=float, default=1.0, help="meters per unit of the mesh file")
+    add("--ground_height", type=float, help="world z of flat ground, recorded; altitudes count from it")
+    add("--fill_ground", action="store_true", help="voxels below it are occupied")
+    add("--lidar", action="store_true", help="simulate a LiDAR by ray casting")
+    add("--lidar_beams", type=int, default=32)
+    add("--lidar_columns", type=int, default=720)
+    add("--lidar_elevation", type=float, nargs=2, default=(-60.0, 15.0), metavar="DEG")
+    add("--lidar_range", type=float, default=120.0, help="meters")
+    add("--lidar_noise", type=float, default=0.0, help="standard deviation of the range, meters")
+    add("--images", type=int, nargs=2, metavar=("H", "W"), help="render six cameras; 900 1600 is the guide's size")
+    add("--camera_pitch", type=float, default=0.0, help="degrees below the horizon")
+    add("--every", type=int, default=1, help="--points: every so manieth sweep")
+    add("--accumulate", type=int, default=0, help="--points: sweeps before and after that join a grid")
+    add("--min_hits", type=int, default=1, help="--points: points that make a voxel occupied")
+    add("--min_share", type=float, default=0.1, help="--points: share of rays that must end in it; 0: no carving")
+    add_grid_options(parser)
+    return parser.parse_args(arguments)
+
+
+def _check(options: argparse.Namespace) -> None:
+    require(bool(options.mesh) != bool(options.points), "--mesh, --points: expected one of them, got both or neither")
+    for name in ("sessions", "every"):
+        require(getattr(options, name) >= 1, f"--{name}: expected a number from 1 on, got {getattr(options, name)}")
+    for name in ("frames", "accumulate"):
+        require(getattr(options, name) >= 0, f"--{name}: expected a number from 0 on, got {getattr(options, name)}")
+    for name in ("period", "spacing", "scale", "speed"):
+        value = getattr(options, name)
+        require(value is None or value > 0, f"--{name}: expected a number above 0, got {value}")
+    is_file = options.trajectory not in PATTERNS
+    require(not is_file or options.sessions == 1, "--sessions: expected 1 with a trajectory from a file")
+    require(
+        options.images is None or min(options.images) >= 8,
+        f"--images: expected at least 8 pixels, got {options.images}",
+    )
+    points_only = {"poses": None, "every": 1, "accumulate": 0, "min_hits": 1, "min_share": 0.1}
+    mesh_only = {"lidar": False, "images": None, "fill_ground": False, "sessions": 1, "trajectory": "survey"}
+    for refused, other in ((points_only, "--points") if options.mesh else (mesh_only, "--mesh"),):
+        named = [name for name, default in refused.items() if getattr(options, name) != default]
+        require(not named, f"--{named[0] if named else ''}: expected only with {other}")
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write sessions, and say what they hold."""
+    options = options_of(arguments)
+    _check(options)
+    torch.set_num_threads(1)
+    space = grid_of_options(options)
+    announce(f"grid: {space.grid.description()}; {space.frame.orientation} frame, z from the {space.frame.z_reference}")
+    if options.points:
+        announce(summary(convert_points(options, space)))
+        return
+    scene = read_scene(
+        options.mesh,
+        y_up=options.y_up,
+        scale=options.scale,
+        origin=Origin(*options.origin) if options.origin else None,
+        ground=options.ground_height,
+        max_level=options.max_lod,
+    )
+    lidar = Lidar(
+        options.lidar_beams,
+        tuple(options.lidar_elevation),
+        options.lidar_columns,
+        options.lidar_range,
+        options.lidar_noise,
+    )
+    sensors = Sensors(
+        lidar if options.lidar else None, tuple(options.images) if options.images else None, options.camera_pitch
+    )
+    for number in range(options.sessions):
+        poses = path_of(scene, options.trajectory, options.frames, agent=options.agent, number=number, options=options)
+        inside = count_inside(scene, poses)
+        if inside:
+            announce(
+                f"session {number}: {inside} of {len(poses)} poses stand inside a solid (--altitude, --trajectory)"
+            )
+        folder = write_session(
+            scene,
+            poses,
+            Path(options.out),
+            session_name(options, number),
+            space,
+            mode=options.mode,
+            period=options.period,
+            ground_height=math.nan if options.ground_height is None else options.ground_height,
+            fills_ground=options.fill_ground,
+            sensors=sensors,
+            seed=options.seed + number,
+        )
+        announce(summary(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ Lists what is missing, unreadable or inconsistent, one line per problem, then a 
 Every image, depth map and mask is decoded. Neighboring views must agree: by depth maps where there are any (more than
 20 percent of the points confirmed within 1 percent), else by SIFT matches (median Sampson distance below 2 pixels).
 Sparse points that came with the cameras must project where they were observed and lie between near and far.
+Data of occupancy (`sessions`, `occ3d`) have grids in place of views: data/check/occupancy.py.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import numpy as np
 from tqdm import tqdm
 
 from data.check.consistency import Features, depth_agreement, detect_features, epipolar_error
+from data.check.occupancy import DATASETS as OCCUPANCY
+from data.check.occupancy import check_occupancy
 from data.check.points import PointsOfView, points_of_view
 from data.image_io import read_image
+from data.occupancy.grids import GRIDS
 from data.problems import counted
 from data.readers.registry import READERS, annotation_folder, report_incomplete_scans
 from data.scene import Frame, PosedScene
-from geometry import InputError, one_line_errors
+from geometry import InputError, one_line_errors, require
 
 _MAX_SAMPSON = 2.0
 """Pixels of the median match; chosen by hand, above the error of a SIFT position and below that of a wrong camera."""
@@ -267,13 +271,24 @@ def _points_summary(found: Sequence[PointsOfView]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit status 0 without problems, 1 with, 2 when there is nothing to check."""
     parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset_name", required=True, help=f"one of {', '.join(READERS)}")
+    parser.add_argument("--dataset_name", required=True, help=f"one of {', '.join([*READERS, *OCCUPANCY])}")
     parser.add_argument("--datadir", required=True, type=Path)
+    parser.add_argument("--infos", type=Path, help="of occ3d: frame infos, if not annotations.json in --datadir")
     parser.add_argument("--annotation_dir", default="", help="folder of Co3D's annotations, if not in --datadir")
+    parser.add_argument("--grid", choices=sorted(GRIDS), help="of sessions without session.json")
     parser.add_argument("--scans", nargs="*", help="default: all")
     parser.add_argument("--max_pairs", type=int, default=50, help="pairs of views compared per scan")
     options = parser.parse_args(arguments)
     scans = None if options.scans is None else tuple(options.scans)
+    require(options.grid is None or options.dataset_name == "sessions", "--grid: expected only with sessions")
+    require(options.infos is None or options.dataset_name == "occ3d", "--infos: expected only with occ3d")
+    if options.dataset_name in OCCUPANCY:
+        findings, grids = Findings(), {"infos": options.infos, "space": options.grid and GRIDS[options.grid]}
+        summary = check_occupancy(options.dataset_name, options.datadir, scans, findings.add, **grids)
+        sys.stdout.write(f"{summary}, {counted(len(findings.problems), 'problem')}\n")
+        if findings.problems:
+            raise SystemExit(1)
+        return
     findings = check_data(options.dataset_name, options.datadir, scans, options.max_pairs, options.annotation_dir)
     if findings.problems:
         raise SystemExit(1)

@@ -51,10 +51,10 @@ COSINE_TOLERANCE = 1e-6
 """Of what was recorded in float32."""
 
 FOCAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "focal_fixed_a099_g2": lambda x, y: losses.focal_loss(x, y, alpha=0.99, gamma=2),
-    "focal_dynamic_g2": lambda x, y: losses.focal_loss(x, y, alpha=None, gamma=2),
+    "focal_fixed_a099_g2": lambda x, y: losses.focal_loss(x, y, alpha=0.99, gamma=2.0),
+    "focal_dynamic_g2": lambda x, y: losses.focal_loss(x, y, alpha=None, gamma=2.0),
     "focal_fixed_a025_g15": lambda x, y: losses.focal_loss(x, y, alpha=0.25, gamma=1.5),
-    "focal_fixed_decay01": lambda x, y: losses.focal_loss(x, y, alpha=0.99, gamma=2, decay=0.1),
+    "focal_fixed_decay01": lambda x, y: losses.focal_loss(x, y, alpha=0.99, gamma=2.0, decay=0.1),
 }
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = FOCAL | {
     "lovasz": losses.lovasz_loss,
@@ -383,7 +383,7 @@ def _strata(record: dict[str, np.ndarray], right: dict[str, Any]) -> list[Compar
     batch, _, x, y, z = shape
     target = torch.from_numpy(_unpacked(record["target"], shape)).bool()
     last = torch.from_numpy(_unpacked(record["last"], [batch, x, y, z])).bool()
-    ground = torch.zeros(x, y, z, dtype=torch.bool)
+    ground = torch.zeros_like(target)
     ground[..., 0] = True
     masks = strata_masks(last, target, ground)
     predictions = {

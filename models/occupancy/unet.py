@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Plane = Float[Tensor, "batch channel x y"]
+Plane = Float[Tensor, "batch _ _ _"]
 
 _GROUP = 8
 """Channels per group of a norm."""
@@ -19,7 +19,7 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(max(1, after // _GROUP), after)
 
-    def forward(self, x: Plane, offset: Float[Tensor, "batch channel"] | None = None) -> Plane:
+    def forward(self, x: Plane, offset: Float[Tensor, "batch _"] | None = None) -> Plane:
         """The same plane, or one over the stride."""
         x = self.norm(self.conv(x))
         return F.silu(x if offset is None else x + offset[..., None, None])

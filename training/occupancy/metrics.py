@@ -28,12 +28,12 @@ NEIGHBORHOOD = 1
 Grids = Bool[Tensor, "*batch step x y z"]
 
 
-def ratio(numerator: float, denominator: float) -> float | None:
+def ratio(numerator: float | int, denominator: float | int) -> float | None:
     """None for a denominator of 0."""
     return numerator / denominator if denominator else None
 
 
-def mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | int | None]) -> float | None:
     """Of those that are known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
@@ -47,7 +47,7 @@ class Counts:
     fp: int
     fn: int
 
-    def named(self) -> dict[str, float | None]:
+    def named(self) -> dict[str, float | int | None]:
         """Counts and what follows from them."""
         both = self.tp + self.fp + self.fn
         return {
@@ -76,7 +76,6 @@ def strata_masks(
     changed = target != last.unsqueeze(-4)
     masks = {ALL: everything, CHANGED: changed}
     if ground is not None:
-        ground = ground.expand_as(target)
         masks |= {GROUND: ground, NON_GROUND: ~ground, NON_GROUND_CHANGED: ~ground & changed}
     if moving is not None:
         masks[MOVING] = moving

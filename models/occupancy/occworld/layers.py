@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Plane = Float[Tensor, "batch channel x y"]
+Plane = Float[Tensor, "batch _ _ _"]
 
 _GROUPS = 32
 _GROUP_WIDTH = 4

@@ -89,7 +89,7 @@ class OccWorld(nn.Module):
         return TeacherForced(code_logits, codes[:, 1:], self.pose_decoder(poses))
 
     @torch.no_grad()
-    def roll_out(self, labels: Labels, steps: Steps, command: Commands, count: int) -> RollOut:
+    def roll_out(self, labels: Labels, steps: Steps, command: Float[Tensor, "batch frame mode"], count: int) -> RollOut:
         """`count` frames after the observed ones in `labels`.
 
         `steps` are the observed frames'. `command` has observed and predicted frames: each prediction is read with the

@@ -4,7 +4,6 @@ Two streams share their spatial weights: tokens (frames 0 to F - 1, which are lo
 will be, which look). Everything is normalized after the residual.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +21,8 @@ from models.occupancy.occworld.layers import (
     resized,
 )
 
-Planes = Float[Tensor, "batch step channel x y"]
-PoseTokens = Float[Tensor, "batch step channel"]
+Planes = Float[Tensor, "batch step _ _ _"]
+PoseTokens = Float[Tensor, "batch step _"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ def over_frames(module: nn.Module, planes: Planes) -> Planes:
     return module(planes.flatten(0, 1)).unflatten(0, planes.shape[:2])
 
 
-def attend_poses(layers: Sequence[nn.Module], streams: Streams) -> Streams:
+def attend_poses(layers: nn.Module, streams: Streams) -> Streams:
     """Pose queries look at pose tokens up to their own, then at the queries of their own frame."""
     steps = streams.pose_tokens.shape[1]
     mask = future_mask(steps, streams.pose_tokens.device)
     cells = streams.queries.flatten(3).mT.flatten(0, 1)  # (batch step) cell channel
     poses = streams.pose_queries
-    for layer in layers:
+    for layer in layers.children():
         in_time, norm1, to_plane, norm2, feed_forward, norm3 = layer.children()
         poses = norm1(poses + attend(in_time, poses, streams.pose_tokens, mask))
         looked = attend(to_plane, poses.flatten(0, 1)[:, None], cells)[:, 0]
@@ -73,14 +72,14 @@ def attend_poses(layers: Sequence[nn.Module], streams: Streams) -> Streams:
     return Streams(streams.tokens, streams.queries, streams.pose_tokens, poses)
 
 
-def attend_in_time(layers: Sequence[nn.Module], streams: Streams) -> Streams:
+def attend_in_time(layers: nn.Module, streams: Streams) -> Streams:
     """Queries of a cell look at tokens of the same cell up to their own frame."""
     batch, steps, _, height, width = streams.tokens.shape
     mask = future_mask(steps, streams.tokens.device)
     tokens, queries = (
         one.permute(0, 3, 4, 1, 2).flatten(0, 2) for one in (streams.tokens, streams.queries)
     )  # (batch x y) step channel
-    for layer in layers:
+    for layer in layers.children():
         in_time, norm1, feed_forward, norm2 = layer.children()
         queries = norm1(queries + attend(in_time, queries, tokens, mask))
         queries = norm2(queries + feed_forward(queries))

@@ -9,6 +9,7 @@ from unittest import mock
 import train_finetune
 import train_general
 import train_mapanything
+import train_occupancy
 import train_vggt
 
 
@@ -41,3 +42,8 @@ def outcome_of_vggt(command: list[str]) -> tuple[int, str]:
 def outcome_of_mapanything(arguments: list[str]) -> tuple[int, str]:
     """Run train_mapanything.py's main with these arguments."""
     return _outcome(train_mapanything.main, ["python", "train_mapanything.py", *arguments])
+
+
+def outcome_of_occupancy(arguments: list[str]) -> tuple[int, str]:
+    """Run train_occupancy.py's main with these arguments."""
+    return _outcome(train_occupancy.main, ["python", "train_occupancy.py", *arguments])

@@ -9,6 +9,7 @@ from geometry import InputError
 from training.cli import parse_options, write_config
 from training.mapanything.options import MapAnythingOptions
 from training.nerf.options import FinetuneOptions, GeneralOptions
+from training.occupancy.options import OccupancyOptions
 from training.options import RunOptions, option
 from training.vggt.options import VGGTOptions
 
@@ -19,6 +20,8 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.txt"))
 def options_class(config: Path) -> type[RunOptions]:
     if config.parent.name == "mapanything":
         return MapAnythingOptions
+    if config.parent.name == "occupancy":
+        return OccupancyOptions
     if "finetune" in config.name:
         return FinetuneOptions
     is_general = config.stem == "demo" or "general" in config.name or config.parent.name == "nerf"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ class Predicted:
     """In the plane (x right, y forward, meters), of a model that predicts no poses."""
 
 
+@runtime_checkable
 class Learner(Protocol):
     """A network in the hands of a run."""
 

@@ -5,40 +5,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from data.occupancy.types import OccupancyBatch
-from data.occupancy.windows import WindowSource
+from data.occupancy.types import OccupancyBatch, WindowSource
 
 _GRIDS = ("history", "future", "moving", "visible")
 
 
-class KeptWindows(Dataset[OccupancyBatch]):
+class KeptWindows(WindowSource):
     """A source of binary grids whose windows are kept once they were read, one bit per voxel."""
 
     def __init__(self, source: WindowSource) -> None:
         self.source = source
+        self.num_classes, self.empty_class = source.num_classes, source.empty_class
+        self.ground_classes, self.space = source.ground_classes, source.space
         self._kept: dict[int, dict[str, Any]] = {}
-
-    @property
-    def space(self) -> Any:
-        """See `WindowSource`."""
-        return self.source.space
-
-    @property
-    def num_classes(self) -> int:
-        """See `WindowSource`."""
-        return self.source.num_classes
-
-    @property
-    def empty_class(self) -> int:
-        """See `WindowSource`."""
-        return self.source.empty_class
-
-    @property
-    def ground_classes(self) -> tuple[int, ...]:
-        """See `WindowSource`."""
-        return self.source.ground_classes
 
     def __len__(self) -> int:
         return len(self.source)

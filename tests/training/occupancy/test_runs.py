@@ -71,9 +71,9 @@ def test_sigterm_saves_and_ends_well_and_resume_is_exact(
 
 def test_only_so_many_checkpoints_stay_and_nothing_else_goes(unbroken: OccupancyOptions, tmp_path: Path) -> None:
     names = {path.name for path in checkpoints(unbroken).iterdir()}
-    assert names == {"last.ckpt", "best.ckpt", "step_0000004.ckpt"}
+    assert names == {"last.ckpt", "best.ckpt", "step_0000005.ckpt"}
     kept = tmp_path / "mine.ckpt"
-    kept.write_bytes((checkpoints(unbroken) / "step_0000004.ckpt").read_bytes())
+    kept.write_bytes((checkpoints(unbroken) / "step_0000005.ckpt").read_bytes())
     other = replace(unbroken, basedir=str(tmp_path), ckpt=str(kept), keep_every=0)
     train_run(other)
     assert kept.is_file()  # small as it is
@@ -82,9 +82,9 @@ def test_only_so_many_checkpoints_stay_and_nothing_else_goes(unbroken: Occupancy
 
 def test_the_newest_checkpoint_has_made_the_most_steps(unbroken: OccupancyOptions, tmp_path: Path) -> None:
     """Not the last of the alphabet, not the youngest file, not one that is none."""
-    later, earlier = (checkpoints(unbroken) / name for name in ("last.ckpt", "step_0000004.ckpt"))
-    (tmp_path / "epoch_10.ckpt").write_bytes(later.read_bytes())
-    (tmp_path / "epoch_9.ckpt").write_bytes(earlier.read_bytes())
+    last = checkpoints(unbroken) / "last.ckpt"
+    (tmp_path / "epoch_10.ckpt").write_bytes(last.read_bytes())
+    torch.save(read_checkpoint(last, OCCUPANCY_TRAINING).contents | {"global_step": 4}, tmp_path / "epoch_9.ckpt")
     (tmp_path / "zzz.ckpt").write_bytes(b"cut off")
     assert newest_checkpoint(tmp_path).name == "epoch_10.ckpt"
     assert (tmp_path / "zzz.ckpt").is_file()

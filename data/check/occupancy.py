@@ -120,9 +120,9 @@ def check_occupancy(
     Raises:
         InputError: for a missing folder or an unknown name; everything else is reported.
     """
-    return (
-        _check_sessions(datadir, names, report) if dataset == SESSIONS else _check_occ3d(datadir, names, infos, report)
-    )
+    if dataset == SESSIONS:
+        return _check_sessions(datadir, names, report, space)
+    return _check_occ3d(datadir, names, infos, report)
 
 
 def _run(check: Callable[[], np.ndarray], report: Report) -> np.ndarray | None:

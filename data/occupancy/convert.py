@@ -20,12 +20,14 @@ from data.occupancy.grids import add_grid_options, grid_of_options
 from data.occupancy.mesh_scene import Scene, count_inside, free_space, read_scene
 from data.occupancy.points import SUFFIXES as POINT_SUFFIXES
 from data.occupancy.points import Carving, Sweep, read_points
+from data.occupancy.procedural_world import WorldSpec, make_world
 from data.occupancy.ray_casting import Lidar
-from data.occupancy.recording import Sensors, summary, write_point_session, write_session
+from data.occupancy.recording import Sensors, summary, write_point_session, write_session, write_world_session
 from data.occupancy.sessions import AGENTS, SessionInfo
 from data.occupancy.trajectories import PATTERNS, orbit, random_drive, read_trajectory, survey
 from data.occupancy.voxelize import MODES
 from data.problems import Problems, announce
+from data.seeds import derived_seed
 from geometry import one_line_errors, require
 from geometry.body_poses import body2world
 from geometry.errors import InputError
@@ -35,6 +37,11 @@ ALTITUDE = {"drone": 30.0, "rover": 1.5}
 """Meters above the ground."""
 SPEED = {"drone": 5.0, "rover": 2.0}
 """Meters per second."""
+_ONLY_OF_POINTS = {"poses": None, "every": 1, "accumulate": 0, "min_hits": 1, "min_share": 0.1}
+_ONLY_OF_MESHES = {"lidar": False, "images": None, "fill_ground": False, "trajectory": "survey", "mode": "union"}
+"""Options and the values they have where they are not given."""
+_WORLD_FRAMES = 11
+"""Of a procedural world: 3 past frames, then two maneuvers of 4."""
 _START_DISTANCE = 20.0
 """Meters: random drives start so near to something."""
 
@@ -113,6 +120,21 @@ def convert_points(options: argparse.Namespace, space: EgoGrid) -> Path:
     )
 
 
+def convert_worlds(options: argparse.Namespace, space: EgoGrid) -> None:
+    """Sessions of procedural worlds, one each.
+
+    Raises:
+        InputError: for a grid that tilts.
+    """
+    require(space.frame.orientation == "yaw", "--orientation: expected yaw with --procedural")
+    spec = WorldSpec(space=space, period=options.period)
+    for number in range(options.sessions):
+        seed = derived_seed(options.procedural, number)
+        world = make_world(seed, spec, options.frames or _WORLD_FRAMES)
+        title = f"procedural_{options.procedural}_{number}"
+        announce(summary(write_world_session(Path(options.out), session_name(options, number), world, spec, title)))
+
+
 def session_name(options: argparse.Namespace, number: int) -> str:
     """`drone_20260101_000000`, the seconds counting sessions."""
     hour, rest = divmod(number, 3600)
@@ -124,6 +146,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m data.occupancy.convert", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--mesh", type=Path, nargs="+", default=[], help="files of one world")
+    add("--procedural", type=int, metavar="SEED", help="worlds of boxes, ramps and moving boxes, in place of a mesh")
     add("--points", help="folder of LiDAR sweeps, vehicle frame, in place of a mesh")
     add("--poses", help="poses of the sweeps: JSON or a line of numbers each")
     add("--out", required=True, help="folder of the sessions")
@@ -162,7 +185,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    require(bool(options.mesh) != bool(options.points), "--mesh, --points: expected one of them, got both or neither")
+    sources = [bool(options.mesh), bool(options.points), options.procedural is not None]
+    require(sum(sources) == 1, "--mesh, --points, --procedural: expected exactly one of them")
     for name in ("sessions", "every"):
         require(getattr(options, name) >= 1, f"--{name}: expected a number from 1 on, got {getattr(options, name)}")
     for name in ("frames", "accumulate"):
@@ -176,11 +200,11 @@ def _check(options: argparse.Namespace) -> None:
         options.images is None or min(options.images) >= 8,
         f"--images: expected at least 8 pixels, got {options.images}",
     )
-    points_only = {"poses": None, "every": 1, "accumulate": 0, "min_hits": 1, "min_share": 0.1}
-    mesh_only = {"lidar": False, "images": None, "fill_ground": False, "sessions": 1, "trajectory": "survey"}
-    for refused, other in ((points_only, "--points") if options.mesh else (mesh_only, "--mesh"),):
-        named = [name for name, default in refused.items() if getattr(options, name) != default]
-        require(not named, f"--{named[0] if named else ''}: expected only with {other}")
+    for name, default in _ONLY_OF_POINTS.items():
+        require(bool(options.points) or getattr(options, name) == default, f"--{name}: expected only with --points")
+    for name, default in _ONLY_OF_MESHES.items():
+        require(bool(options.mesh) or getattr(options, name) == default, f"--{name}: expected only with --mesh")
+    require(not options.points or options.sessions == 1, "--sessions: expected 1 with --points")
 
 
 @one_line_errors
@@ -189,10 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
     _check(options)
     torch.set_num_threads(1)
-    space = grid_of_options(options)
+    space = grid_of_options(options, "tokyo" if options.procedural is None else "small")
     announce(f"grid: {space.grid.description()}; {space.frame.orientation} frame, z from the {space.frame.z_reference}")
     if options.points:
         announce(summary(convert_points(options, space)))
+        return
+    if options.procedural is not None:
+        convert_worlds(options, space)
         return
     scene = read_scene(
         options.mesh,

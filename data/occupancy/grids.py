@@ -20,20 +20,20 @@ GRIDS = {
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
     """--grid, and what overrules parts of it."""
     group = parser.add_argument_group("grid")
-    group.add_argument("--grid", choices=sorted(GRIDS), default="tokyo", help="range, voxels and frame by name")
+    group.add_argument("--grid", choices=sorted(GRIDS), help="range, voxels and frame by name; default tokyo")
     group.add_argument("--range", type=float, nargs=6, metavar="M", help="least x y z, greatest x y z, meters")
     group.add_argument("--voxel", type=float, nargs=3, metavar="M", help="size of a voxel along x y z, meters")
     group.add_argument("--orientation", choices=ORIENTATIONS, help="level grids, or the vehicle's own frame")
     group.add_argument("--z_reference", choices=Z_REFERENCES, help="heights from the vehicle, or the world's")
 
 
-def grid_of_options(options: argparse.Namespace) -> EgoGrid:
-    """The grid that they describe.
+def grid_of_options(options: argparse.Namespace, default: str = "tokyo") -> EgoGrid:
+    """The grid that they describe; where none is named, it starts from `default`.
 
     Raises:
         InputError: for an empty range.
     """
-    base = GRIDS[options.grid]
+    base = GRIDS[options.grid or default]
     bounds = options.range or [*base.grid.minimum, *base.grid.maximum]
     voxel = options.voxel or base.grid.voxel
     require(min(voxel) > 0, f"--voxel: expected sizes above 0, got {voxel}")

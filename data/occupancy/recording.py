@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from data.occupancy.mesh_scene import Scene
 from data.occupancy.points import Carving, Sweep, occupied_and_seen
+from data.occupancy.procedural_world import World, WorldSpec, solid_mesh
 from data.occupancy.ray_casting import CAMERA_YAWS, Lidar, PinholeCamera, picture, scan
 from data.occupancy.sessions import SessionInfo, SessionWriter
-from data.occupancy.voxelize import voxelized
+from data.occupancy.voxelize import prepared, voxelized
 from data.problems import counted
 from geometry.body_poses import body2world
 from geometry.errors import require
@@ -81,6 +82,20 @@ def _write_pictures(triangles: np.ndarray, colors: np.ndarray, sensors: Sensors,
     for camera, yaw in CAMERA_YAWS.items():
         view = PinholeCamera(math.radians(yaw), height, width, pitch=math.radians(sensors.camera_pitch))
         imageio.imwrite(prefix.with_name(f"{prefix.name}_{camera}.jpg"), picture(triangles, colors, view), quality=92)
+
+
+def write_world_session(root: Path, name: str, world: World, spec: WorldSpec, title: str) -> Path:
+    """A procedural world by its meshes: every frame is voxelized anew, as its boxes move. The session's folder."""
+    info = SessionInfo(spec.space, spec.period, 0.0, title, "procedural world", masks=("moving",))
+    writer = SessionWriter(root, name, info)
+    standing = prepared(*solid_mesh(world.standing, 0))
+    for step, pose in enumerate(world.poses):
+        grid2world = spec.space.frame.grid2world(pose).numpy()
+        moving = voxelized(prepared(*solid_mesh(world.moving, step)), spec.space, grid2world, "solid")
+        ground = (spec.space.heights(pose) < 0).numpy()
+        occupied = voxelized(standing, spec.space, grid2world, "solid") | moving | ground
+        writer.add(step, pose, occupied.astype(np.uint8), {"moving": moving & ~ground})
+    return writer.finish()
 
 
 def write_point_session(

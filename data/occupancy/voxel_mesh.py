@@ -4,7 +4,7 @@ import math
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from data.occupancy.ray_casting import PinholeCamera, picture
 from geometry.voxels import VoxelGrid
@@ -42,11 +42,6 @@ def height_colors(cells: Int[np.ndarray, "cell 3"], grid: VoxelGrid) -> Float[np
     """By height: dark below, bright above."""
     share = cells[:, 2] / max(grid.size[2] - 1, 1)
     return matplotlib.colormaps["viridis"](0.15 + 0.85 * share)[:, :3]
-
-
-def class_colors(classes: Integer[np.ndarray, " cell"]) -> Float[np.ndarray, "cell 3"]:
-    """One color for each class."""
-    return matplotlib.colormaps["tab20"](classes.astype(np.int64) % 20)[:, :3]
 
 
 def error_colors(

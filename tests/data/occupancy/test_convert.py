@@ -10,9 +10,11 @@ import torch
 
 from data.occupancy.convert import main
 from data.occupancy.points import Carving, Sweep, occupied_and_seen, read_points
+from data.occupancy.procedural_world import ProceduralWorlds, WorldSpec
 from data.occupancy.ray_casting import SKY, Lidar, PinholeCamera, picture, scan
 from data.occupancy.sessions import read_session
 from data.occupancy.trajectories import orbit, random_drive, read_trajectory, survey
+from data.occupancy.windows import SessionWindows
 from geometry import InputError
 from geometry.body_poses import body2world, yaw_of
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
@@ -165,3 +167,16 @@ def test_what_rays_pass_through_is_free(tmp_path: Path) -> None:
     assert raw[3, 1, 0]
     np.savetxt(tmp_path / "sweep.txt", np.full((3, 4), 0.5), delimiter=",")
     assert read_points(tmp_path / "sweep.txt").shape == (3, 4)
+
+
+def test_procedural_worlds_by_their_meshes_are_the_worlds(tmp_path: Path) -> None:
+    """Mesh, session, loader: what a data set of procedural worlds yields directly."""
+    main(["--procedural", "5", "--sessions", "2", "--frames", "7", "--out", str(tmp_path)])
+    sessions = [read_session(tmp_path / f"drone_20260101_00000{number}") for number in range(2)]
+    for number, session in enumerate(sessions):
+        read = SessionWindows([session], 3, 4)[0]
+        made = ProceduralWorlds(WorldSpec(), 2, seed=5)[number]
+        for name in ("history", "future", "history_poses", "future_poses", "commands", "ground_height"):
+            torch.testing.assert_close(getattr(read, name), getattr(made, name), msg=name)
+        assert read.moving is not None
+        assert torch.equal(read.moving, made.moving)

@@ -1,0 +1,96 @@
+"""Forecasts of a session: commands, the truth from elsewhere, and all files of one run."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.occupancy.convert import main as convert
+from data.occupancy.procedural_world import SMALL_SPACE, ProceduralWorlds, WorldSpec
+from data.occupancy.types import OccupancyBatch
+from geometry import InputError
+from geometry.body_poses import relative_to, rotation_of, yaw_of
+from models.occupancy.aligned import AlignedConfig
+from models.occupancy.networks import ALIGNED, NetworkPlan, build_network, save_network
+from render.forecast.__main__ import main, truth_from
+from render.forecast.commands import Command
+
+SPEC = WorldSpec(movers=0)
+
+
+def write_network(folder: Path) -> Path:
+    """An untrained network, whose forecast is the last grid moved to where it is seen from."""
+    sizes = AlignedConfig(history=3, future=4, width=4, levels=1, motion_width=8)
+    plan = NetworkPlan(ALIGNED, sizes, SMALL_SPACE, history=3, future=4)
+    torch.manual_seed(0)
+    network = build_network(plan)
+    save_network(network, plan, folder / "tiny.safetensors", folder / "tiny.json", {})
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture
+def batch() -> OccupancyBatch:
+    return OccupancyBatch.stack([ProceduralWorlds(SPEC, 3, seed=2)[0]])
+
+
+def test_maneuvers_go_on_from_the_last_pose(batch: OccupancyBatch) -> None:
+    history, recorded = batch.history_poses[0], batch.relative_future[0]
+    speed = float((history[-1] - history[-2])[:2].norm())
+    assert Command("predicted").plan(history, recorded, 0.5) is None
+    assert Command("recorded").plan(history, recorded, 0.5) is recorded
+    left = Command("left:0.2").plan(history, recorded, 0.5)
+    assert left is not None
+    torch.testing.assert_close(yaw_of(rotation_of(left[:, 3:7])), 0.2 * torch.arange(1, 5, dtype=torch.float64))
+    torch.testing.assert_close(left[0, :2].norm(), torch.tensor(speed, dtype=torch.float64))
+    assert float(left[-1, 1]) > 0
+    torch.testing.assert_close(left[0, 12], torch.tensor(0.4, dtype=torch.float64))
+    down = Command("descend:1").plan(history, recorded, 0.5)
+    assert down is not None
+    torch.testing.assert_close(down[:, 2], -torch.arange(1, 5, dtype=torch.float64))
+    stay = Command("stay").plan(history, recorded, 0.5)
+    assert stay is not None
+    assert float(stay[:, :3].abs().max()) < 1e-9
+    for wrong in ("up", "left:fast", "straight:1"):
+        with pytest.raises(InputError, match="--command"):
+            Command(wrong)
+
+
+def test_truth_is_seen_from_where_a_command_leads(batch: OccupancyBatch) -> None:
+    """From the true poses it is the truth; a quarter turn later the grid is turned."""
+    same, known = truth_from(batch, SMALL_SPACE, batch.future_poses[0], 0)
+    assert torch.equal(same, batch.future[0])
+    assert bool(known.all())
+    turned = batch.future_poses[0].clone()
+    yaw = yaw_of(rotation_of(turned[:, 3:7])) + math.pi / 2
+    turned[:, 3:7] = torch.stack([(yaw / 2).cos(), 0 * yaw, 0 * yaw, (yaw / 2).sin()], dim=-1)
+    seen, _ = truth_from(batch, SMALL_SPACE, turned, 0)
+    assert torch.equal(seen, batch.future[0].rot90(-1, (1, 2)))
+
+
+def test_a_session_from_files_to_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(["--procedural", "1", "--out", str(tmp_path / "sessions")])
+    network, session = write_network(tmp_path), tmp_path / "sessions" / "drone_20260101_000000"
+    out = tmp_path / "out"
+    common = ["--ckpt", str(network), "--session", str(session), "--out", str(out), "--side", "32"]
+    main([*common, "--command", "recorded", "left", "--gif"])
+    printed = capsys.readouterr().out
+    assert (out / "forecast.gif").stat().st_size > 500
+    record = json.loads((out / "steps.json").read_text())
+    assert record["windows"] == [list(range(7)), list(range(4, 11))]
+    rows = record["commands"]["recorded"]
+    assert [row["seconds"] for row in rows] == [0.5, 1.0, 1.5, 2.0]
+    assert all(0 < row["iou"] < 1 for row in rows)
+    assert rows[0]["position_m"] >= 0
+    assert "left" in printed
+    grids = sorted(path.name for path in (out / "recorded").glob("*.npz"))
+    assert grids == [f"{number:06d}_occupancy.npz" for number in range(3, 11)]
+    poses = [json.loads((out / "left" / f"{number:06d}_pose.json").read_text())["pose_13d"] for number in (3, 4)]
+    first, second = torch.tensor(poses, dtype=torch.float64)
+    torch.testing.assert_close(yaw_of(rotation_of(relative_to(first, second)[3:7])), torch.tensor(0.15).double())
+    assert np.load(out / "left" / "000003_occupancy.npz")["occupancy"].shape == (32, 32, 16)
+    with pytest.raises(SystemExit):
+        main([*common, "--command", "sideways"])
+    assert "--command" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def _row(row: Shown, grid: VoxelGrid, free_class: int, side: int) -> Picture:
     return np.concatenate([title, np.concatenate(parts, axis=1)], axis=0)
 
 
-def _fitted(picture: Picture, side: int) -> Picture:
+def _fitted(picture: Picture, side: int) -> UInt8[np.ndarray, "rows cols 3"]:
     """So many pixels high, voxels sharp."""
     width = max(1, round(picture.shape[1] * side / picture.shape[0]))
     return cv2.resize(picture, (width, side), interpolation=cv2.INTER_NEAREST)

@@ -10,13 +10,15 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
+from data.occupancy.convert import main as convert
 from render.benchmark import run_benchmark
 from render.evaluate import evaluate
 from render.options import BenchmarkOptions, EvaluateOptions
+from tests.render.forecast.test_forecast import write_network
 from tests.render.tiny import SCAN, write_checkpoint, write_data
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["cameras_and_rays", "metrics", "render_video", "vggt_features"]
+NAMES = ["cameras_and_rays", "forecast", "metrics", "render_video", "vggt_features"]
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +28,19 @@ def parameters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "DATADIR": str(datadir),
         "CKPT": str(ckpt),
+        "OCCUPANCY_CKPT": str(write_network(folder)),
+        "SESSION": str(write_worlds(folder / "sessions")),
         "BENCHMARK": str(write_benchmark(folder / "benchmark", datadir, ckpt)),
         "SCAN": SCAN,
         "FRAMES": "2",
         "IMG_SCALE": "0.5",
         "OUT": str(folder / "video.mp4"),
     }
+
+
+def write_worlds(out: Path) -> Path:
+    convert(["--procedural", "1", "--frames", "7", "--out", str(out)])
+    return out / "drone_20260101_000000"
 
 
 def write_benchmark(out: Path, datadir: Path, ckpt: Path) -> Path:

@@ -68,6 +68,6 @@ def test_a_bend_goes_on() -> None:
     """Steps of 0.1 rad on a circle of radius 10: the next poses stay on it."""
     angles = [0.1 * step for step in range(6)]
     circle = torch.stack([pose(10 * math.sin(angle), 10 - 10 * math.cos(angle), 0, angle) for angle in angles])
-    velocities = torch.tensor([[20 * math.cos(angle), 20 * math.sin(angle), 0] for angle in angles], dtype=torch.float64)
-    circle[:, 7:10] = velocities
+    velocities = [[20 * math.cos(angle), 20 * math.sin(angle), 0] for angle in angles]
+    circle[:, 7:10] = torch.tensor(velocities, dtype=torch.float64)
     torch.testing.assert_close(continued(circle[:2], 4), circle[2:], atol=1e-7, rtol=0)

@@ -1,4 +1,4 @@
-"""Photographs -> an occupancy session, through VGGT: `python -m render.occupancy --images photos --out sessions`.
+"""Photographs -> an occupancy session, through VGGT: `python -m render.occupancy`.
 
 VGGT says where the cameras stand and how far each pixel is. Every pixel that it is sure of occupies a voxel and empties
 those on the way to it; what no pixel tells of is not `visible`. Frames are the cameras, x along their optical axis.
@@ -133,26 +133,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m render.occupancy", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--images", default="", help="folder of photographs of one scene, or a video")
-    add("--dataset_name", choices=sorted(READERS), help="posed photographs in place of --images")
-    add("--datadir", default="", help="its root folder")
-    add("--scan", default="", help="its scene")
-    add("--out", required=True, help="folder of the sessions")
-    add("--agent", choices=sorted(AGENTS), default="rover")
-    add("--date", default="20260101", help="of the session's name")
-    add("--vggt_ckpt", default="", help="VGGT's weights; default: VGGT-nano, which ships")
-    add("--vggt_image_size", type=int, default=0, help="long side that VGGT sees; 0: as trained")
-    add("--chunk_size", type=int, default=0, help="photographs predicted together; 0: all")
-    add("--max_images", type=int, default=60, help="photographs taken, at most")
-    add("--meters", type=float, default=1.0, help="meters per unit of the cameras (0.001 of DTU's millimeters)")
-    add("--quantile", type=float, default=0.3, help="share of the least sure pixels that is left out")
-    add("--step", type=int, default=2, help="every so manieth pixel row and column of VGGT's depth")
-    add("--accumulate", type=int, help="photographs before and after that join a grid; default: all")
-    add("--min_hits", type=int, default=2, help="points that make a voxel occupied")
-    add("--min_share", type=float, default=0.2, help="share of the rays into a voxel that must end there")
-    add("--period", type=float, default=0.5, help="seconds from one photograph to the next")
-    add("--device", default="auto", help="auto (a GPU where there is one), cpu, or any name torch knows")
+    parser.add_argument("--images", default="", help="folder of photographs of one scene, or a video")
+    parser.add_argument("--dataset_name", choices=sorted(READERS), help="posed photographs in place of --images")
+    parser.add_argument("--datadir", default="", help="its root folder")
+    parser.add_argument("--scan", default="", help="its scene")
+    parser.add_argument("--out", required=True, help="folder of the sessions")
+    parser.add_argument("--agent", choices=sorted(AGENTS), default="rover")
+    parser.add_argument("--date", default="20260101", help="of the session's name")
+    parser.add_argument("--vggt_ckpt", default="", help="VGGT's weights; default: VGGT-nano, which ships")
+    parser.add_argument("--vggt_image_size", type=int, default=0, help="long side that VGGT sees; 0: as trained")
+    parser.add_argument("--chunk_size", type=int, default=0, help="photographs predicted together; 0: all")
+    parser.add_argument("--max_images", type=int, default=60, help="photographs taken, at most")
+    parser.add_argument("--meters", type=float, default=1.0, help="meters per unit of the cameras (DTU: 0.001)")
+    parser.add_argument("--quantile", type=float, default=0.3, help="share of the least sure pixels that is left out")
+    parser.add_argument("--step", type=int, default=2, help="every so manieth pixel row and column of VGGT's depth")
+    parser.add_argument("--accumulate", type=int, help="photographs before and after that join a grid; default: all")
+    parser.add_argument("--min_hits", type=int, default=2, help="points that make a voxel occupied")
+    parser.add_argument("--min_share", type=float, default=0.2, help="share of rays that must end in a voxel")
+    parser.add_argument("--period", type=float, default=0.5, help="seconds from one photograph to the next")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or any name torch knows")
     add_grid_options(parser)
     options = parser.parse_args(argv)
     has_data = options.dataset_name is not None

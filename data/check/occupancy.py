@@ -24,7 +24,7 @@ from data.occupancy.splits import leaks
 from data.problems import Report, counted
 from geometry import InputError
 from geometry.body_poses import relative_to, unit_quaternion
-from geometry.voxels import EgoGrid, warp_nearest
+from geometry.voxels import EgoGrid
 
 SESSIONS, OCC3D = "sessions", "occ3d"
 DATASETS = (SESSIONS, OCC3D)
@@ -32,6 +32,8 @@ _MIN_PAIRS = 3
 """Pairs of frames that a verdict on a session needs; fewer may be chance."""
 _MAX_PAIRS = 20
 """Compared per session; more say the same."""
+_MAX_CELLS = 200_000
+"""Voxels compared of a pair, about."""
 _MARGIN = 0.05
 """By which the IoU of another reading must be larger; chosen by hand."""
 RECORDED, STILL = "as recorded", "still"
@@ -55,6 +57,13 @@ def _readings(poses: Float[Tensor, "2 13"], space: EgoGrid) -> dict[str, Float[T
     }
 
 
+def _some_cells(size: tuple[int, int, int]) -> Float[Tensor, "cell 3"]:
+    """Voxels that are compared: of a large grid every so manieth along each axis."""
+    stride = max(1, round((size[0] * size[1] * size[2] / _MAX_CELLS) ** (1 / 3)))
+    axes = [torch.arange(0, count, stride, dtype=torch.float64) for count in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+
+
 @dataclass
 class Agreement:
     """Overlap (IoU) of grids with the grid before them, by reading of the motion between."""
@@ -74,11 +83,14 @@ class Agreement:
         moved = max(float(step[:3].norm()), turned) >= max(space.grid.voxel[:2])
         if not moved or len(self.overlaps[RECORDED]) >= _MAX_PAIRS or not (before.any() and after.any()):
             return
+        cells = _some_cells(space.grid.size)
+        points = space.grid.metres(cells + 0.5)
+        there = torch.from_numpy(after)[tuple(cells.long().T)]
         for name, motion in _readings(poses, space).items():
-            warped, known = warp_nearest(space.grid, torch.from_numpy(before), motion)
-            ours, theirs = warped.numpy(), after & known.numpy()
-            either = (ours | theirs).sum()
-            self.overlaps[name].append(float((ours & theirs).sum() / either) if either else 1.0)
+            index, known = space.grid.indices(points @ motion[:3, :3].T + motion[:3, 3])
+            here = torch.from_numpy(before)[tuple(index[known].T)]
+            either = int((here | there[known]).sum())
+            self.overlaps[name].append(int((here & there[known]).sum()) / either if either else 1.0)
 
     def extend(self, other: "Agreement") -> None:
         """Add what another one has found."""

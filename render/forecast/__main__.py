@@ -1,4 +1,4 @@
-"""Forecast the occupancy of a session: `python -m render.forecast --ckpt C --session S --out DIR`.
+"""A session's future: `python -m render.forecast --ckpt forecaster.safetensors --session SESSION --out DIR`.
 
 Writes a video (truth and forecasts from above and in 3-D), a table by future step, and the forecast grids. Several
 `--command`s are forecast side by side; docs/occupancy_data.md, "Forecasts of a session".

@@ -22,6 +22,10 @@ WORDS: list[tuple[str, str]] = [
         "toys/photos",
     ),
     (r"colmap:/path/to/photographs:(\S+)", r"colmap:toys/photos:\1"),
+    (r"(?:/path/to/)?(city\.gml)", r"toys/\1"),
+    (r"/path/to/(sessions(?:/drone_\w+)?|sweeps|poses\.txt)", r"toys/\1"),
+    (r"SESSION", "toys/sessions/drone_20260101_000000"),
+    (r"forecaster\.safetensors", "toys/forecaster.safetensors"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -67,6 +71,8 @@ TOY: dict[str, str] = {
     "--image_size 40 --max_groups 1 --eval_inputs images --aspect 0.8",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
+    "data.occupancy.convert": "--range -4 -4 -4 4 4 4 --voxel 1 1 1 --frames 2 --margin 30",
+    "data.occupancy.view": "--port 0 --seconds 0.1",
     "data.download": "",
     "data.wai.convert": "--workers 1",
     "data.wai.covisibility": "--long_side 32",
@@ -78,6 +84,8 @@ TOY: dict[str, str] = {
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
     "render.export": "--device cpu --agreeing 0 --voxels 16",
+    "render.forecast": "--device cpu --side 16 --max_windows 1 --gif",
+    "render.occupancy": "--device cpu --vggt_image_size 56 --max_images 3 --range -1 -1 -1 1 1 1 --voxel 0.2 0.2 0.2",
     "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
     "render.reconstruction_benchmark": "--accelerator cpu --sets_per_scene 1 --views 2 --image_size 40",
     "render.video": "--device cpu --frames 2",
@@ -94,6 +102,7 @@ TOY: dict[str, str] = {
     "benchmarks.speed": "--repeats 1 --width 64 --height 32 --threads 1",
     "benchmarks.viewer_latency": "--device cpu --steps 6 --max_side 40",
     "benchmarks.video_stability": "--device cpu --frames 2 --apart 1",
+    "benchmarks.voxelization": "--buildings 20 --extent 100 --frames 1",
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
     "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",

@@ -4,17 +4,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from data.colmap_library import pycolmap
 from data.colmap_model import add_image, pinhole_camera, write_model
+from data.occupancy.convert import main as convert
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 from data.wai.covisibility import Settings, add_covisibility
 from models.vggt import load_vggt
+from tests.data.occupancy.test_meshes import city, solid
 from tests.data.tiny_scenes import write_blender, write_llff
 from tests.data.wai.scenes import write_wall
+from tests.render.forecast.test_forecast import write_network
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES
@@ -88,6 +92,16 @@ def _photos(folder: Path) -> None:
     write_model(model, folder / "sparse" / "0")
 
 
+def _sessions(folder: Path) -> None:
+    convert(["--procedural", "1", "--sessions", "3", "--frames", "7", "--out", str(folder)])
+
+
+def _sweeps(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(2):
+        np.savetxt(folder / f"{number}.txt", np.random.default_rng(number).uniform(-3, 3, (20, 3)))
+
+
 TOYS: dict[str, Callable[[Path], object]] = {
     "dtu": _dtu,
     "blendedmvs": _procedural("blendedmvs", views=8),
@@ -103,6 +117,12 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "vggt.safetensors": _vggt,
     "sizes.json": _sizes,
     "camera_path.json": _camera_path,
+    "city.gml": lambda path: path.write_text(city(f"<bldg:Building>{solid('lod1Solid', 5)}</bldg:Building>")),
+    "sessions": _sessions,
+    "sessions/drone_20260101_000000": lambda folder: _sessions(folder.parent),
+    "sweeps": _sweeps,
+    "poses.txt": lambda path: path.write_text("0 0 0 1 0 0 0\n1 0 0 1 0 0 0\n"),
+    "forecaster.safetensors": lambda path: write_network(path.parent, path.stem),
 }
 """Name below toys/ -> how it is written; each is made when a command first reads it."""
 

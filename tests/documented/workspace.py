@@ -291,7 +291,9 @@ def option_names(module: str) -> set[str]:
     found = options_class(module)
     if found is None:
         source = importlib.import_module(_main_module(module))
-        return set(re.findall(r'add_argument\(\s*"--(\w+)"', Path(str(source.__file__)).read_text()))
+        text = Path(str(source.__file__)).read_text()
+        text += (ROOT / "data/occupancy/grids.py").read_text() if "add_grid_options(" in text else ""
+        return set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
     fields = dataclasses.fields(cast(Any, found))
     names = {name for field in fields for name in (field.name, *field.metadata.get("aliases", ()))}
     return names | {"config"} | {f"no-{field.name}" for field in fields if bool in (field.type, *get_args(field.type))}

@@ -84,11 +84,11 @@ def test_an_object_may_close_without_sharing_edges() -> None:
 def test_surfaces_are_those_of_the_separating_axis_test() -> None:
     """Random triangles of all sizes and slants in a turned frame, against 13 axes for every voxel."""
     random = np.random.default_rng(3)
-    center = random.uniform(-4, 4, (8, 1, 3))
-    triangles = center + random.uniform(-1, 1, (8, 3, 3)) * random.uniform(0.1, 5, (8, 1, 1))
+    center = random.uniform(-4, 4, (5, 1, 3))
+    triangles = center + random.uniform(-1, 1, (5, 3, 3)) * random.uniform(0.1, 5, (5, 1, 1))
     triangles[0, :, 2] = 0.25  # level
     triangles[1, :, 0] = -1.3  # upright
-    shells = prepared(triangles.reshape(-1, 3), np.arange(24).reshape(-1, 3))
+    shells = prepared(triangles.reshape(-1, 3), np.arange(15).reshape(-1, 3))
     pose = torch.tensor([[0.3, -0.2, 0.4, 0.9, 0.2, -0.3, 0.25, *[0] * 6]], dtype=torch.float64)
     grid2world = SPACE.frame.grid2world(pose)[0].numpy()
     local = (triangles - grid2world[:3, 3]) @ grid2world[:3, :3]

@@ -21,14 +21,14 @@ from render.forecast.commands import Command
 SPEC = WorldSpec(movers=0)
 
 
-def write_network(folder: Path) -> Path:
+def write_network(folder: Path, name: str = "tiny") -> Path:
     """An untrained network, whose forecast is the last grid moved to where it is seen from."""
     sizes = AlignedConfig(history=3, future=4, width=4, levels=1, motion_width=8)
     plan = NetworkPlan(ALIGNED, sizes, SMALL_SPACE, history=3, future=4)
     torch.manual_seed(0)
     network = build_network(plan)
-    save_network(network, plan, folder / "tiny.safetensors", folder / "tiny.json", {})
-    return folder / "tiny.safetensors"
+    save_network(network, plan, folder / f"{name}.safetensors", folder / f"{name}.json", {})
+    return folder / f"{name}.safetensors"
 
 
 @pytest.fixture

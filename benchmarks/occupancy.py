@@ -2,7 +2,8 @@
 
 Trains on the CPU, for each seed: the aligned forecaster, a tokenizer with and one without restarted codes, OccWorld's
 transformer on a world that moves one code cell per step, and the guide's bottleneck for comparison. Everything is
-measured on held-out worlds; every bar is printed beside its figure. Writes metrics.json, and a picture per seed.
+measured on held-out worlds; every bar is printed beside its figure. Writes metrics.json, and a picture per seed. Runs
+and parts that the folder holds already are taken from there, so that a run that was cut goes on.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from data.occupancy.datamodule import OccupancyDataModule, build_occupancy_data
 from data.occupancy.kept_windows import KeptWindows
 from data.occupancy.procedural_world import ProceduralWorlds, WorldSpec
 from data.occupancy.types import OccupancyBatch
-from geometry import one_line_errors, require
+from geometry import InputError, one_line_errors, require
 from geometry.body_poses import placed_at, product, quaternion_of, rotation_about_z
 from geometry.voxels import warp_nearest
 from models.occupancy.inputs import ForecastInputs
@@ -66,14 +67,15 @@ class Budget:
     """Lengths of the trainings, optimizer steps, and numbers of worlds."""
 
     aligned: int = 2000
-    bottleneck: int = 400
-    tokenizer: int = 400
-    transformer: int = 400
+    bottleneck: int = 200
+    tokenizer: int = 300
+    collapsed: int = 100
+    transformer: int = 300
     worlds: int = 2000
     test_worlds: int = 120
 
 
-QUICK = Budget(aligned=4, bottleneck=2, tokenizer=3, transformer=2, worlds=16, test_worlds=4)
+QUICK = Budget(aligned=4, bottleneck=2, tokenizer=3, collapsed=2, transformer=2, worlds=16, test_worlds=4)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Bar:
 
 def _difference(a: str, b: str) -> Callable[[Figures], float | None]:
     def value(figures: Figures) -> float | None:
-        first, second = figures[a], figures[b]
+        first, second = figures.get(a), figures.get(b)
         return None if first is None or second is None else first - second
 
     return value
@@ -106,7 +108,7 @@ def _difference(a: str, b: str) -> Callable[[Figures], float | None]:
 
 def _entry(name: str, sign: float = 1.0) -> Callable[[Figures], float | None]:
     def value(figures: Figures) -> float | None:
-        found = figures[name]
+        found = figures.get(name)
         return None if found is None else sign * found
 
     return value
@@ -152,10 +154,13 @@ def base_options(seed: int, folder: Path, budget: Budget, **changes: Any) -> Occ
 
 
 def trained(options: OccupancyOptions) -> Loaded:
-    """The finished weights of a run, which is made unless it has been."""
+    """The finished weights of a run, which is made, or gone on with, unless it is done."""
     path = options.run_dir / f"{options.expname}.safetensors"
     if not path.is_file():
-        train_run(options)
+        begun = (options.run_dir / "checkpoints" / "last.ckpt").is_file()
+        trainer = train_run(replace(options, resume=begun, init_from="" if begun else options.init_from))
+        if not path.is_file():
+            raise InputError(f"{options.run_dir}: stopped after step {trainer.global_step}; the same command goes on")
     return load_weights(str(path))
 
 
@@ -256,7 +261,7 @@ def tokenizer_options(seed: int, folder: Path, budget: Budget, name: str, **chan
         "model_config": OCCWORLD_SIZES,
         "stage": TOKENIZER,
         "steps_per_window": 0,
-        "batch_size": 3,
+        "batch_size": 2,
         "max_steps": budget.tokenizer,
     }
     return base_options(seed, folder, budget, **(values | changes))
@@ -286,7 +291,7 @@ def translation_data(options: OccupancyOptions, budget: Budget) -> OccupancyData
         history=options.history,
         future=options.future,
         movers=0,
-        speed=(CELL, CELL),
+        speed=(float(CELL), float(CELL)),
         history_turn=0.0,
         turn=(0.0, 0.0),
         climb=0.0,
@@ -310,6 +315,9 @@ def transformer_figures(tokenizer: OccupancyOptions, budget: Budget) -> Figures:
         max_steps=budget.transformer,
     )
     data = translation_data(options, budget)
+    last = options.run_dir / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        options = replace(options, ckpt=str(last))
     task = build_task(options, data)
     fit(options, task, data)
     loaded = Loaded(task.model.eval(), task.plan, task.start)
@@ -349,32 +357,83 @@ def code_accuracy(loaded: Loaded, samples: list[OccupancyBatch]) -> tuple[float,
     return right / cells, same / cells
 
 
-def run_seed(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
-    """Everything with one seed, in one thread."""
-    torch.set_num_threads(1)
-    folder, start = out / f"seed{seed}", time.perf_counter()
-    aligned = base_options(seed, folder, budget, expname="aligned", max_steps=budget.aligned)
-    figures, table = aligned_figures(aligned, out, seed)
-    seconds = {"aligned": time.perf_counter() - start}
-    restarted = tokenizer_options(seed, folder, budget, "tokenizer")
-    found, _ = tokenizer_figures(restarted)
-    figures |= found
-    collapsed, _ = tokenizer_figures(tokenizer_options(seed, folder, budget, "collapsed", restart_after=0))
-    figures |= {f"collapsed_{name.removeprefix('code_')}": value for name, value in collapsed.items()}
-    seconds["tokenizers"] = time.perf_counter() - start - sum(seconds.values())
-    figures |= transformer_figures(restarted, budget)
-    seconds["transformer"] = time.perf_counter() - start - sum(seconds.values())
-    bottleneck = base_options(
+def aligned_part(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
+    """The default forecaster."""
+    options = base_options(seed, out / f"seed{seed}", budget, expname="aligned", max_steps=budget.aligned)
+    figures, table = aligned_figures(options, out, seed)
+    return {"figures": figures, "table": table}
+
+
+def tokenizer_part(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
+    """With codes that restart."""
+    figures, _ = tokenizer_figures(tokenizer_options(seed, out / f"seed{seed}", budget, "tokenizer"))
+    return {"figures": figures}
+
+
+def collapsed_part(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
+    """Without, as OccWorld's."""
+    options = tokenizer_options(
+        seed, out / f"seed{seed}", budget, "collapsed", restart_after=0, max_steps=budget.collapsed
+    )
+    figures, _ = tokenizer_figures(options)
+    return {"figures": {f"collapsed_{name.removeprefix('code_')}": value for name, value in figures.items()}}
+
+
+def transformer_part(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
+    """Of the tokenizer."""
+    return {"figures": transformer_figures(tokenizer_options(seed, out / f"seed{seed}", budget, "tokenizer"), budget)}
+
+
+def bottleneck_part(seed: int, out: Path, budget: Budget) -> dict[str, Any]:
+    """The guide's simple model, half as wide."""
+    folder = out / f"seed{seed}"
+    options = base_options(
         seed, folder, budget, expname="bottleneck", model="simple", steps_per_window=0, max_steps=budget.bottleneck,
         model_config=str(_narrow(folder)), lrate=1e-3,
     )  # fmt: skip
-    scores, _ = measured(replace(bottleneck, baselines=False), trained(bottleneck))
-    figures |= {
-        "bottleneck": scores[WITH_PLAN].occupancy.iou(NON_GROUND),
-        "bottleneck_other_plan": scores[OTHER_PLAN].occupancy.iou(NON_GROUND),
+    scores, _ = measured(replace(options, baselines=False), trained(options))
+    return {
+        "figures": {
+            "bottleneck": scores[WITH_PLAN].occupancy.iou(NON_GROUND),
+            "bottleneck_other_plan": scores[OTHER_PLAN].occupancy.iou(NON_GROUND),
+        }
     }
-    seconds["bottleneck"] = time.perf_counter() - start - sum(seconds.values())
-    return {"seed": seed, "figures": figures, "table": table, "seconds": seconds}
+
+
+PARTS: dict[str, Callable[[int, Path, Budget], dict[str, Any]]] = {
+    "aligned": aligned_part,
+    "tokenizer": tokenizer_part,
+    "collapsed": collapsed_part,
+    "transformer": transformer_part,
+    "bottleneck": bottleneck_part,
+}
+
+
+def run_seed(seed: int, out: Path, budget: Budget, parts: tuple[str, ...]) -> None:
+    """Parts with one seed, in one thread; what is found lies in a file each."""
+    torch.set_num_threads(1)
+    for part in parts:
+        path = out / f"seed{seed}_{part}.json"
+        if path.is_file():
+            continue
+        start = time.process_time()
+        found = PARTS[part](seed, out, budget)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found | {"cpu_seconds": time.process_time() - start}, indent=2) + "\n")
+        partial.replace(path)
+
+
+def collected(seed: int, out: Path) -> dict[str, Any]:
+    """What the parts of a seed have found."""
+    found: dict[str, Any] = {"seed": seed, "figures": {}, "table": "", "seconds": {}}
+    for part in PARTS:
+        path = out / f"seed{seed}_{part}.json"
+        if path.is_file():
+            one = json.loads(path.read_text())
+            found["figures"] |= one["figures"]
+            found["table"] = one.get("table", found["table"])
+            found["seconds"][part] = one["cpu_seconds"]
+    return found
 
 
 def _narrow(folder: Path) -> Path:
@@ -390,7 +449,7 @@ def report(results: list[dict[str, Any]], out: Path) -> bool:
     lines: list[str] = []
     for one in results:
         took = ", ".join(f"{name} {value:.0f} s" for name, value in one["seconds"].items())
-        lines += [f"seed {one['seed']} ({took})", one["table"], ""]
+        lines += [f"seed {one['seed']} (CPU: {took})", one["table"], ""]
     figures = [one["figures"] for one in results]
     verdicts = [bar.line(figures) for bar in BARS]
     lines += [line for line, _ in verdicts]
@@ -403,7 +462,7 @@ def report(results: list[dict[str, Any]], out: Path) -> bool:
     others += ("code_accuracy", "copy_accuracy", "transformer_iou", "transformer_persistence_iou", "bottleneck")
     others += ("bottleneck_other_plan", "straight_pose_error_m", "pose_error_m")
     for name in others:
-        shown = ", ".join("-" if one[name] is None else f"{one[name]:.3f}" for one in figures)
+        shown = ", ".join("-" if one.get(name) is None else f"{one[name]:.3f}" for one in figures)
         lines.append(f"{name:<40}{shown}")
     sys.stdout.write("\n".join(lines) + "\n")
     bars = [
@@ -420,18 +479,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/occupancy_proof"), help="folder of runs and results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--processes", type=int, default=2, help="seeds at the same time, one thread each")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: it runs, and reaches nothing")
     options = parser.parse_args(arguments)
     require(options.processes >= 1, f"--processes: expected at least 1, got {options.processes}")
     budget = QUICK if options.quick else Budget()
     options.out.mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, options.out, budget) for seed in options.seeds]
+    jobs = [(seed, options.out, budget, tuple(options.parts)) for seed in options.seeds]
     if min(options.processes, len(jobs)) == 1:
-        results = [run_seed(*job) for job in jobs]
+        for job in jobs:
+            run_seed(*job)
     else:
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            results = pool.starmap(run_seed, jobs)
-    passes = report(results, options.out)
+            pool.starmap(run_seed, jobs)
+    passes = report([collected(seed, options.out) for seed in options.seeds], options.out)
     if not (passes or options.quick):
         raise SystemExit(1)
 

@@ -17,6 +17,8 @@ from benchmarks import (
     features,
     finetune,
     guided_memory,
+    occupancy,
+    occupancy_memory,
     peer_scene,
     samplers,
     scaling,
@@ -522,3 +524,44 @@ def test_covisibility_of_a_row_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     measured = covisibility_memory.measure(count=4, reach=3, long_side=64)
     assert measured["bytes"] > 1e8
     np.testing.assert_allclose(found[0][0], [1, 0.75, 0.5, 0.25], atol=0.02)
+
+
+def test_bars_of_the_occupancy_proof(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Means over seeds decide; a figure that is missing misses its bar."""
+    bar = occupancy.Bar("gain", occupancy._difference("a", "b"), 0.3)
+    line, passes = bar.line([{"a": 0.6, "b": 0.2}, {"a": 0.5, "b": 0.3}])
+    assert passes
+    assert "0.300  bar  0.300  pass  (0.400, 0.200)" in line
+    assert not bar.line([{"a": 0.6, "b": 0.2}, {"a": None, "b": 0.3}])[1]
+    figures = {"persistence_changed": 0.0, "static_oracle": occupancy.static_oracle()}
+    results = [{"seed": 0, "figures": figures, "table": "the table", "seconds": {"aligned": 1.0}}]
+    assert not occupancy.report(results, tmp_path)
+    printed = capsys.readouterr().out
+    assert [row.split()[-2] for row in printed.splitlines() if "  bar " in row][:3] == ["pass", "pass", "FAIL"]
+    assert sum(bar["passes"] for bar in json.loads((tmp_path / "metrics.json").read_text())["bars"]) == 2
+
+
+def test_the_occupancy_proof_goes_on_where_it_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["--quick", "--seeds", "0", "--processes", "1", "--out", str(tmp_path), "--parts"]
+    (tmp_path / "seed0_collapsed.json").write_text('{"figures": {"collapsed_use": 0.03}, "cpu_seconds": 1.5}')
+    occupancy.main([*command, "collapsed"])
+    printed = capsys.readouterr().out
+    assert "CPU: collapsed 2 s" in printed
+    assert "-0.030  bar -0.600  pass" in printed
+    with pytest.raises(SystemExit):
+        occupancy.main([*command, "dreams"])
+
+
+def test_the_translation_world_moves_by_one_code_cell(tmp_path: Path) -> None:
+    """Then the code plane of the next frame is this one's, shifted by a row, but for what comes into sight."""
+    budget = occupancy.QUICK
+    options = occupancy.tokenizer_options(0, tmp_path, budget, "tokenizer")
+    batch = occupancy.translation_data(options, budget).sources["test"][0]
+    grids = torch.cat([batch.history, batch.future])
+    assert torch.equal(grids[1:, : -occupancy.CELL], grids[:-1, occupancy.CELL :])
+    assert not torch.equal(grids[1:], grids[:-1])
+
+
+def test_memory_of_occupancy_forecasts() -> None:
+    found = [occupancy_memory.measure("20x20x12", mode, torch.device("cpu"), 1) for mode in ("stream", "train")]
+    assert all(one["bytes"] > 1e7 and one["seconds"] > 0 for one in found)

@@ -22,8 +22,6 @@ from models.occupancy.unet import PlaneUnet
 _CERTAINTY = 2.0
 """Logit of a voxel that the aligned last grid has occupied, and minus that of one it has not; chosen by hand."""
 AGENTS = 2
-_AXES = 2
-"""Of a velocity in the plane."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +36,6 @@ class AlignedConfig:
     """1: occupied or not."""
     free_class: int = 0
     """Of a semantic grid: the class of empty voxels."""
-    moves: bool = True
-    """Columns of the aligned last grid move by a predicted velocity before they are corrected."""
     width: int = 32
     levels: int = 1
     """Times the plane is halved."""
@@ -65,19 +61,8 @@ class AlignedGrids:
 
     features: Float[Tensor, "batch channel x y"]
     """For the U-net."""
-    last: Float[Tensor, "batch layer x y"]
-    """The aligned last grid, in -1 (empty) to 1 (occupied): heights, or heights and classes, as channels."""
-
-
-def moved(
-    planes: Float[Tensor, "batch channel x y"], offset: Float[Tensor, "batch 2 x y"]
-) -> Float[Tensor, "batch channel x y"]:
-    """Each column takes the value of the place `offset` voxels before it (backwards warp, bilinear); -1 outside."""
-    size = offset.new_tensor(offset.shape[-2:])
-    axes = [torch.arange(count, device=offset.device, dtype=offset.dtype) + 0.5 for count in offset.shape[-2:]]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) - offset.movedim(1, -1)
-    position = (places * (2 / size) - 1).flip(-1)  # grid_sample counts the last axis first
-    return nn.functional.grid_sample(planes + 1, position.to(planes.dtype), align_corners=False) - 1
+    base: Float[Tensor, "batch x y z"] | Float[Tensor, "batch x y z cls"]
+    """Logits of the aligned last grid."""
 
 
 class BinaryVoxels(nn.Module):
@@ -92,11 +77,12 @@ class BinaryVoxels(nn.Module):
     def grids(self, inputs: ForecastInputs, target: Float[Tensor, "batch 13"], dtype: torch.dtype) -> AlignedGrids:
         """Seen from `target`. What lies outside the last grid counts as empty until the network knows better."""
         warped, known = aligned(self.ego, inputs.history.to(dtype), inputs.history_poses, target)
-        return AlignedGrids(torch.cat([warped, known], dim=1).flatten(1, 2), 2 * warped[:, -1] - 1)
+        base = _CERTAINTY * (2 * warped[:, -1].movedim(1, -1) - 1)
+        return AlignedGrids(torch.cat([warped, known], dim=1).flatten(1, 2), base)
 
-    def logits(self, correction: Float[Tensor, "batch z x y"], last: Tensor) -> Float[Tensor, "batch x y z"]:
+    def logits(self, correction: Float[Tensor, "batch z x y"], base: Tensor) -> Float[Tensor, "batch x y z"]:
         """Of occupied voxels."""
-        return (_CERTAINTY * last + correction).movedim(1, -1)
+        return base + correction.movedim(1, -1)
 
 
 class SemanticVoxels(nn.Module):
@@ -117,14 +103,13 @@ class SemanticVoxels(nn.Module):
         labels, known = warp_nearest(self.ego.grid, inputs.history, motion)
         embedded = self.embed(torch.where(known, labels.long(), self.num_classes))
         last = torch.where(known[:, -1], labels[:, -1].long(), self.free_class)
-        named = 2 * nn.functional.one_hot(last, self.num_classes).to(dtype) - 1
-        heights_and_classes = named.permute(0, 3, 4, 1, 2).flatten(1, 2)
-        return AlignedGrids(embedded.permute(0, 1, 4, 5, 2, 3).flatten(1, 3), heights_and_classes)
+        base = _CERTAINTY * (2 * nn.functional.one_hot(last, self.num_classes).to(dtype) - 1)
+        return AlignedGrids(embedded.permute(0, 1, 4, 5, 2, 3).flatten(1, 3), base)
 
-    def logits(self, correction: Float[Tensor, "batch channel x y"], last: Tensor) -> Float[Tensor, "batch x y z cls"]:
+    def logits(self, correction: Float[Tensor, "batch channel x y"], base: Tensor) -> Float[Tensor, "batch x y z cls"]:
         """Of classes."""
-        named, features = (one.movedim(1, -1).unflatten(-1, (self.heights, -1)) for one in (last, correction))
-        return _CERTAINTY * named + self.classify(features)
+        features = correction.movedim(1, -1).unflatten(-1, (self.heights, self.channels))
+        return base + self.classify(features)
 
 
 class AlignedForecaster(nn.Module):
@@ -134,8 +119,9 @@ class AlignedForecaster(nn.Module):
         super().__init__()
         self.config, self.ego = config, ego
         self.voxels = BinaryVoxels(config, ego) if config.num_classes == 1 else SemanticVoxels(config, ego)
-        outputs = self.voxels.outputs + (_AXES if config.moves else 0)
-        self.unet = PlaneUnet(self.voxels.inputs, outputs, config.width, config.levels, config.future * AGENTS)
+        self.unet = PlaneUnet(
+            self.voxels.inputs, self.voxels.outputs, config.width, config.levels, config.future * AGENTS
+        )
         self.motion = MotionHead(config.history, config.future, config.motion_width)
 
     def forward(
@@ -163,12 +149,8 @@ class AlignedForecaster(nn.Module):
     ) -> Float[Tensor, "batch ..."]:
         """Logits of one future frame seen from the world poses `target`, `step` frames (from 0) after the first."""
         grids = self.voxels.grids(inputs, target, next(self.parameters()).dtype)
-        found = self.unet(grids.features, step * AGENTS + inputs.agent).to(grids.last.dtype)
-        correction, velocity = found[:, : self.voxels.outputs], found[:, self.voxels.outputs :]
-        last = grids.last
-        if self.config.moves:  # voxels per step: what moves goes on as it has
-            last = moved(last, velocity * (step + 1)[:, None, None, None])
-        return self.voxels.logits(correction, last)
+        correction = self.unet(grids.features, step * AGENTS + inputs.agent)
+        return self.voxels.logits(correction.to(grids.base.dtype), grids.base)
 
     def _chosen(self, steps: Sequence[int] | Tensor | None, agent: Tensor) -> Integer[Tensor, "batch step"]:
         if isinstance(steps, Tensor):

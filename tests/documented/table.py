@@ -69,6 +69,8 @@ TOY: dict[str, str] = {
     "--aspect 1 --max_groups 1",
     "train_mapanything": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --n_views 2 --max_img_per_gpu 2 "
     "--image_size 40 --max_groups 1 --eval_inputs images --aspect 0.8",
+    "train_occupancy": "--num_workers 0 --num_val 2 --accelerator cpu --max_steps 2 --val_every 2 --save_every 2 "
+    "--num_worlds 8 --num_val_worlds 2 --width 8",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.occupancy.convert": "--range -4 -4 -4 4 4 4 --voxel 1 1 1 --frames 2 --margin 30",
@@ -105,6 +107,7 @@ TOY: dict[str, str] = {
     "benchmarks.voxelization": "--buildings 20 --extent 100 --frames 1",
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
+    "benchmarks.occupancy_memory": "--grids 20x20x12 --modes stream --repeats 1",
     "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",
 }
 
@@ -121,6 +124,7 @@ NOT_RUN: list[tuple[str, str]] = [
         "downloads; tests/render/export/test_mapanything.py runs it",
     ),
     (r"python -m benchmarks\.covisibility_memory", "starts processes at full size; tests/test_benchmarks.py measures"),
+    (r"python -m benchmarks\.occupancy( |$)", "trains for minutes; tests/test_benchmarks.py runs what it is made of"),
     (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),
 ]
 

@@ -68,7 +68,7 @@ class Budget:
 
     aligned: int = 2000
     bottleneck: int = 200
-    tokenizer: int = 300
+    tokenizer: int = 450
     collapsed: int = 100
     transformer: int = 300
     worlds: int = 2000
@@ -263,6 +263,7 @@ def tokenizer_options(seed: int, folder: Path, budget: Budget, name: str, **chan
         "steps_per_window": 0,
         "batch_size": 2,
         "max_steps": budget.tokenizer,
+        "class_lovasz_weight": 3.0,
     }
     return base_options(seed, folder, budget, **(values | changes))
 

@@ -34,10 +34,10 @@ def grid_of_options(options: argparse.Namespace, default: str = "tokyo") -> EgoG
         InputError: for an empty range.
     """
     base = GRIDS[options.grid or default]
-    bounds = options.range or [*base.grid.minimum, *base.grid.maximum]
-    voxel = options.voxel or base.grid.voxel
-    require(min(voxel) > 0, f"--voxel: expected sizes above 0, got {voxel}")
+    x0, y0, z0, x1, y1, z1 = options.range or [*base.grid.minimum, *base.grid.maximum]
+    x, y, z = options.voxel or base.grid.voxel
+    require(min(x, y, z) > 0, f"--voxel: expected sizes above 0, got {x} {y} {z}")
     return EgoGrid(
-        VoxelGrid(tuple(bounds[:3]), tuple(bounds[3:]), tuple(voxel)),
+        VoxelGrid((x0, y0, z0), (x1, y1, z1), (x, y, z)),
         GridFrame(options.orientation or base.frame.orientation, options.z_reference or base.frame.z_reference),
     )

@@ -80,7 +80,8 @@ def _count_passes(passes: np.ndarray, origin: np.ndarray, ends: np.ndarray, size
     length = np.linalg.norm(offset, axis=-1)
     counts = np.ceil((stop - start) * length / _STEP).astype(np.int64)
     last_voxel = np.floor(ends).astype(np.int64)
-    for chosen in np.array_split(np.arange(len(counts)), max(1, -(-int(counts.sum()) // _BATCH))):
+    parts: list[np.ndarray] = np.array_split(np.arange(len(counts)), max(1, -(-int(counts.sum()) // _BATCH)))
+    for chosen in parts:
         rows = np.repeat(chosen, counts[chosen])
         number = np.arange(len(rows)) - np.repeat(np.cumsum(counts[chosen]) - counts[chosen], counts[chosen])
         share = start[rows] + (stop - start)[rows] * (number + 0.5) / counts[rows]

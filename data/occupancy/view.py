@@ -1,4 +1,6 @@
-"""Look at a session in a browser: `python -m data.occupancy.view SESSION` (docs/occupancy_data.md, "Look at sessions").
+"""Look at a session in a browser: `python -m data.occupancy.view SESSION`.
+
+docs/occupancy_data.md, "Check and look at sessions".
 
 Plays the grids of a session; with `--compare`, a folder of grids of the same frames (such as render.forecast writes),
 also those, and the voxels in which they differ.

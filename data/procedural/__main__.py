@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.procedural.generate import available_cores, generate
+from data.procedural.indoor import FAMILIES
 from data.procedural.writers import LAYOUTS, GeneratorSettings
 from geometry import InputError, one_line_errors
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lights", type=int, default=1, help="dtu: lightings 0..lights-1; a single one is number 3")
     parser.add_argument("--first_scan", type=int, default=1, help="number of the first scene in its folder's name")
     parser.add_argument("--tracer", default="exact", help="exact, or fast: single precision, hard shadows")
+    parser.add_argument("--rooms", default="", help=f"blendedmvs: rooms instead of tables, {', '.join(FAMILIES)}")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     return parser
 

@@ -83,7 +83,7 @@ def claim_folder(out: Path, settings: GeneratorSettings) -> None:
     except ValueError:
         raise InputError(f"{path}: expected the settings as JSON, got something else") from None
     if isinstance(found, dict):
-        found = {"tracer": "exact", **found}  # all there was before there were two
+        found = {"tracer": "exact", "rooms": "", **found}  # all there was before there were two
     if found != wanted:
         keys = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
         was = {key: found.get(key) if isinstance(found, dict) else None for key in keys}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data.image_io import write_bytes
+from data.procedural.indoor import FAMILIES
 from data.procedural.rigs import DTU_HELD_OUT_VIEWS, DTU_NUM_VIEWS, DTU_TRAIN_VIEWS, orbit_rig
 from data.procedural.scene import NUM_LIGHTS, Scene, make_scene
 from data.procedural.torch_tracer import render_views
@@ -52,6 +53,8 @@ class GeneratorSettings:
     first_scan: int
     tracer: str = "exact"
     """One of `TRACERS`: exact in double precision, or fast in single, with 4 samples per pixel."""
+    rooms: str = ""
+    """blendedmvs: rooms of one of `FAMILIES` instead of things on a table."""
 
     def __post_init__(self) -> None:
         """Refuse what no layout can hold.
@@ -70,6 +73,8 @@ class GeneratorSettings:
         _check("--seed", self.seed, self.seed >= 0, "0 or more")
         _check("--first_scan", self.first_scan, self.first_scan >= 0, "0 or more")
         _check("--tracer", self.tracer, self.tracer in TRACERS, f"one of {', '.join(TRACERS)}")
+        _check("--rooms", self.rooms, self.rooms in ("", *FAMILIES), f"one of {', '.join(FAMILIES)}, or none")
+        _check("--rooms", self.rooms, not self.rooms or self.layout == "blendedmvs", "none, but with --layout blendedmvs")
 
 
 def _check(option: str, value: object, is_good: bool, expected: str) -> None:

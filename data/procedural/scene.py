@@ -79,7 +79,7 @@ def make_scene(seed: int | tuple[int, ...], *, has_backdrop: bool = True) -> Sce
         item = _propose(rng, objects, spread, crowd=wanted)
         if item is not None and _fits(item) and not _collides(item, objects):
             objects.append(item)
-    return Scene(items=(*furniture, *objects), lights=_lights(rng), exposure=float(rng.uniform(1.25, 1.5)))
+    return Scene(items=(*furniture, *objects), lights=random_lights(rng), exposure=float(rng.uniform(1.25, 1.5)))
 
 
 def enlarged(item: Item, factor: float) -> Item:
@@ -218,7 +218,8 @@ def _palette(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     return np.clip(levels[:, None] * hues / hues.mean(1, keepdims=True), 0.03, 1.0)
 
 
-def _lights(rng: np.random.Generator) -> tuple[Light, ...]:
+def random_lights(rng: np.random.Generator) -> tuple[Light, ...]:
+    """DTU's seven, each a little off its nominal place."""
     ambient = float(rng.uniform(0.32, 0.45))
     lights = []
     for elevation, azimuth, strength in LIGHTS:

@@ -23,6 +23,8 @@ NOISE_LEVELS = 4
 """The cube and its averages of 32, 16 and 8 cells a side."""
 PATTERN_CELL = 1.5
 """Millimeters: finest detail of the noise added to stripes and checkers; chosen by hand."""
+CHECKER = 0.04
+"""Contrast of the checkers of `CoordinateTexture`; chosen by hand."""
 PHOTO_SIDE = 512
 """Pixels: photographs with a longer side are reduced. Chosen by hand."""
 PHOTOS = (
@@ -137,6 +139,29 @@ class PatternTexture:
         colors = self.colors.astype(np.float32)
         base = np.where(bands & 1, colors[0][:, None], colors[1][:, None])
         return base + np.float32(0.07) * fractal_noise(shifted, PATTERN_CELL, footprint)
+
+
+@dataclass(frozen=True)
+class CoordinateTexture:
+    """The color says where in a box a point is: each channel grows along one axis; faint checkers on top.
+
+    Channel c = 0.12 + 0.76 (p - low) / (high - low), plus or minus `CHECKER`.
+    """
+
+    low: Float[np.ndarray, "3"]
+    """Corners of the box, local."""
+    high: Float[np.ndarray, "3"]
+    cell: float
+    """Millimeters: side of a square of the checkers, whose borders are half a square off the corner `low`."""
+
+    def color(
+        self, points: Float[np.ndarray, "3 point"], normals: Float[np.ndarray, "3 point"], footprint: float
+    ) -> Float[np.ndarray, "3 point"]:
+        offset = points - self.low[:, None].astype(np.float32)
+        share = np.clip(offset / (self.high - self.low)[:, None].astype(np.float32), 0, 1)
+        odd = np.floor(offset / np.float32(self.cell) + np.float32(0.5)).sum(0) % 2
+        contrast = np.float32(CHECKER if self.cell > 2 * footprint else 0.0)
+        return np.float32(0.12) + np.float32(0.76) * share + contrast * (2 * odd - 1)
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.procedural.textures import (
+    CHECKER,
     NOISE_GRID,
     PATTERN_CELL,
+    CoordinateTexture,
     NoiseTexture,
     PatternTexture,
     PhotoTexture,
@@ -60,6 +62,13 @@ def _pattern_color(texture: PatternTexture, points: Points, normals: Points, foo
     return base + 0.07 * fractal_noise(shifted, PATTERN_CELL, footprint)
 
 
+def _coordinate_color(texture: CoordinateTexture, points: Points, normals: Points, footprint: float) -> Points:
+    offset = points - points.new_tensor(texture.low)
+    share = (offset / points.new_tensor(texture.high - texture.low)).clamp(0, 1)
+    odd = (offset / texture.cell + 0.5).floor().sum(-1, keepdim=True).remainder(2)
+    return 0.12 + 0.76 * share + (CHECKER if texture.cell > 2 * footprint else 0.0) * (2 * odd - 1)
+
+
 @cache
 def _photo_level(name: str, level: int, device: torch.device) -> Float[Tensor, "1 3 height width"]:
     return torch.from_numpy(photo_pyramid(name)[level]).permute(2, 0, 1)[None].contiguous().to(device)
@@ -89,4 +98,9 @@ def _surface(texture: PhotoTexture, points: Points, normals: Points) -> tuple[Te
     return torch.where(axis == 0, y, x), torch.where(axis == 2, y, z)
 
 
-_COLOR = {NoiseTexture: _noise_color, PatternTexture: _pattern_color, PhotoTexture: _photo_color}
+_COLOR = {
+    CoordinateTexture: _coordinate_color,
+    NoiseTexture: _noise_color,
+    PatternTexture: _pattern_color,
+    PhotoTexture: _photo_color,
+}

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.image_io import write_image, write_pfm
+from data.procedural.indoor import Subject, room_subject
 from data.procedural.layout_parts import (
     GeneratorSettings,
     cached_scene,
@@ -21,6 +22,8 @@ from data.procedural.sequence_writers import Co3dLayout, VkittiLayout
 from data.readers.dtu import EVALUATED_LIGHT
 from geometry import Cameras
 
+METRIC_LIST = "metric.txt"
+"""Names of the rooms in meters, for `python -m data.wai.convert --meters 1 --scenes`."""
 BLENDEDMVS_PLANES = 128
 """Depth planes named in a camera file's last line; the reader takes near and far from it alone."""
 
@@ -65,7 +68,10 @@ class DtuLayout:
 
 
 class BlendedMvsLayout:
-    """`{scene}/blended_images, cams, rendered_depth_maps`; a rig, a lens and a unit of its own for every scene."""
+    """`{scene}/blended_images, cams, rendered_depth_maps`; a rig, a lens and a unit of its own for every scene.
+
+    Rooms have PNG images, and `metric.txt` in the root names those whose unit is the meter.
+    """
 
     def __init__(self, root: Path, settings: GeneratorSettings) -> None:
         self._root, self._settings = root, settings
@@ -73,22 +79,22 @@ class BlendedMvsLayout:
 
     def scan(self, index: int) -> str:
         """Name of scene `index`."""
-        return f"procedural{self._settings.first_scan + index:04d}"
+        return f"{self._settings.rooms or 'procedural'}{self._settings.first_scan + index:04d}"
 
     def write_view(self, index: int, view: int) -> tuple[float, float]:
         """Render and write one view; least and greatest depth in it, in the scene's unit."""
-        rig, unit = orbit(self._settings, index)
-        scene = cached_scene(self._settings.seed, index, has_backdrop=False)
-        (rendered,) = photographs(self._settings, scene, rig[view], (EVALUATED_LIGHT,))
-        depth = rendered.depth * np.float32(unit)
+        subject = self._subject(index)
+        (rendered,) = photographs(self._settings, subject.scene, subject.rig[view], (EVALUATED_LIGHT,))
+        depth = rendered.depth * np.float32(subject.unit)
         folder = self._root / self.scan(index)
-        write_image(folder / "blended_images" / f"{view:08d}.jpg", to_bytes(rendered))
+        suffix = "png" if self._settings.rooms else "jpg"
+        write_image(folder / "blended_images" / f"{view:08d}.{suffix}", to_bytes(rendered))
         write_pfm(folder / "rendered_depth_maps" / f"{view:08d}.pfm", depth)
         return depth_range_of(depth)
 
     def finish_scene(self, index: int, depth_range: tuple[float, float]) -> None:
         """Cameras last: their depth line needs the range over all views."""
-        rig, unit = orbit(self._settings, index)
+        rig, unit, is_metric = self._subject(index)[1:]
         near, far = 0.95 * depth_range[0], 1.05 * depth_range[1]
         line = f"{near:.9g} {(far - near) / (BLENDEDMVS_PLANES - 1):.9g} {BLENDEDMVS_PLANES} {far:.9g}"
         folder = self._root / self.scan(index) / "cams"
@@ -97,6 +103,18 @@ class BlendedMvsLayout:
             text = _camera_text(camera, intrinsics_in_files(camera), line)
             write_text(folder / f"{view:08d}_cam.txt", text)
         write_text(folder / "pair.txt", pair_list(rig, self.view_ids))
+        if is_metric:
+            path = self._root / METRIC_LIST
+            named = {*(path.read_text().split() if path.is_file() else ()), self.scan(index)}
+            write_text(path, "".join(f"{name}\n" for name in sorted(named)))
+
+    def _subject(self, index: int) -> Subject:
+        settings = self._settings
+        if settings.rooms:
+            size = (settings.height, settings.width)
+            return room_subject(settings.rooms, settings.seed, index, settings.views, size)
+        rig, unit = orbit(settings, index)
+        return Subject(cached_scene(settings.seed, index, has_backdrop=False), rig, unit, is_metric=False)
 
 
 LAYOUTS: dict[str, type[DtuLayout] | type[BlendedMvsLayout] | type[Co3dLayout] | type[VkittiLayout]] = {

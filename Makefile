@@ -1,8 +1,8 @@
-# Three entry points; the plain commands behind them stand in docs/results.md.
+# Four entry points; the plain commands behind them stand in docs/results.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-photos test
+.PHONY: demo demo-photos demo-reconstruction test
 
 demo: .venv/installed
 	$(BIN)/python -m render.demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 demo-photos: .venv/installed
 	$(if $(DEMO_PHOTOS),,$(BIN)/python -m data.download stone_sign --out runs/photos/stone_sign)
 	$(BIN)/python -m render.photos "$(or $(DEMO_PHOTOS),runs/photos/stone_sign/stone_sign.mp4)" --out runs/demo_photos
+
+# the shipped MapAnything on a room it has not seen, from more and more inputs
+demo-reconstruction: .venv/installed
+	$(BIN)/python -m render.reconstruction_demo
 
 test: .venv/installed
 	$(BIN)/ruff check .

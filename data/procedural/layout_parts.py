@@ -74,7 +74,9 @@ class GeneratorSettings:
         _check("--first_scan", self.first_scan, self.first_scan >= 0, "0 or more")
         _check("--tracer", self.tracer, self.tracer in TRACERS, f"one of {', '.join(TRACERS)}")
         _check("--rooms", self.rooms, self.rooms in ("", *FAMILIES), f"one of {', '.join(FAMILIES)}, or none")
-        _check("--rooms", self.rooms, not self.rooms or self.layout == "blendedmvs", "none, but with --layout blendedmvs")
+        _check(
+            "--rooms", self.rooms, not self.rooms or self.layout == "blendedmvs", "none, but with --layout blendedmvs"
+        )
 
 
 def _check(option: str, value: object, is_good: bool, expected: str) -> None:

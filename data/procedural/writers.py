@@ -103,9 +103,9 @@ class BlendedMvsLayout:
             text = _camera_text(camera, intrinsics_in_files(camera), line)
             write_text(folder / f"{view:08d}_cam.txt", text)
         write_text(folder / "pair.txt", pair_list(rig, self.view_ids))
-        if is_metric:
+        if self._settings.rooms:
             path = self._root / METRIC_LIST
-            named = {*(path.read_text().split() if path.is_file() else ()), self.scan(index)}
+            named = {*(path.read_text().split() if path.is_file() else ()), *([self.scan(index)] if is_metric else ())}
             write_text(path, "".join(f"{name}\n" for name in sorted(named)))
 
     def _subject(self, index: int) -> Subject:

@@ -1,4 +1,4 @@
-"""Held-out rooms as the network sees them: depth of the first two views, and all points from above."""
+"""Held-out rooms as the network sees them: depth of every view, and all points from above."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,43 +10,45 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks.mapanything.scores import HeldOut
-from models.mapanything.objective.truth import mean_distance
+from models.mapanything.objective.truth import GeometryTruth, mean_distance
+from models.mapanything.output import Reconstruction
+from training.pictures import colored_depth
 
 _SHOWN = ("images", "poses", "everything")
-_VIEWS = 2
 
 
 @torch.no_grad()
 def save_picture(network: nn.Module, families: Mapping[str, HeldOut], path: Path, index: int = 0) -> None:
-    """Rows: families. Columns: images, true depth and points, then those predicted from more and more inputs."""
-    columns = 1 + 2 * (1 + len(_SHOWN))
-    figure = Figure(figsize=(2.2 * columns, 3.4 * len(families)), layout="constrained")
+    """Rows: families. Photographs and depth, true and from more and more inputs; then the points of each from above."""
+    titles = ("truth", *_SHOWN)
+    figure = Figure(figsize=(16, 3.2 * len(families)))
     FigureCanvasAgg(figure)
-    grid = figure.subplots(_VIEWS * len(families), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for number, (name, held_out) in enumerate(families.items()):
-        rows = grid[_VIEWS * number : _VIEWS * (number + 1)]
-        truth = held_out.truth[index : index + 1].in_frame_of_first()
-        images = held_out.batch.views.images[index]
-        colors = images.permute(0, 2, 3, 1)[truth.valid[0]]
-        unit = mean_distance(truth.points, truth.valid)
-        shown = {"truth": (truth.points_cam / unit, truth.points / unit, truth.translations / unit)}
-        for preset in _SHOWN:
-            found = network(held_out.inputs(preset)[index : index + 1]).without_scale().in_frame_of_first()
-            own = mean_distance(found.points, truth.valid)
-            shown[preset] = (found.points_cam / own, found.points / own, found.translations / own)
-        for view in range(_VIEWS):
-            rows[view][0].imshow(images[view].permute(1, 2, 0), interpolation="nearest")
-        rows[0][0].set_title(f"{name}: images", fontsize=8)
-        farthest = shown["truth"][0][..., 2].max().item()
-        for at, (title, (points_cam, points, centers)) in enumerate(shown.items()):
-            for view in range(_VIEWS):
-                rows[view][1 + 2 * at].imshow(points_cam[0, view, ..., 2], vmin=0, vmax=farthest, cmap="viridis")
-            rows[0][1 + 2 * at].set_title(f"{title}: depth", fontsize=8)
-            _from_above(rows[0][2 + 2 * at], points[0][truth.valid[0]], colors, centers[0])
-            rows[0][2 + 2 * at].set_title(f"{title}: points from above", fontsize=8)
-    figure.savefig(path, dpi=80)
+    figure.subplots_adjust(0.02, 0.04, 0.99, 0.94, wspace=0.12, hspace=0.2)
+    grid = figure.subplots(len(families), 1 + len(titles), squeeze=False, width_ratios=[3, 1, 1, 1, 1])
+    for row, (name, held_out) in zip(grid, families.items(), strict=True):
+        one = slice(index, index + 1)
+        truth = held_out.truth[one].in_frame_of_first()
+        images = held_out.batch.views.images[index].permute(0, 2, 3, 1)
+        found = [network(held_out.inputs(preset)[one]).without_scale().in_frame_of_first() for preset in _SHOWN]
+        sides = [_in_own_unit(side, truth) for side in (truth, *found)]
+        near, far = (getattr(sides[0][0][truth.valid[0]][:, 2], side)().item() for side in ("min", "max"))
+        maps = [
+            [colored_depth(points[view, ..., 2], near, far) for points, _, _ in sides] for view in range(len(images))
+        ]
+        panel = [torch.cat([image, *each], dim=1) for image, each in zip(images, maps, strict=True)]
+        row[0].imshow(torch.cat(panel).clamp(0, 1), interpolation="nearest")
+        row[0].set_title(f"{name}: photograph, depth: {', '.join(titles)}", fontsize=9)
+        row[0].axis("off")
+        for axes, title, (_, points, centers) in zip(row[1:], titles, sides, strict=True):
+            _from_above(axes, points[truth.valid[0]], images[truth.valid[0]], centers)
+            axes.set_title(f"{title}, from above", fontsize=9)
+    figure.savefig(path, dpi=70)
+
+
+def _in_own_unit(side: Reconstruction | GeometryTruth, truth: GeometryTruth) -> tuple[Tensor, Tensor, Tensor]:
+    """Camera points, world points, centers; lengths in units of the mean distance."""
+    unit = mean_distance(side.points, truth.valid)
+    return side.points_cam[0] / unit, side.points[0] / unit, side.translations[0] / unit
 
 
 def _from_above(axes: Axes, points: Tensor, colors: Tensor, centers: Tensor) -> None:
@@ -54,5 +56,4 @@ def _from_above(axes: Axes, points: Tensor, colors: Tensor, centers: Tensor) -> 
     axes.scatter(points[:, 0], points[:, 2], c=colors.clamp(0, 1).numpy(), s=1)
     axes.scatter(centers[:, 0], centers[:, 2], c="red", s=12, marker="^")
     axes.set(xlim=(-2, 2), ylim=(-1, 2.5), aspect="equal")
-    axes.axis("on")
     axes.tick_params(labelsize=6)

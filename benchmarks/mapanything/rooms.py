@@ -58,7 +58,8 @@ def make_rooms(root: Path, family: str, counts: RoomCounts, *, seed: int, worker
     for scenes, unit in ((metric, ("--meters", 1)), (others, ())):
         if scenes:
             _run(convert, "--from", "procedural", raw, wai, *unit, "--workers", workers, "--scenes", *scenes)
-    _run(covisibility, wai, "--long_side", max(SIZE), "--workers", workers)
+    # thresholds in meters would be too wide for rooms of one meter
+    _run(covisibility, wai, "--long_side", max(SIZE), "--preset", "relative", "--workers", workers)
     if not (wai / "lists").is_dir():
         shares = ("--val", counts.val / counts.total, "--test", counts.test / counts.total)
         _run(split_lists, wai, *shares, "--seed", seed)

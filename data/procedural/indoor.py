@@ -53,8 +53,8 @@ class Family:
 
 
 FAMILIES = {
-    "free": Family((0.8, 1.15), (0.4, 2.5)),
-    "wide": Family((0.5, 2.0), (0.4, 2.5)),
+    "free": Family((0.8, 1.15), (0.15, 6.0)),
+    "wide": Family((0.5, 2.0), (0.15, 6.0)),
     "coordinate": Family((0.8, 1.15), (1.0, 1.0), is_colored=True),
 }
 

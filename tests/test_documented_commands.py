@@ -55,7 +55,7 @@ def test_what_does_not_run_is_right_as_far_as_it_can_be_checked(command: Command
 
 @pytest.mark.parametrize("command", MAKE, ids=_name)
 def test_make_knows_its_targets_and_they_run_what_exists(command: Command) -> None:
-    rules = dict(re.findall(r"^(\w+):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    rules = dict(re.findall(r"^([\w-]+):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for name in command.words[1:]:
         modules = re.findall(r"\$\(BIN\)/python -m (\S+)", rules[name])
         assert modules

@@ -3,17 +3,24 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
 
+from data.procedural import render_view
+from data.procedural.indoor import room_subject
 from data.procedural.rigs import dtu_rig
 from data.procedural.scene import make_scene
 from data.procedural.torch_tracer import render_views
-from geometry import Views
+from geometry import FrameBatch, Traits, Views
+from models.mapanything import load_mapanything
 from models.nerf.vggt_nerf import VGGTNeRF, render_image
 from models.vggt import load_vggt
 from models.vggt.frozen import FrozenVGGT
+from training.mapanything.evaluation import inputs_of_preset
+from training.mapanything.metrics import set_metrics
+from training.mapanything.truth import truth_of_batch
 from training.nerf.checkpoint import load_model, read_nerf_checkpoint, with_new_parts
 from training.vggt.metrics import group_scores
 from training.vggt.task import output_of_group
@@ -70,3 +77,36 @@ def test_the_guided_model_reads_no_tokens_and_is_the_start_of_one_that_does(grou
 def test_general_models_were_trained_on_the_vggt_beside_them(name: str) -> None:
     record = read_nerf_checkpoint(CKPTS / name).record
     assert record.vggt.sha256 == hashlib.sha256(NANO.read_bytes()).hexdigest()
+
+
+def test_mapanything_rooms_uses_what_it_is_given() -> None:
+    """Two photographs of each of six rooms of no training seed, in meters whatever their unit."""
+    groups = []
+    for index in range(6):
+        subject = room_subject("free" if index < 3 else "coordinate", 4242, index, 10, (32, 40))
+        cameras, scale = subject.rig[:2].scaled(subject.unit), torch.tensor(subject.unit).float()
+        rendered = [render_view(subject.scene, camera) for camera in (subject.rig[0], subject.rig[1])]
+        views = Views(
+            images=torch.stack([torch.from_numpy(one.rgb).permute(2, 0, 1) for one in rendered]),
+            cameras=cameras.to(torch.float32),
+            near=torch.ones(2),
+            far=torch.ones(2),
+            ids=torch.arange(2),
+            depth=torch.stack([torch.from_numpy(one.depth) * scale for one in rendered]),
+        )
+        groups.append(FrameBatch(views, (f"room/{index}",), torch.tensor(index), (Traits(1.0, is_synthetic=True),)))
+    batch = FrameBatch.stack(groups)
+    truth = truth_of_batch(batch)
+    network = load_mapanything(str(CKPTS / "mapanything_rooms.safetensors")).model.eval()
+
+    def usual(preset: str, metric: str, rooms: range) -> float:
+        with torch.no_grad():
+            prediction = network(inputs_of_preset(preset, batch, truth))
+        scores = [set_metrics(prediction[at : at + 1], truth[at : at + 1])[metric] for at in rooms]
+        return median(scores)
+
+    free, colored = range(3), range(3, 6)
+    assert usual("poses", "pose_rotation_deg", free) < 0.5 * usual("images", "pose_rotation_deg", free)
+    assert usual("poses_depth", "pointmaps_abs_rel", free) < 0.7 * usual("images", "pointmaps_abs_rel", free)
+    assert usual("images", "pointmaps_abs_rel", colored) < 0.16
+    assert usual("images", "pose_rotation_deg", colored) < 15

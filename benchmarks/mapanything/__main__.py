@@ -114,7 +114,8 @@ def evaluate(
         found[-1]["benchmark"] = checks.benchmark_levels(path, roots[FREE], out / f"benchmark{number}", max(SIZE))
         verdicts.append(criteria.criteria_of(pairs, found[-1]))
     sys.stdout.write(f"\n{criteria.table(verdicts)}\n")
-    save_picture(networks[0], {family: held_out[family, 2] for family in (FREE, COORDINATE)}, out / "rooms.png")
+    shown = {family: held_out[family, 2 if options.quick else 4] for family in (FREE, COORDINATE)}
+    save_picture(networks[0], shown, out / "rooms.png")
     return {
         "rows": {name: _plain(one) for name, one in rows.items()},
         "rows_by_seed": [{name: _plain(one) for name, one in found.items()} for found in by_seed],

@@ -21,7 +21,7 @@ _SHOWN = ("images", "poses", "everything")
 def save_picture(network: nn.Module, families: Mapping[str, HeldOut], path: Path, index: int = 0) -> None:
     """Rows: families. Photographs and depth, true and from more and more inputs; then the points of each from above."""
     titles = ("truth", *_SHOWN)
-    figure = Figure(figsize=(16, 3.2 * len(families)))
+    figure = Figure(figsize=(16, 3.4 * len(families)))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(0.02, 0.04, 0.99, 0.94, wspace=0.12, hspace=0.2)
     grid = figure.subplots(len(families), 1 + len(titles), squeeze=False, width_ratios=[3, 1, 1, 1, 1])
@@ -55,5 +55,5 @@ def _from_above(axes: Axes, points: Tensor, colors: Tensor, centers: Tensor) -> 
     """x to the right, z up, in units of the mean distance."""
     axes.scatter(points[:, 0], points[:, 2], c=colors.clamp(0, 1).numpy(), s=1)
     axes.scatter(centers[:, 0], centers[:, 2], c="red", s=12, marker="^")
-    axes.set(xlim=(-2, 2), ylim=(-1, 2.5), aspect="equal")
+    axes.set(xlim=(-1.4, 1.4), ylim=(-0.4, 2.2), aspect="equal")
     axes.tick_params(labelsize=6)

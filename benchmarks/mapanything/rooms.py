@@ -9,6 +9,7 @@ from pathlib import Path
 from data.procedural.__main__ import main as procedural
 from data.procedural.writers import METRIC_LIST
 from data.readers.registry import read_scenes
+from data.readers.splits import Split
 from data.scene import PosedScene
 from data.wai.convert import main as convert
 from data.wai.covisibility import main as covisibility
@@ -17,7 +18,7 @@ from geometry import require
 
 SIZE = (32, 40)
 """Height and width of the images, pixels."""
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _run(command: Callable[[list[str]], None], *arguments: object) -> None:
     command(words)
 
 
-def rooms_of(wai: Path, split: str) -> list[PosedScene]:
+def rooms_of(wai: Path, split: Split) -> list[PosedScene]:
     """Rooms of a split, with all their views."""
     return read_scenes("wai", str(wai), split=split, scans=None, evaluated_only=True)
 

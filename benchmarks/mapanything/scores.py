@@ -1,5 +1,6 @@
 """Every combination of inputs, by the network and without one, on fixed sets of held-out rooms."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,11 +16,19 @@ from training.mapanything.evaluation import inputs_of_preset
 from training.mapanything.metrics import METRICS, set_metrics
 from training.scores import MeanScores
 
-COMBINATIONS = (
-    *("images", "calibrated", "poses", "posed", "depth", "registration", "poses_depth"),
-    *("everything", "depth_completion"),
-)
-"""Presets: every subset of rays, poses and depth; and all three with a tenth of the depth."""
+GIVEN = {
+    "images": "images",
+    "calibrated": "rays",
+    "poses": "poses",
+    "posed": "rays, poses",
+    "depth": "depth",
+    "registration": "rays, depth",
+    "poses_depth": "poses, depth",
+    "everything": "rays, poses, depth",
+    "depth_completion": "rays, poses, a tenth of the depth",
+}
+"""What the presets give beside the images: every subset of rays, poses and depth, and all with sparse depth."""
+COMBINATIONS = tuple(GIVEN)
 CONSTANT = "one depth, one place"
 MEAN = "mean depth by pixel, one place"
 OTHER_IMAGES = ("images", "everything")
@@ -61,16 +70,15 @@ def of_others(preset: str) -> str:
 
 
 def without_network(preset: str) -> str:
-    """Name of the row that puts together what is given."""
-    return f"no network: {preset}"
+    """Name of the row that puts together what is given; of images alone that is the mean depth by pixel."""
+    return MEAN if preset == "images" else f"no network: {preset}"
 
 
 def baseline_rows(held_out: HeldOut) -> Rows:
     """Without a network."""
     predicted = {CONSTANT: constant_prediction(held_out.means, held_out.inputs("images"))}
     for preset in COMBINATIONS:
-        name = MEAN if preset == "images" else without_network(preset)
-        predicted[name] = trivial_prediction(held_out.means, held_out.inputs(preset))
+        predicted[without_network(preset)] = trivial_prediction(held_out.means, held_out.inputs(preset))
     return {name: scored(one, held_out.truth) for name, one in predicted.items()}
 
 
@@ -95,12 +103,20 @@ def scored(prediction: Reconstruction, truth: GeometryTruth) -> dict[str, float]
 
 
 def table(rows: Rows) -> str:
-    """Markdown."""
-    lines = ["| | " + " | ".join(title for _, title, _ in _COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    for name, row in rows.items():
-        cells = ("-" if row[key] != row[key] else format(row[key], form) for key, _, form in _COLUMNS)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    """Markdown: in each cell the network, and what is put together without one."""
+    lines = ["| given | " + " | ".join(title for _, title, _ in _COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    pairs = [(GIVEN[preset], of_network(preset), without_network(preset)) for preset in COMBINATIONS]
+    pairs += [(f"{GIVEN[preset]}, images of another room", of_others(preset), "") for preset in OTHER_IMAGES]
+    pairs.append(("one depth for all pixels, cameras at one place", "", CONSTANT))
+    for title, network, other in pairs:
+        cells = (f"{_cell(rows, network, key, form)} / {_cell(rows, other, key, form)}" for key, _, form in _COLUMNS)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(rows: Rows, name: str, key: str, form: str) -> str:
+    value = rows[name][key] if name in rows else math.nan
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def mean_rows(by_seed: list[Rows]) -> Rows:

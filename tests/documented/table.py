@@ -90,6 +90,7 @@ TOY: dict[str, str] = {
     "render.occupancy": "--device cpu --vggt_image_size 56 --max_images 3 --range -1 -1 -1 1 1 1 --voxel 0.2 0.2 0.2",
     "render.photos": "--poses model --max_side 96 --steps 4 --n_views 3 --frames 2 --device cpu",
     "render.reconstruction_benchmark": "--accelerator cpu --sets_per_scene 1 --views 2 --image_size 40",
+    "render.reconstruction_demo": "--families coordinate --views 2",
     "render.video": "--device cpu --frames 2",
     "render.viewer": "--device cpu --port 0 --seconds 0.1",
     "benchmarks.camera_refinement": "--degrees 2 --max_images 3",
@@ -105,6 +106,8 @@ TOY: dict[str, str] = {
     "benchmarks.viewer_latency": "--device cpu --steps 6 --max_side 40",
     "benchmarks.video_stability": "--device cpu --frames 2 --apart 1",
     "benchmarks.voxelization": "--buildings 20 --extent 100 --frames 1",
+    "benchmarks.mapanything": "--quick --seeds 0 --steps 2",
+    "benchmarks.mapanything_real": "--sets 1",
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
     "benchmarks.occupancy_memory": "--grids 20x20x12 --modes stream --repeats 1",
@@ -116,6 +119,14 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"pip install|pre-commit install", "downloads packages"),
     (r"hf auth login", "asks for a token of the reader's"),
     (r"make (demo|test)$", "the Makefile's lines are checked; tests/render/test_demo.py runs the demonstration"),
+    (
+        r"make demo-reconstruction$|python -m render\.reconstruction_demo",
+        "tests/render/test_reconstruction_demo.py runs it",
+    ),
+    (
+        r"python -m benchmarks\.mapanything( |$)",
+        "trains for minutes; tests/test_benchmarks_mapanything.py runs it --quick",
+    ),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),
     (r"python -m data\.download", "downloads; tests/data/test_download.py fetches from a repository of its own"),

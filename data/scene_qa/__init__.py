@@ -1,0 +1,1 @@
+"""Questions about scenes: records of views, question and answers -> batches for a vision-language model."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.procedural.generate import available_cores, generate
 from data.procedural.indoor import FAMILIES
+from data.procedural.layout_parts import DEFAULT_SHAPE, DEFAULT_SHAPES
 from data.procedural.writers import LAYOUTS, GeneratorSettings
 from geometry import InputError, one_line_errors
 
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, count in (("--scenes", num_scenes), ("--workers", workers)):
         if count < 1:
             raise InputError(f"{name}: expected 1 or more, got {count}")
+    shape = DEFAULT_SHAPES.get(options["layout"], DEFAULT_SHAPE)
+    for name, default in zip(("width", "height", "views"), shape, strict=True):
+        options[name] = default if options[name] is None else options[name]
     generate(out, GeneratorSettings(**options), num_scenes, workers=workers)
 
 
@@ -36,13 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", required=True, help=f"one of {', '.join(LAYOUTS)}")
     parser.add_argument("--out", required=True, type=Path, help="new folder, or one to resume or extend")
     parser.add_argument("--scenes", required=True, type=int, help="number of scenes")
-    parser.add_argument("--width", type=int, default=640, help="pixels")
-    parser.add_argument("--height", type=int, default=512, help="pixels")
+    parser.add_argument("--width", type=int, help="pixels; not given: 640, rooms_qa: 96")
+    parser.add_argument("--height", type=int, help="pixels; not given: 512, rooms_qa: 96")
     parser.add_argument(
         "--views",
         type=int,
-        default=49,
-        help="per scene; dtu: 20 to 49, the fine-tuning split's 20 views come first; co3d: from 24 on",
+        help="per scene; dtu: 20 to 49, the fine-tuning split's 20 views come first; co3d: from 24 on; "
+        "rooms_qa: 2 to 4; not given: 49, rooms_qa: 3",
     )
     parser.add_argument("--seed", type=int, default=0, help="scene i depends on the seed and on i only")
     parser.add_argument("--lights", type=int, default=1, help="dtu: lightings 0..lights-1; a single one is number 3")

@@ -36,7 +36,11 @@ LIMITS = {
     "blendedmvs": Limits(3, 1000, 1),
     "co3d": Limits(24, 1000, 1),  # readers leave out shorter sequences
     "vkitti": Limits(3, 1000, 1),
+    "rooms_qa": Limits(2, 4, 1),  # views of 75 degrees that do not overlap
 }
+DEFAULT_SHAPES = {"rooms_qa": (96, 96, 3)}
+"""Width, height and views of a layout that nobody asks for; of others `DEFAULT_SHAPE`."""
+DEFAULT_SHAPE = (640, 512, 49)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class GeneratorSettings:
         _check(
             "--rooms", self.rooms, not self.rooms or self.layout == "blendedmvs", "none, but with --layout blendedmvs"
         )
+        if self.layout == "rooms_qa":
+            _check("--height", self.height, self.height == self.width, f"--width {self.width} for rooms_qa")
+            _check("--tracer", self.tracer, self.tracer == "exact", "exact for rooms_qa, which has a tracer of its own")
 
 
 def _check(option: str, value: object, is_good: bool, expected: str) -> None:

@@ -17,6 +17,7 @@ from data.procedural.layout_parts import (
     to_bytes,
     write_text,
 )
+from data.procedural.qa_layout import RoomsQALayout
 from data.procedural.rigs import DTU_INTERVAL, DTU_NEAR, dtu_rig, dtu_view_order, dtu_world, pair_list
 from data.procedural.sequence_writers import Co3dLayout, VkittiLayout
 from data.readers.dtu import EVALUATED_LIGHT
@@ -117,11 +118,13 @@ class BlendedMvsLayout:
         return Subject(cached_scene(settings.seed, index, has_backdrop=False), rig, unit, is_metric=False)
 
 
-LAYOUTS: dict[str, type[DtuLayout] | type[BlendedMvsLayout] | type[Co3dLayout] | type[VkittiLayout]] = {
+Layout = DtuLayout | BlendedMvsLayout | Co3dLayout | VkittiLayout | RoomsQALayout
+LAYOUTS: dict[str, type[Layout]] = {
     "dtu": DtuLayout,
     "blendedmvs": BlendedMvsLayout,
     "co3d": Co3dLayout,
     "vkitti": VkittiLayout,
+    "rooms_qa": RoomsQALayout,
 }
 
 

@@ -76,6 +76,8 @@ class QARecord:
     """Unique within an evaluation."""
     situation: str = ""
     """Where the asker stands (SQA3D): a prompt has it before the question."""
+    evidence: tuple[int, ...] = ()
+    """Views, from 0, that the answer depends on, where that is known: procedural rooms."""
 
 
 @dataclass(frozen=True)

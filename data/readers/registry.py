@@ -13,6 +13,7 @@ from data.readers.colmap import find_colmap_scans, read_colmap
 from data.readers.dtu import find_dtu_and_idr_scans, read_dtu
 from data.readers.llff import find_llff_scans, read_llff
 from data.readers.options import ReaderOptions
+from data.readers.scannet import find_scannet_scans, read_scannet
 from data.readers.splits import Split
 from data.readers.transforms import find_transforms_scans, read_transforms
 from data.readers.virtual_kitti import find_vkitti_scans, read_vkitti
@@ -62,6 +63,7 @@ READERS = {
         read_colmap, find_colmap_scans, ("sparse", "colmap/sparse"), options={"image_factor": (), "sparse_depth": ()}
     ),
     "co3d": Reader(read_co3d, find_co3d_scans, takes_annotation_dir=True),
+    "scannet": Reader(read_scannet, find_scannet_scans, ("color", "pose")),
     "transforms": Reader(read_transforms, find_transforms_scans, options={"image_factor": (), "sparse_depth": ()}),
     "vkitti": Reader(read_vkitti, find_vkitti_scans, ("extrinsic.txt", "intrinsic.txt", "frames/*"), folders="*/*"),
     "wai": Reader(read_wai, find_wai_scans, ("scene_meta_distorted.json", "_scene_meta_backup.json")),

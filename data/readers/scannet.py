@@ -1,0 +1,136 @@
+"""ScanNet scans as its sensor files are exported (Dai et al. 2017) -> `PosedScene`, meters.
+
+    {scan}/color/%06d.jpg          any number of digits
+    {scan}/pose/%06d.txt           4x4, camera to world; infinite where tracking was lost
+    {scan}/intrinsic/%06d.txt      3x3 or 4x4 of each photograph, or intrinsic_color.txt for all; centers at integers
+    {scan}/depth/%06d.png          optional, 16 bits, millimeters, 0 = unknown, of any size
+
+`datadir` holds such folders or is one.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from data.image_io import first_image_size, read_uint16
+from data.problems import LeftOut
+from data.readers.splits import (
+    Report,
+    Split,
+    choose_scans,
+    file_names,
+    folders_with,
+    own_or_shipped_lists,
+    present_only,
+    raise_problem,
+    read_each,
+    split_views,
+)
+from data.scene import Frame, PosedScene
+from data.view_selection.neighbors import complete_neighbors
+from geometry import InputError, check_camera, rigid_inverse
+from geometry.conversions import intrinsics_from_integer_centers
+
+NEAR, FAR = 0.1, 10.0
+"""Camera z in meters that matters in a room; the sensor measures 0.4 to 4 m well. Chosen by hand."""
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_SHARED_INTRINSICS = "intrinsic_color.txt"
+
+
+def read_scannet(
+    datadir: Path, *, split: Split, scans: tuple[str, ...] | None = None, report: Report = raise_problem
+) -> list[PosedScene]:
+    """One scene per folder, named after it; every 8th view is held out. Photographs without pose are left out.
+
+    Raises:
+        InputError: for an unknown scan, and (unless `report` collects) for a photograph without pose or intrinsics.
+    """
+    folders = find_scannet_scans(datadir)
+    if not folders:
+        raise InputError(f"{datadir}: expected color/ and pose/, or folders that have them, got neither")
+    chosen = choose_scans(datadir, list(folders), split, scans, own_or_shipped_lists(datadir, "scannet"))
+    return read_each(chosen, lambda scan: [_read_scene(folders[scan], scan, report)], report)
+
+
+def find_scannet_scans(datadir: Path) -> dict[str, Path]:
+    """Scan name -> folder."""
+    return {name: folder for name, folder in folders_with(datadir, "color").items() if (folder / "pose").is_dir()}
+
+
+def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
+    images = {
+        int(path.stem): path
+        for path in sorted((folder / "color").iterdir())
+        if path.suffix.lower() in _SUFFIXES and path.stem.isdigit()
+    }
+    if not images:
+        raise InputError(f"{folder / 'color'}: expected images named like 000000.jpg, got none")
+    size = first_image_size(images.values())
+    depths = file_names(folder / "depth")
+    frames = {}
+    for view in sorted(images):
+        try:
+            frames[view] = _read_frame(folder, view, images[view], size, depths)
+        except InputError as error:
+            report(error)
+    train, held_out = split_views(sorted(images))
+    return PosedScene(
+        name=scan,
+        scan=scan,
+        frames=frames,
+        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, {}),
+        train_views=present_only(train, frames),
+        held_out_views=present_only(held_out, frames),
+        read_depth=_read_depth if any(frame.depth_path for frame in frames.values()) else None,
+        is_video=True,
+    )
+
+
+def _read_frame(folder: Path, view: int, image: Path, size: tuple[int, int], depths: frozenset[str]) -> Frame:
+    pose_path = folder / "pose" / f"{image.stem}.txt"
+    pose = _matrix(pose_path)
+    if pose.shape != (4, 4):
+        raise InputError(f"{pose_path}: expected 4x4 numbers, got {'x'.join(map(str, pose.shape))}")
+    if not pose.isfinite().all():
+        raise LeftOut("photographs without pose", f"{pose_path}: expected finite numbers, got a pose that was lost")
+    path = folder / "intrinsic" / f"{image.stem}.txt"
+    path = path if path.is_file() else folder / "intrinsic" / _SHARED_INTRINSICS
+    intrinsics = _matrix(path)
+    if intrinsics.shape not in ((3, 3), (4, 4)):
+        raise InputError(f"{path}: expected 3x3 or 4x4 numbers, got {'x'.join(map(str, intrinsics.shape))}")
+    intrinsics = intrinsics_from_integer_centers(intrinsics[:3, :3])
+    w2c = rigid_inverse(pose)
+    check_camera(w2c, intrinsics, str(pose_path))
+    depth = f"{image.stem}.png"
+    return Frame(
+        view_id=view,
+        image_path=image,
+        w2c=w2c.float(),
+        intrinsics=intrinsics.float(),
+        height=size[0],
+        width=size[1],
+        near=NEAR,
+        far=FAR,
+        depth_path=folder / "depth" / depth if depth in depths else None,
+    )
+
+
+def _matrix(path: Path) -> Float[torch.Tensor, "rows cols"]:
+    try:
+        values = np.loadtxt(path, ndmin=2)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a matrix, got no file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a matrix, got other text ({error})") from None
+    return torch.from_numpy(values)
+
+
+def _read_depth(frame: Frame) -> Float[np.ndarray, "height width"]:
+    """Camera z at the size of the photograph (nearest)."""
+    depth = read_uint16(frame.depth_path).astype(np.float32) / 1000
+    if depth.shape == (frame.height, frame.width):
+        return depth
+    return cv2.resize(depth, (frame.width, frame.height), interpolation=cv2.INTER_NEAREST_EXACT)

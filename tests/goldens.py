@@ -6,6 +6,9 @@ MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py)
 models (tests/golden_occupancy_data.py, tests/golden_occupancy.py); every fixture below DIR is checked. Prints the
 largest deviation of each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable
 found.
+MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py) or of metrics of answers
+(tests/golden_vqa_metrics.py); every fixture below DIR is checked. Prints the largest deviation of each output beside
+its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable found.
 
 The network runs in float64, weights and inputs cast from the recorded float32. In float32 the order of summation, which
 differs between CPUs, moves the outputs as far as the tolerances reach; in float64 what remains is the rounding of the
@@ -35,11 +38,14 @@ from models.vggt import VGGT, VGGTOutput
 from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
 from tests import golden_mapanything, golden_occupancy, golden_occupancy_data, golden_wai
+from tests import golden_mapanything, golden_vqa_metrics, golden_wai
 from tests.golden_comparison import Comparison
 from tests.golden_training import INPUTS, RecordedScene
 
 Arrays = dict[str, np.ndarray]
 
+OTHER_KINDS = (golden_mapanything, golden_vqa_metrics, golden_wai)
+"""Of fixtures than VGGT's; a folder may hold several."""
 TRAINING_VALUES, TRAINING_ARRAYS = "losses.json", "losses.npz"
 
 TOLERANCES: tuple[tuple[str, float, float], ...] = (  # pattern of the name, absolute, relative
@@ -257,6 +263,13 @@ def _other_kind(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] |
         return None
     # one folder may hold fixtures of several kinds
     return lambda path: {file: results for check in checks for file, results in check(path).items()}
+    """The check of a folder with fixtures of other kinds than VGGT's."""
+    checks = [check for kind in OTHER_KINDS if (check := kind.kind_of(folder)) is not None]
+
+    def check_all(folder: Path) -> dict[str, list[Comparison]]:
+        return {name: found for check in checks for name, found in check(folder).items()}
+
+    return check_all if checks else None
 
 
 def load_model(folder: Path) -> VGGT:

@@ -1,0 +1,1 @@
+"""Training and evaluation of question answering over scenes."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,11 +27,14 @@ _ROOM_VERSION = "rooms_qa 1"
 """Goes into fingerprints: raise it when rooms or their pictures change."""
 
 
+@runtime_checkable
 class QASource(Protocol):
     """Records with their pixels. What a record's views show depends on `fingerprints` alone."""
 
     name: str
     records: Sequence[QARecord]
+    size: int
+    """Side of the images, pixels."""
 
     def images(self, record: QARecord) -> Float[Tensor, "view 3 size size"]:
         """RGB in [0, 1]."""

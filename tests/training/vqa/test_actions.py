@@ -52,9 +52,10 @@ def test_angles_near_zero_and_opposite():
 
 
 def test_overlap_of_half_shifted_cubes():
-    assert box_iou(([0, 0, 0], [1, 1, 1]), ([0.5, 0, 0], [1.5, 1, 1])) == pytest.approx(1 / 3)
+    cube = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert box_iou(cube, ((0.5, 0.0, 0.0), (1.5, 1.0, 1.0))) == pytest.approx(1 / 3)
     with pytest.raises(InputError, match="a box with a volume"):
-        box_iou(([0, 0, 0], [1, 0, 1]), ([0, 0, 0], [1, 1, 1]))
+        box_iou(((0.0, 0.0, 0.0), (1.0, 0.0, 1.0)), cube)
 
 
 def test_text_that_is_no_action_is_as_wrong_as_can_be():

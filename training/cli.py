@@ -25,7 +25,8 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     """Options from `--config file.txt` (lines `key = value`) and the command line, which takes precedence.
 
     A list whose default is empty can be emptied: `--freeze` without a value, or `freeze = []` in the file. A field with
-    `is_positional` is a word without `--`, of the command line only; left out, it has its default.
+    `is_positional` is a word without `--` (several with `nargs`), of the command line only; left out, it has its
+    default.
 
     Raises:
         InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, a list left without a
@@ -41,7 +42,7 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     fields = dataclasses.fields(cast(Any, cls))
     for field in fields:
         if field.metadata.get("is_positional"):
-            parser.add_argument(field.name, metavar=field.name.upper(), nargs="?", **_argument(field))
+            parser.add_argument(field.name, metavar=field.name.upper(), **{"nargs": "?", **_argument(field)})
             continue
         names = (field.name, *field.metadata.get("aliases", ()))
         parser.add_argument(*(f"--{name}" for name in names), **_argument(field))

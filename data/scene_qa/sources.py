@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -77,7 +77,11 @@ def square_image(path: Path, size: int) -> Float[Tensor, "3 size size"]:
     Raises:
         UnreadableFileError: for a file that is missing or no image.
     """
-    pixels = read_image(path, 255)
+    return square_pixels(read_image(path, 255), size)
+
+
+def square_pixels(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> Float[Tensor, "3 size size"]:
+    """The short side resized to `size` (bicubic), the middle cut out; RGB in [0, 1]."""
     height, width = pixels.shape[:2]
     if (height, width) != (size, size):
         scale = size / min(height, width)

@@ -21,6 +21,7 @@ import viser
 from data.scene import PosedScene
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
+from render.answering import NetworkAnswerer
 from render.loading import load_for, precision_for, scenes_for, usable_device
 from render.paths import read_path
 from render.source_pool import SourcePool
@@ -31,6 +32,7 @@ from render.viewer.looks import rendered
 from render.viewer.loop import RenderLoop
 from render.viewer.options import ViewerOptions
 from render.viewer.page import Page, PrivateServer, thumbnails_of
+from render.viewer.questions import Asking
 from render.viewer.scene_renderer import SceneRenderer
 from render.viewer.schedule import Size
 from render.viewer.watch import WatchedRun
@@ -79,6 +81,7 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
         chunk=options.chunk,
         precision=precision_for(options, record, device),
     )
+    asking = _asking(options, scene, pool, device)
     gauge = Gauge.of(pool)
     pages: dict[int, Page] = {}
 
@@ -114,6 +117,7 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
             max_side=options.max_side,
             path_file=Path(options.path),
             editor=editor_of(lambda message: client.add_notification("Viewer", message)),
+            asking=asking,
         )
         page.changed()
         if client.client_id not in server.get_clients():  # gone before the page was there
@@ -132,6 +136,16 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
         loop.stop()
         with redirect_stdout(io.StringIO()):
             server.stop()
+
+
+def _asking(options: ViewerOptions, scene: PosedScene, pool: SourcePool, device: torch.device) -> Asking | None:
+    """What questions are asked of, with --qa_ckpt."""
+    if not options.qa_ckpt:
+        return None
+    answerer = NetworkAnswerer.load(
+        options.qa_ckpt, device, language_model=options.qa_language_model, vggt_ckpt=options.qa_vggt_ckpt
+    )
+    return Asking.about(scene, pool, answerer, options.qa_views)
 
 
 def _server(options: ViewerOptions, gauge: Gauge, pool: SourcePool, first: int) -> PrivateServer:

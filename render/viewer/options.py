@@ -23,6 +23,10 @@ class ViewerOptions(RenderOptions):
     max_side: int = option(640, "longest side in pixels of the full picture, screenshots included")
     host: str = option(LOCALHOST, "address to listen on; 0.0.0.0: everybody who can reach this machine")
     port: int = option(8080, "port to listen on; 0: any free one")
+    qa_ckpt: str = option("", "checkpoint or weight file of train_vqa.py: the page gets a box for questions")
+    qa_views: int = option(8, "source views that questions are about, evenly spread")
+    qa_language_model: str = option("", "where the language model of --qa_ckpt lies, if not where it was in training")
+    qa_vggt_ckpt: str = option("", "where the VGGT of --qa_ckpt lies, if not where it was in training")
     seconds: float = option(0.0, "end after so long, also without a checkpoint of --watch; 0: at Ctrl-C")
 
     def __post_init__(self) -> None:
@@ -32,6 +36,10 @@ class ViewerOptions(RenderOptions):
         require(0 <= self.port < 65536, f"--port: expected 0 to 65535, got {self.port}")
         require(self.seconds >= 0, f"--seconds: expected 0 or more, got {self.seconds}")
         require(Path(self.path).suffix == ".json", f"--path: expected a name ending in .json, got {self.path!r}")
+
+        require(self.qa_views >= 1, f"--qa_views: expected 1 or more, got {self.qa_views}")
+        for name in ("qa_language_model", "qa_vggt_ckpt"):
+            require(not getattr(self, name) or bool(self.qa_ckpt), f"--{name}: expected --qa_ckpt beside it, got none")
 
     def _require_checkpoint(self) -> None:
         require(not (self.ckpt and self.watch), "--watch: expected no --ckpt beside it")

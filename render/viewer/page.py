@@ -25,6 +25,7 @@ from render.viewer.gauge import Gauge
 from render.viewer.layers import LAYERS, fitted
 from render.viewer.looks import Look, Picture, full_size
 from render.viewer.loop import RenderLoop
+from render.viewer.questions import Asking, QuestionBox
 from render.viewer.scene_renderer import SceneRenderer
 from render.viewer.schedule import Task
 from training.pictures import as_bytes
@@ -35,6 +36,8 @@ _THUMBNAIL = 96
 """Longest side in pixels."""
 _FRUSTUM = 0.04
 """Length in units of the distance of what the views look at."""
+_PLAIN, _HIGHLIGHTED = (90, 170, 255), (255, 140, 0)
+"""Colors of the frusta of source views."""
 _PREVIEW_FPS = 8
 """Steps per second when the page plays a path."""
 _MAX_VIDEO = 8192
@@ -68,6 +71,7 @@ class Page:
         max_side: int,
         path_file: Path,
         editor: PathEditor,
+        asking: Asking | None = None,
     ) -> None:
         self.client, self.renderer, self.gauge, self.loop = client, renderer, gauge, loop
         self.max_side, self.path_file, self.editor = max_side, path_file, editor
@@ -77,6 +81,8 @@ class Page:
         self._controls(n_views)
         self._path_controls()
         self._frusta(thumbnails)
+        if asking is not None:
+            self.questions = QuestionBox(client.gui, asking, self._highlight, self._go_to_source)
         client.camera.on_update(lambda _: self.changed())
 
     def _controls(self, n_views: int) -> None:
@@ -151,7 +157,7 @@ class Page:
                 scale=_FRUSTUM,
                 thickness=2.0,
                 thickness_units="screen",
-                color=(90, 170, 255),
+                color=_PLAIN,
                 image=thumbnails.get(view),
                 wxyz=viser.transforms.SO3.from_matrix(rotation).wxyz,
                 position=position,
@@ -230,6 +236,14 @@ class Page:
 
     def _go_to_held_out(self) -> None:
         self.go_to(self.renderer.scene.cameras([int(self.held_out.value)]), 0)
+
+    def _highlight(self, index: int | None) -> None:
+        """Mark one source view; None: none."""
+        for number, handle in enumerate(self._frustum_handles):
+            handle.color = _HIGHLIGHTED if number == index else _PLAIN
+
+    def _go_to_source(self, index: int) -> None:
+        self.go_to(self.renderer.pool.cameras, index)
 
     def close(self) -> None:
         """The visitor has left."""

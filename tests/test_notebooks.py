@@ -19,6 +19,11 @@ from tests.render.tiny import SCAN, write_checkpoint, write_data
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = ["cameras_and_rays", "forecast", "metrics", "render_video", "vggt_features"]
+from tests.render.answering import write_weights
+from tests.render.tiny import SCAN, write_checkpoint, write_data
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NAMES = ["ask", "cameras_and_rays", "metrics", "render_video", "vggt_features"]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,8 @@ def parameters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "FRAMES": "2",
         "IMG_SCALE": "0.5",
         "OUT": str(folder / "video.mp4"),
+        "QA_CKPT": str(write_weights(folder / "qa.safetensors")),
+        "QUESTIONS": "2",
     }
 
 

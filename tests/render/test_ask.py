@@ -12,17 +12,11 @@ from PIL import Image
 from data.image_io import write_image
 from data.scene_qa.records import action_text
 from geometry import InputError
-from models.vggt import FrozenVGGT, WeightIdentity
-from models.vqa.config import GeometryConfig, PerceiverConfig, VisualConfig, VQAConfig
-from models.vqa.language import load_language
-from models.vqa.network import SceneQA
-from models.vqa.weights import save_weights
 from render.answering import NetworkAnswerer, attention_picture, views_of_photos
 from render.ask import AskOptions, converse, main
 from tests.data.tiny_scenes import write_blendedmvs
-from tests.render.answering import BrightestView
+from tests.render.answering import VGGT, BrightestView, write_weights
 
-VGGT = Path(__file__).parents[2] / "ckpts" / "vggt_nano.safetensors"
 ACTION = {
     "action": "place_anchor",
     "scene": "s",
@@ -108,17 +102,7 @@ def test_one_line_says_what_is_wrong(words: str, message: str, capsys: pytest.Ca
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network of random weights behind the shipped nano VGGT."""
-    path = tmp_path_factory.mktemp("vqa") / "tiny.safetensors"
-    vggt = FrozenVGGT.load(VGGT, (0, 3))
-    config = VQAConfig(
-        visual=VisualConfig(layers=(0, 3), channels=vggt.channels, max_views=3),
-        perceiver=PerceiverConfig(width=16, num_latents=4, num_layers=1, num_heads=2, ffn_dim=16),
-        geometry=GeometryConfig("relative", 3),
-    )
-    torch.manual_seed(0)
-    save_weights(path, SceneQA(config, load_language("tiny")), WeightIdentity(str(VGGT), vggt.identity.sha256), 32)
-    return path
+    return write_weights(tmp_path_factory.mktemp("vqa") / "tiny.safetensors")
 
 
 def test_a_network_from_its_file(weights: Path, photos: tuple[str, ...], capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Ask a scene: python -m render.ask --ckpt C IMAGES... --question "how many chairs are there?"
+"""Ask a scene: `python -m render.ask --help`.
 
 Views are photographs, or with --scene those of a scene of any data set, which bring their cameras. Without --question,
 questions are read line by line until an empty one.

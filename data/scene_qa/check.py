@@ -1,6 +1,6 @@
-"""Check files of questions: `python -m data.scene_qa.check FILES`.
+"""Check files of questions: `python -m data.scene_qa.check /path/to/records.jsonl`.
 
-FILES: records as JSON or JSON lines (`*` stands for many), official ScanQA files, or SQA3D's questions, beside which
+Files: records as JSON or JSON lines (`*` stands for many), official ScanQA files, or SQA3D's questions, beside which
 the annotations of the same name are read. Every problem is a line with file, line and key; then counts. A record
 without scene is one, since no split can place it. Exit status 1 if there is any problem.
 """

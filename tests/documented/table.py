@@ -26,6 +26,7 @@ WORDS: list[tuple[str, str]] = [
     (r"/path/to/(sessions(?:/drone_\w+)?|sweeps|poses\.txt)", r"toys/\1"),
     (r"SESSION", "toys/sessions/drone_20260101_000000"),
     (r"forecaster\.safetensors", "toys/forecaster.safetensors"),
+    (r"/path/to/(records\.jsonl|questions\.json|vqa\.safetensors|room/view\d\.png)", r"toys/\1"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -82,7 +83,10 @@ TOY: dict[str, str] = {
     "data.wai.split_lists": "",
     "data.wai.undistort": "",
     "data.wai.view": "--port 0 --seconds 0.1 --points 100",
+    "data.scene_qa.build": "--views 2",
+    "data.scene_qa.check": "",
     "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
+    "render.ask": "--device cpu --max_new_tokens 2",
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
     "render.export": "--device cpu --agreeing 0 --voxels 16",

@@ -19,6 +19,7 @@ from tests.data.occupancy.test_meshes import city, solid
 from tests.data.tiny_scenes import write_blender, write_llff
 from tests.data.wai.scenes import write_wall
 from tests.render.forecast.test_forecast import write_network
+from tests.render.answering import write_weights
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES
@@ -102,6 +103,27 @@ def _sweeps(folder: Path) -> None:
         np.savetxt(folder / f"{number}.txt", np.random.default_rng(number).uniform(-3, 3, (20, 3)))
 
 
+def _room(folder: Path) -> None:
+    room = folder.with_name("rooms") / "room00001"
+    settings = {"width": 32, "height": 32, "views": 3, "seed": 0, "lights": 1, "first_scan": 1}
+    generate(room.parent, GeneratorSettings(layout="rooms_qa", **settings), 1, workers=1)
+    folder.symlink_to(room)
+
+
+def _records(path: Path) -> None:
+    """Questions about the room."""
+    room = path.with_name("asked")
+    _room(room)
+    rows = [json.loads(line) for line in (room / "questions.jsonl").read_text().splitlines()]
+    changes = [{"images": [str(room / name) for name in row["images"]], "geom_token": None} for row in rows]
+    path.write_text("".join(json.dumps(row | own) + "\n" for row, own in zip(rows, changes, strict=True)))
+
+
+def _questions(path: Path) -> None:
+    rows = [{"images": ["-"], "question": "What?", "answer": "a house", "scene_id": "scan24", "question_id": "1"}]
+    path.write_text(json.dumps(rows))
+
+
 TOYS: dict[str, Callable[[Path], object]] = {
     "dtu": _dtu,
     "blendedmvs": _procedural("blendedmvs", views=8),
@@ -123,6 +145,11 @@ TOYS: dict[str, Callable[[Path], object]] = {
     "sweeps": _sweeps,
     "poses.txt": lambda path: path.write_text("0 0 0 1 0 0 0\n1 0 0 1 0 0 0\n"),
     "forecaster.safetensors": lambda path: write_network(path.parent, path.stem),
+    "records.jsonl": _records,
+    "questions.json": _questions,
+    "room/view1.png": lambda path: _room(path.parent),
+    "room/view2.png": lambda path: path,
+    "vqa.safetensors": write_weights,
 }
 """Name below toys/ -> how it is written; each is made when a command first reads it."""
 

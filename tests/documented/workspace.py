@@ -202,7 +202,8 @@ def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
         if name in SMALLER and name not in kept:
             words += [f"--{name}", *SMALLER[name].split()]
     one_window = ("--rays_per_step", "64") if "window_rays" in given else ()  # of 8x8
-    return [*words, *TOY[module].split(), *one_window]
+    square = ("--height", "40", "--views", "3") if _first(given, "layout", "") == "rooms_qa" else ()
+    return [*words, *TOY[module].split(), *one_window, *square]
 
 
 def _require_replaced(command: Command, words: list[str]) -> None:

@@ -263,7 +263,7 @@ def test_orbit_goes_all_the_way_round():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layout", "colmap"], "--layout: expected one of dtu, blendedmvs, co3d, vkitti, got colmap"),
+        (["--layout", "colmap"], "--layout: expected one of dtu, blendedmvs, co3d, vkitti, rooms_qa, got colmap"),
         (["--layout", "dtu", "--views", "5"], "--views: expected 20 to 49 for dtu, got 5"),
         (["--layout", "dtu", "--lights", "8"], "--lights: expected 1 to 7 for dtu, got 8"),
         (["--layout", "dtu", "--width", "8"], "--width: expected at least 32, got 8"),

@@ -23,6 +23,7 @@ from render.viewer import __main__ as module
 from render.viewer.__main__ import announce, main, served
 from render.viewer.editor import vertical_fov
 from render.viewer.options import ViewerOptions
+from tests.render.answering import BrightestView
 from tests.render.tiny import HEIGHT, SCAN, WIDTH
 
 SECONDS = 30
@@ -41,8 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(general: Path, data_root: Path, folder: Path) -> Iterator[viser.ViserServer]:
-    with served(options(general, data_root, folder, imgScale_test=0.75)) as up:
-        yield up
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.NetworkAnswerer, "load", lambda *_, **__: BrightestView())
+        with served(options(general, data_root, folder, imgScale_test=0.75, qa_ckpt="-", qa_views=3)) as up:
+            yield up
 
 
 def get(server: viser.ViserServer, path: str) -> tuple[int, bytes]:
@@ -274,6 +277,17 @@ def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
     visitor.page.reload()
     visitor.wait(lambda: "0 keys" in visitor.text())
     visitor.wait(lambda: "expected JSON" in visitor.text())
+    assert visitor.errors == []
+
+
+def test_a_visitor_asks_and_goes_to_the_view(visitor: Visitor):
+    visitor.page.locator("input:visible").last.fill("which is brightest?")
+    visitor.press("Ask")
+    visitor.wait(lambda: "mostly from view" in visitor.text())
+    assert "read of view 1" in visitor.text()
+    before = visitor.client.camera.position
+    visitor.press("Go to the view")
+    visitor.wait(lambda: np.abs(visitor.client.camera.position - before).max() > 1e-3)
     assert visitor.errors == []
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from json.decoder import scanstring
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +89,7 @@ def _member(text: str, at: int, keys: Sequence[str]) -> int | None:
     try:
         at = _expect(text, at, "{")
         while text[at : at + 1] == '"':
-            key, end = scanstring(text, at + 1)
+            key, end = _DECODER.raw_decode(text, at)
             at = _expect(text, end, ":")
             if key in keys and text[at : at + 1] == "[":
                 return at

@@ -32,9 +32,13 @@ class QASource(Protocol):
     """Records with their pixels. What a record's views show depends on `fingerprints` alone."""
 
     name: str
-    records: Sequence[QARecord]
     size: int
     """Side of the images, pixels."""
+
+    @property
+    def records(self) -> Sequence[QARecord]:
+        """In a fixed order."""
+        ...
 
     def images(self, record: QARecord) -> Float[Tensor, "view 3 size size"]:
         """RGB in [0, 1]."""

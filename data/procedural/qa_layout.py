@@ -43,7 +43,7 @@ class RoomsQALayout:
         kinds = {
             "questions": room_questions(room, seed, index),
             "captions": room_captions(room),
-            "actions": room_actions(room, scan),
+            "actions": room_actions(room),
         }
         for kind, questions in kinds.items():
             rows = [_row(one, scan, f"{scan}-{kind}-{number}", room) for number, one in enumerate(questions)]

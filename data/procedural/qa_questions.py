@@ -58,14 +58,17 @@ def room_captions(room: QARoom) -> list[RoomQuestion]:
     return [RoomQuestion("caption", "what do the views show?", everything, _all_views(room)), *parts]
 
 
-def room_actions(room: QARoom, scene: str) -> list[RoomQuestion]:
-    """An anchor on each object: its bounding box in the room's world frame, meters, upright."""
+def room_actions(room: QARoom) -> list[RoomQuestion]:
+    """An anchor on each object: its bounding box in the room's world frame, meters, upright.
+
+    The scene is "room" everywhere: a name that no view shows could only be guessed.
+    """
     found = []
     for one in room.objects:
         width = 2 * one.radius * (0.8 if one.shape == "box" else 1.0)
         action = {
             "action": "place_anchor",
-            "scene": scene,
+            "scene": "room",
             "center": [round(float(value), 2) for value in one.middle],
             "normal": [0.0, 0.0, 1.0],
             "extent": [round(value, 2) for value in (width, width, 2 * one.half_height)],

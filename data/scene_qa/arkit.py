@@ -94,6 +94,7 @@ def _scene_records(name: str, folder: Path, max_views: int, report: Report) -> l
                     geometry=geometry,
                     task="anchor",
                     scene=name,
+                    situation=f"Scene {name}.",  # the action names it, and no view shows it
                     id=f"{name}-anchor-{number}",
                 )
             )

@@ -138,7 +138,7 @@ class RoomSource:
             room = draw_room(seed, index, num_views)
             images = tuple(Path(scene) / image_name(view) for view in range(num_views))
             for kind in kinds:
-                asked = _asked(kind, room, seed, index, scene)
+                asked = _asked(kind, room, seed, index)
                 self.records += [
                     _room_record(one, images, scene, f"{scene}-{kind}-{number}") for number, one in enumerate(asked)
                 ]
@@ -169,10 +169,10 @@ def room_name(seed: int, index: int) -> str:
     return f"room{seed}_{index:05d}"
 
 
-def _asked(kind: str, room: QARoom, seed: int, index: int, scene: str) -> list[RoomQuestion]:
+def _asked(kind: str, room: QARoom, seed: int, index: int) -> list[RoomQuestion]:
     if kind == "questions":
         return room_questions(room, seed, index)
-    return room_captions(room) if kind == "captions" else room_actions(room, scene)
+    return room_captions(room) if kind == "captions" else room_actions(room)
 
 
 def _room_record(one: RoomQuestion, images: tuple[Path, ...], scene: str, name: str) -> QARecord:

@@ -147,7 +147,7 @@ def test_captions_and_actions():
     everything, first, second, _ = room_captions(room)
     assert everything.answer == f"view 1: {names[0][0]}; view 2: nothing; view 3: {names[2][0]}, {names[2][1]}"
     assert (first.answer, second.answer) == (names[0][0], "nothing")
-    anchor = room_actions(room, "here")[0].action
+    anchor = room_actions(room)[0].action
     (one,) = room.in_view(0)
     assert anchor["center"] == pytest.approx(one.middle, abs=0.005)
     assert anchor["extent"][2] == pytest.approx(2 * one.half_height, abs=0.005)
@@ -165,7 +165,7 @@ def test_the_layout_writes_records_that_are_read(tmp_path: Path):
     assert record.geometry.translations.numpy() == pytest.approx(room.c2w[:, :3, 3], abs=1e-5)
     assert record.geometry.depth_histogram.sum(-1).numpy() == pytest.approx(np.ones(3), abs=1e-4)
     lines = (tmp_path / "rooms" / "room00002" / "actions.jsonl").read_text().splitlines()
-    assert all(json.loads(line)["action_json"]["scene"] == "room00002" for line in lines)
+    assert all(json.loads(line)["action_json"]["scene"] == "room" for line in lines)
 
 
 @pytest.mark.parametrize(

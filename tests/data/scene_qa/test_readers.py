@@ -122,7 +122,7 @@ def test_arkit_anchors(tmp_path: Path):
     (folder / "41_3dod_annotation.json").write_text(json.dumps({"data": boxes}))
     problems: list[InputError] = []
     (record,) = read_arkit(tmp_path, 3, problems.append)
-    assert record.question == "Place an anchor on the tv monitor."
+    assert (record.question, record.situation) == ("Place an anchor on the tv monitor.", "Scene 41.")
     assert [path.stem for path in record.images] == ["41_7.000", "41_7.200", "41_7.400"]
     assert record.action is not None
     normal = np.array(record.action["normal"])

@@ -10,12 +10,8 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from models.vqa.network import SceneQA
-from models.vqa.weights import located
 from PIL import Image, ImageDraw
 from torch import Tensor
-from training.vqa.checkpoint import load_vqa
-from training.vqa.inputs import scene_inputs
 
 from data.scene import PosedScene
 from data.scene_qa.geometry import scene_geometry
@@ -24,8 +20,12 @@ from data.scene_qa.types import QABatch, QARecord, QASample, ViewGeometry
 from data.seeds import evenly_spread
 from geometry import InputError, require
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
+from models.vqa.network import SceneQA
+from models.vqa.weights import located
 from render.reconstruct.photo_files import read_photo
 from training.pictures import as_bytes
+from training.vqa.checkpoint import load_vqa
+from training.vqa.inputs import scene_inputs
 
 MAX_TOKENS = 256
 """Of an answer unless it ends before: enough for an action."""

@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytorch_lightning.strategies import ModelParallelStrategy
-
 from geometry import require
 from models.mapanything.objective.recipes import RECIPES, LossRecipe, recipe_named
 from training.mapanything.inputs import PRESETS, InputProbabilities, preset_named
 from training.multi_view_options import MultiViewOptions
 from training.optimizers import PartRate
 from training.options import option
+from training.strategies import FSDP, strategy_of
 
 MODELS = ("mapanything", "vggt", "pi3")
 DEFAULT_LOSS = {"mapanything": "v1.1", "vggt": "vggt", "pi3": "pi3"}
@@ -118,11 +117,9 @@ class MapAnythingOptions(MultiViewOptions):
     @property
     def is_sharded(self) -> bool:
         """Whether processes share the weights out among them."""
-        return self.strategy == "fsdp"
+        return self.strategy == FSDP
 
     @property
     def lightning_strategy(self) -> Any:
-        """`fsdp` is torch's second version of it, which also runs on CPUs."""
-        if not self.is_sharded:
-            return self.strategy
-        return ModelParallelStrategy(self.num_processes, 1, save_distributed_checkpoint=False)
+        """See `strategy_of`."""
+        return strategy_of(self.strategy, self.num_processes)

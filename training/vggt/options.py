@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pytorch_lightning.strategies import ModelParallelStrategy
-
 from geometry import require
 from training.multi_view_options import MultiViewOptions
 from training.options import option
+from training.strategies import FSDP, strategy_of
 
 DEFAULT_TRACKS = 1024
 """Per group, as upstream (docs/vggt.md, "Tracks from depth")."""
@@ -100,14 +99,12 @@ class VGGTOptions(MultiViewOptions):
     @property
     def is_sharded(self) -> bool:
         """Whether processes share the weights out among them."""
-        return self.strategy == "fsdp"
+        return self.strategy == FSDP
 
     @property
     def lightning_strategy(self) -> Any:
-        """`fsdp` is torch's second version of it, which also runs on CPUs and with several backward passes a step."""
-        if not self.is_sharded:
-            return self.strategy
-        return ModelParallelStrategy(self.num_processes, 1, save_distributed_checkpoint=False)
+        """See `strategy_of`."""
+        return strategy_of(self.strategy, self.num_processes)
 
     @property
     def trained_heads(self) -> tuple[str, ...]:

@@ -9,6 +9,10 @@ found.
 MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py) or of metrics of answers
 (tests/golden_vqa_metrics.py); every fixture below DIR is checked. Prints the largest deviation of each output beside
 its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable found.
+MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py), of questions about scenes
+(tests/golden_vqa.py) or of metrics of answers (tests/golden_vqa_metrics.py); every fixture below DIR is checked. Prints
+the largest deviation of each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing
+usable found.
 
 The network runs in float64, weights and inputs cast from the recorded float32. In float32 the order of summation, which
 differs between CPUs, moves the outputs as far as the tolerances reach; in float64 what remains is the rounding of the
@@ -39,12 +43,13 @@ from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
 from tests import golden_mapanything, golden_occupancy, golden_occupancy_data, golden_wai
 from tests import golden_mapanything, golden_vqa_metrics, golden_wai
+from tests import golden_mapanything, golden_vqa, golden_vqa_metrics, golden_wai
 from tests.golden_comparison import Comparison
 from tests.golden_training import INPUTS, RecordedScene
 
 Arrays = dict[str, np.ndarray]
 
-OTHER_KINDS = (golden_mapanything, golden_vqa_metrics, golden_wai)
+OTHER_KINDS = (golden_mapanything, golden_vqa, golden_vqa_metrics, golden_wai)
 """Of fixtures than VGGT's; a folder may hold several."""
 TRAINING_VALUES, TRAINING_ARRAYS = "losses.json", "losses.npz"
 

@@ -17,6 +17,13 @@ setup(
     ),
     py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything", "train_occupancy"],
     package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"], "models.mapanything": ["configs/*.json"]},
+    py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything", "train_vqa"],
+    package_data={
+        "data": ["lists/*.txt"],
+        "models.vggt": ["configs/*.json"],
+        "models.mapanything": ["configs/*.json"],
+        "models.vqa": ["configs/*/*.json"],
+    },
     install_requires=[
         "torch>=2.9,<3",
         "torchvision>=0.24,<1",

@@ -107,7 +107,7 @@ class SceneQADataModule(pl.LightningDataModule):
     def mixture(self) -> Mixture:
         """Numbered training samples."""
         lengths = [len(source.records) for source in self.train_sources]
-        return Mixture(lengths, self.spec.weights or lengths, self.spec.seed)
+        return Mixture(lengths, self.spec.weights or [float(length) for length in lengths], self.spec.seed)
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Optimizer steps in which as many samples are seen as there are records."""

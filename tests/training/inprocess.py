@@ -11,6 +11,7 @@ import train_general
 import train_mapanything
 import train_occupancy
 import train_vggt
+import train_vqa
 
 
 def _outcome(main: Callable[[], None], command: list[str]) -> tuple[int, str]:
@@ -47,3 +48,8 @@ def outcome_of_mapanything(arguments: list[str]) -> tuple[int, str]:
 def outcome_of_occupancy(arguments: list[str]) -> tuple[int, str]:
     """Run train_occupancy.py's main with these arguments."""
     return _outcome(train_occupancy.main, ["python", "train_occupancy.py", *arguments])
+
+
+def outcome_of_vqa(arguments: list[str]) -> tuple[int, str]:
+    """Run train_vqa.py's main with these arguments."""
+    return _outcome(train_vqa.main, ["python", "train_vqa.py", *arguments])

@@ -12,6 +12,7 @@ from training.nerf.options import FinetuneOptions, GeneralOptions
 from training.occupancy.options import OccupancyOptions
 from training.options import RunOptions, option
 from training.vggt.options import VGGTOptions
+from training.vqa.options import VQAOptions
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.txt"))
@@ -22,6 +23,8 @@ def options_class(config: Path) -> type[RunOptions]:
         return MapAnythingOptions
     if config.parent.name == "occupancy":
         return OccupancyOptions
+    if config.parent.name == "vqa":
+        return VQAOptions
     if "finetune" in config.name:
         return FinetuneOptions
     is_general = config.stem == "demo" or "general" in config.name or config.parent.name == "nerf"

@@ -1,0 +1,188 @@
+"""train_vqa.py --eval_only: answers to every validation record, with the real views and with what ablations show.
+
+Beside the scores stand the majority answer and the bare language model, which sees nothing: a number means something
+only above these. Answers are joined to records by id.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.scene_qa.datamodule import SceneQADataModule
+from data.scene_qa.types import QABatch, QARecord
+from geometry import require
+from models.vggt.frozen import FrozenVGGT
+from models.vqa.network import SceneQA
+from models.vqa.visual import scene_features
+from training.files import staged_file, write_json
+from training.launch import require_one_process
+from training.precision import autocast_of, resolved_precision, usable_device
+from training.vqa.actions import action_scores
+from training.vqa.build import build_data, load_vggt_of
+from training.vqa.checkpoint import LoadedVQA, load_vqa
+from training.vqa.inputs import scene_inputs
+from training.vqa.metrics import report
+from training.vqa.options import VQAOptions
+
+SHOWN, TEXT_ONLY = "none", "text_only"
+NAMES = {SHOWN: "real views", TEXT_ONLY: "language model alone"}
+_MAJORITY = "majority answer"
+_WIDTH = 24
+Answers = list[tuple[str, str]]
+
+
+def evaluate(options: VQAOptions) -> dict[str, Any]:
+    """Evaluate, print the table, write `--out` and beside it the answers.
+
+    Raises:
+        InputError: for no weights, weights and data that do not fit, and records that cannot be joined by id.
+    """
+    source = options.ckpt or options.init_from
+    require_one_process("--eval_only")
+    require(bool(source), "--eval_only: expected weights by --ckpt or --init_from, got none")
+    device = usable_device(options.accelerator)
+    options = replace(options, precision=resolved_precision(options.precision, device))
+    loaded = load_vqa(source, options.language_model, dtype=getattr(torch, options.language_dtype))
+    options = replace(
+        options,
+        vggt_layers=loaded.network.config.visual.layers,
+        image_size=loaded.vggt.image_size or options.image_size,
+    )
+    vggt = recorded_vggt(options, loaded)
+    data = build_data(options, vggt, loaded.network.config)
+    out = Path(options.out)
+    with staged_file(out) as partial:
+        metrics = evaluate_network(options, loaded.network, vggt, data, device)
+        answers = metrics.pop("answers")
+        metrics |= {
+            "weights": source,
+            "language_model": loaded.network.language.identity._asdict(),
+            "vggt": {"name": vggt.identity.name, "sha256": vggt.identity.sha256},
+            "image_size": options.image_size,
+            "dataset_name": list(options.dataset_name),
+            "datadir": list(options.datadir),
+        }
+        write_json(partial, metrics)
+        with staged_file(out.with_name(f"{out.stem}_answers.json")) as beside:
+            write_json(beside, answers)
+    sys.stdout.write(f"{scores_table(metrics)}\nwritten to {out}\n")
+    return metrics
+
+
+def recorded_vggt(options: VQAOptions, loaded: LoadedVQA) -> FrozenVGGT:
+    """The VGGT that a network was trained behind, from `--vggt_ckpt`.
+
+    Raises:
+        InputError: when it is another one.
+    """
+    vggt, record = load_vggt_of(options, loaded.network.config, loaded.vggt.source)
+    require(
+        record.sha256 == loaded.vggt.sha256,
+        f"--vggt_ckpt {record.source}: the network was trained with VGGT {loaded.vggt.name} "
+        f"({loaded.vggt.sha256[:8]}), got {record.sha256[:8]}",
+    )
+    return vggt
+
+
+def evaluate_network(
+    options: VQAOptions, network: SceneQA, vggt: FrozenVGGT, data: SceneQADataModule, device: torch.device
+) -> dict[str, Any]:
+    """Scores of every condition, the answers among them."""
+    network, vggt = network.to(device).eval(), vggt.to(device)
+    records = [record for source in data.val_sources for record in source.records]
+    answers: dict[str, Answers] = {}
+    stopped: dict[str, float] = {}
+    for name in (SHOWN, *options.ablations, TEXT_ONLY):
+        ablation = name if name in options.ablations else SHOWN
+        answers[name], stopped[name] = answers_to(options, network, vggt, data, device, ablation, name == TEXT_ONLY)
+    metrics = report(records, answers)
+    metrics |= {"stopped": stopped, "answers": {name: dict(found) for name, found in answers.items()}}
+    actions = [record for record in records if record.action is not None]
+    if actions:
+        metrics["actions"] = {name: _finite(action_scores(actions, _of(actions, one))) for name, one in answers.items()}
+    return metrics
+
+
+def _of(records: list[QARecord], answers: Answers) -> Answers:
+    wanted = {record.id for record in records}
+    return [(name, text) for name, text in answers if name in wanted]
+
+
+def _finite(scores: Any) -> dict[str, Any]:
+    """JSON has no infinity: null stands for one."""
+    return {key: None if value == float("inf") else value for key, value in asdict(scores).items()}
+
+
+@torch.no_grad()
+def answers_to(
+    options: VQAOptions,
+    network: SceneQA,
+    vggt: FrozenVGGT,
+    data: SceneQADataModule,
+    device: torch.device,
+    ablation: str,
+    is_text_only: bool,
+) -> tuple[Answers, float]:
+    """(id, answer) of every record, and the share of answers that ended by themselves."""
+    found: Answers = []
+    num_stopped = 0
+    for batch in _batches(options, vggt, network, data, device, ablation):
+        with autocast_of(options.precision, device):
+            if is_text_only:
+                with network.without_adapters():
+                    generated = network.answer(
+                        None, batch.questions, batch.situations, max_new_tokens=options.max_new_tokens
+                    )
+            else:
+                generated = network.answer(
+                    scene_inputs(batch, network.config, vggt),
+                    batch.questions,
+                    batch.situations,
+                    max_new_tokens=options.max_new_tokens,
+                )
+        found += zip(batch.ids, generated.texts, strict=True)
+        num_stopped += sum(generated.stopped)
+    return found, num_stopped / len(found)
+
+
+def _batches(
+    options: VQAOptions,
+    vggt: FrozenVGGT,
+    network: SceneQA,
+    data: SceneQADataModule,
+    device: torch.device,
+    ablation: str,
+) -> Iterator[QABatch]:
+    if data.cache is not None:
+        wanted = data.val_samples(ablation).wanted()
+        data.cache.fill(wanted, lambda images: _features(vggt, network, images.to(device)))
+    loader = data.evaluation_loader(ablation, batch_size=options.eval_batch)
+    for batch in tqdm(loader, desc=NAMES.get(ablation, ablation), unit="batch"):
+        yield batch.to(device)
+
+
+def _features(vggt: FrozenVGGT, network: SceneQA, images: torch.Tensor) -> torch.Tensor:
+    return scene_features(vggt, network.config.visual, images)
+
+
+def scores_table(metrics: dict[str, Any]) -> str:
+    """Exact match, one line per condition, one column per task; the mean counts every task alike."""
+    tasks = [group for group in metrics["majority"] if group.startswith("task/")]
+    columns = [*tasks, *(["later_views"] if "later_views" in metrics["majority"] else [])]
+    titles = [column.removeprefix("task/") for column in columns]
+    lines = [" " * _WIDTH + f"{'mean':>9}" + "".join(f"{title:>12}" for title in titles) + f"{'stopped':>9}"]
+    majority = metrics["majority"]
+    mean = sum(majority[task]["em"] for task in tasks) / len(tasks)
+    lines.append(
+        _MAJORITY.ljust(_WIDTH) + f"{mean:>9.3f}" + "".join(f"{majority[one]['em']:>12.3f}" for one in columns)
+    )
+    for name, run in metrics["runs"].items():
+        cells = (f"{run['groups'][one]['em']:>12.3f}" for one in columns)
+        line = f"{NAMES.get(name, name):<{_WIDTH}}{run['mean_over_tasks']:>9.3f}" + "".join(cells)
+        lines.append(line + f"{metrics['stopped'][name]:>9.3f}")
+    return "\n".join(lines)

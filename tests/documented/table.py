@@ -72,6 +72,8 @@ TOY: dict[str, str] = {
     "--image_size 40 --max_groups 1 --eval_inputs images --aspect 0.8",
     "train_occupancy": "--num_workers 0 --num_val 2 --accelerator cpu --max_steps 2 --val_every 2 --save_every 2 "
     "--num_worlds 8 --num_val_worlds 2 --width 8",
+    "train_vqa": f"{_RUN} --max_steps 2 --val_every 2 --save_every 2 --rooms 4 --val_rooms 1 --image_size 32 "
+    "--samples_per_update 2 --token_cache tokens",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
     "data.occupancy.convert": "--range -4 -4 -4 4 4 4 --voxel 1 1 1 --frames 2 --margin 30",
@@ -112,6 +114,7 @@ TOY: dict[str, str] = {
     "benchmarks.voxelization": "--buildings 20 --extent 100 --frames 1",
     "benchmarks.mapanything": "--quick --seeds 0 --steps 2",
     "benchmarks.mapanything_real": "--sets 1",
+    "benchmarks.vqa_language": "--steps 2 --rooms 2",
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
     "benchmarks.occupancy_memory": "--grids 20x20x12 --modes stream --repeats 1",

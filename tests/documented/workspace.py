@@ -25,7 +25,7 @@ TABLE = "tests/documented/table.py"
 _READ = (
     *("config", "datadir", "real_datadir", "annotation_dir", "peer_dir"),
     *("ckpt", "init_from", "vggt_ckpt", "vggt_config", "eval_ckpt", "path"),
-    *("model_ckpt", "model_config", "weights"),
+    *("model_ckpt", "model_config", "weights", "language_model"),
 )
 """Options that name what a command reads; `none`, `-` and random: need nothing but a file of sizes."""
 _SHIPPED = ("configs", "ckpts", "models")
@@ -250,7 +250,8 @@ def _paths_read(module: str, words: list[str]) -> list[str]:
     }
     found += [word for word in words if word.startswith("toys/")]  # one without an option's name as well
     found += [one for default in defaults.values() for one in ([default] if isinstance(default, str) else default)]
-    return [_replaced(one) for one in found if one not in ("", "-", "none")]
+    # the weights of a mixture are numbers
+    return [_replaced(one) for one in found if one not in ("", "-", "none") and not re.fullmatch(r"[\d.]+", one)]
 
 
 def _writes(command: Command, path: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from geometry import InputError
 from models.vggt import load_vggt
 from models.vggt.frozen import FrozenVGGT
-from models.vqa.config import GeometryConfig, PerceiverConfig, VisualConfig
+from models.vqa.config import LARGE_PERCEIVER, GeometryConfig, PerceiverConfig, VisualConfig
 from models.vqa.geometry_head import RELATIVE_FEATURES, GeometryHead, relative_features
 from models.vqa.perceiver import Perceiver
 from models.vqa.visual import VisualEncoder, cell_pixels, cell_points, scene_features
@@ -129,3 +129,10 @@ def test_unknown_geometry_of_one_sample_leaves_the_others_alone(style: str) -> N
     assert torch.equal(one[1], head.none)
     one.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
+
+
+@pytest.mark.parametrize(("config", "expected"), [(PerceiverConfig(), 80_432_640), (LARGE_PERCEIVER, 1_227_684_352)])
+def test_sizes_behind_vggt_1b_and_before_qwen3_4b(config: PerceiverConfig, expected: int) -> None:
+    with torch.device("meta"):
+        perceiver = Perceiver(config, 2048, 2560)
+    assert sum(parameter.numel() for parameter in perceiver.parameters()) == expected

@@ -117,8 +117,9 @@ class VQATask(RunTask):
     @contextmanager
     def seeded_dropout(self) -> Iterator[None]:
         """Dropout of a step depends on the run's seed, the step and the process only, so that resume is exact."""
-        is_cpu = self.device.type == "cpu"
-        apart = {"devices": []} if is_cpu else {"devices": [self.device], "device_type": self.device.type}
+        apart: dict[str, Any] = {"devices": []}
+        if self.device.type != "cpu":
+            apart = {"devices": [self.device], "device_type": self.device.type}
         with torch.random.fork_rng(**apart):
             torch.manual_seed(derived_seed(self.options.seed, _DROPOUT_STREAM, self.global_step, self.global_rank))
             yield

@@ -15,9 +15,9 @@ setup(
             f"{name}{suffix}" for name in ("geometry", "data", "models", "training", "render") for suffix in ("", ".*")
         ]
     ),
-    py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything", "train_occupancy"],
-    package_data={"data": ["lists/*.txt"], "models.vggt": ["configs/*.json"], "models.mapanything": ["configs/*.json"]},
-    py_modules=["train_general", "train_finetune", "train_vggt", "train_mapanything", "train_vqa"],
+    py_modules=[
+        *("train_general", "train_finetune", "train_vggt", "train_mapanything", "train_vqa", "train_occupancy"),
+    ],
     package_data={
         "data": ["lists/*.txt"],
         "models.vggt": ["configs/*.json"],

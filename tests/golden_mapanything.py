@@ -106,7 +106,7 @@ def kind_of(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] | Non
     if {"io.npz", "config.json", "state_dict.safetensors"} <= names:
         is_projector = "num_latents" in json.loads((folder / "config.json").read_text())  # tests/golden_vqa.py
         return None if is_projector else check_model
-    if "geometry.npz" in names:
+    if "geometry.npz" in names and "quat_unnormalised_in" in _arrays_in(folder / "geometry.npz"):
         return check_geometry
     if "losses.json" in names and "losses.npz" not in names:
         return check_losses
@@ -115,6 +115,11 @@ def kind_of(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] | Non
     if names & {"schedule.json", "task_probabilities.json"}:
         return check_schedule
     return None
+
+
+def _arrays_in(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as file:
+        return file.files
 
 
 def _read(path: Path) -> Tensors:

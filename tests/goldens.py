@@ -2,17 +2,10 @@
 
 A fixture is a folder with `config.json`, `state_dict.safetensors` and, per input, `<input>.inputs.npz` and
 `<input>.outputs.npz` (and `<input>.grads.npz`), one of the training maths with `losses.json` and `losses.npz`, one of
-MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py), of occupancy data or
-models (tests/golden_occupancy_data.py, tests/golden_occupancy.py); every fixture below DIR is checked. Prints the
-largest deviation of each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable
-found.
-MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py) or of metrics of answers
-(tests/golden_vqa_metrics.py); every fixture below DIR is checked. Prints the largest deviation of each output beside
-its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable found.
-MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py), of questions about scenes
-(tests/golden_vqa.py) or of metrics of answers (tests/golden_vqa_metrics.py); every fixture below DIR is checked. Prints
-the largest deviation of each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing
-usable found.
+MapAnything's (tests/golden_mapanything.py), of WAI scenes (tests/golden_wai.py), of questions about scenes and metrics
+of answers (tests/golden_vqa.py, tests/golden_vqa_metrics.py), or of occupancy data or models
+(tests/golden_occupancy_data.py, tests/golden_occupancy.py); every fixture below DIR is checked. Prints the largest
+deviation of each output beside its tolerance. Exit status: 0 all within, 1 something beyond, 2 nothing usable found.
 
 The network runs in float64, weights and inputs cast from the recorded float32. In float32 the order of summation, which
 differs between CPUs, moves the outputs as far as the tolerances reach; in float64 what remains is the rounding of the
@@ -41,15 +34,27 @@ from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTOutput
 from models.vggt.pose_encoding import decode_pose, unproject_depth
 from models.vggt.vit import ViTTokens
-from tests import golden_mapanything, golden_occupancy, golden_occupancy_data, golden_wai
-from tests import golden_mapanything, golden_vqa_metrics, golden_wai
-from tests import golden_mapanything, golden_vqa, golden_vqa_metrics, golden_wai
+from tests import (
+    golden_mapanything,
+    golden_occupancy,
+    golden_occupancy_data,
+    golden_vqa,
+    golden_vqa_metrics,
+    golden_wai,
+)
 from tests.golden_comparison import Comparison
 from tests.golden_training import INPUTS, RecordedScene
 
 Arrays = dict[str, np.ndarray]
 
-OTHER_KINDS = (golden_mapanything, golden_vqa, golden_vqa_metrics, golden_wai)
+OTHER_KINDS = (
+    golden_mapanything,
+    golden_occupancy,
+    golden_occupancy_data,
+    golden_vqa,
+    golden_vqa_metrics,
+    golden_wai,
+)
 """Of fixtures than VGGT's; a folder may hold several."""
 TRAINING_VALUES, TRAINING_ARRAYS = "losses.json", "losses.npz"
 
@@ -261,13 +266,6 @@ def find_fixtures(root: Path) -> list[Path]:
 
 
 def _other_kind(folder: Path) -> Callable[[Path], dict[str, list[Comparison]]] | None:
-    """The check of a folder with fixtures of another kind than VGGT's."""
-    kinds = (golden_mapanything, golden_wai, golden_occupancy_data, golden_occupancy)
-    checks = [check for check in (kind.kind_of(folder) for kind in kinds) if check is not None]
-    if not checks:
-        return None
-    # one folder may hold fixtures of several kinds
-    return lambda path: {file: results for check in checks for file, results in check(path).items()}
     """The check of a folder with fixtures of other kinds than VGGT's."""
     checks = [check for kind in OTHER_KINDS if (check := kind.kind_of(folder)) is not None]
 

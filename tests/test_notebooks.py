@@ -14,16 +14,12 @@ from data.occupancy.convert import main as convert
 from render.benchmark import run_benchmark
 from render.evaluate import evaluate
 from render.options import BenchmarkOptions, EvaluateOptions
+from tests.render.answering import write_weights
 from tests.render.forecast.test_forecast import write_network
 from tests.render.tiny import SCAN, write_checkpoint, write_data
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["cameras_and_rays", "forecast", "metrics", "render_video", "vggt_features"]
-from tests.render.answering import write_weights
-from tests.render.tiny import SCAN, write_checkpoint, write_data
-
-FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["ask", "cameras_and_rays", "metrics", "render_video", "vggt_features"]
+NAMES = ["ask", "cameras_and_rays", "forecast", "metrics", "render_video", "vggt_features"]
 
 
 @pytest.fixture(scope="module")

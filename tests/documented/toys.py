@@ -18,8 +18,8 @@ from models.vggt import load_vggt
 from tests.data.occupancy.test_meshes import city, solid
 from tests.data.tiny_scenes import write_blender, write_llff
 from tests.data.wai.scenes import write_wall
-from tests.render.forecast.test_forecast import write_network
 from tests.render.answering import write_weights
+from tests.render.forecast.test_forecast import write_network
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES

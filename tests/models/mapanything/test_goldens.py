@@ -29,3 +29,8 @@ def test_every_array_is_compared() -> None:
     recorded = goldens.read_arrays(GOLDEN / "model" / "io.npz")
     compared = {item.name for item in goldens.check_fixture(GOLDEN / "model")["io.npz"]}
     assert compared == {name for name in recorded if not name.startswith("in/")}
+
+
+def test_geometry_of_another_network_is_not_ours(tmp_path: Path) -> None:
+    np.savez(tmp_path / "geometry.npz", extrinsics=np.eye(4))
+    assert golden_mapanything.kind_of(tmp_path) is None

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests import goldens
+from tests import golden_mapanything, goldens
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mapanything"
 

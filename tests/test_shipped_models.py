@@ -8,6 +8,8 @@ from statistics import median
 import pytest
 import torch
 
+from data.occupancy.procedural_world import ProceduralWorlds, WorldSpec
+from data.occupancy.types import OccupancyBatch
 from data.procedural import render_view
 from data.procedural.indoor import room_subject
 from data.procedural.rigs import dtu_rig
@@ -16,12 +18,19 @@ from data.procedural.torch_tracer import render_views
 from geometry import FrameBatch, Traits, Views
 from models.mapanything import load_mapanything
 from models.nerf.vggt_nerf import VGGTNeRF, render_image
+from models.occupancy import load_forecaster
 from models.vggt import load_vggt
 from models.vggt.frozen import FrozenVGGT
 from training.mapanything.evaluation import inputs_of_preset
 from training.mapanything.metrics import set_metrics
 from training.mapanything.truth import truth_of_batch
 from training.nerf.checkpoint import load_model, read_nerf_checkpoint, with_new_parts
+from training.occupancy.baselines import TRUE_MOTION, Baselines
+from training.occupancy.evaluation import with_other_plan
+from training.occupancy.inputs import forecast_inputs
+from training.occupancy.learners import Predicted, labels_of
+from training.occupancy.metrics import NON_GROUND
+from training.occupancy.scoring import Scores
 from training.vggt.metrics import group_scores
 from training.vggt.task import output_of_group
 
@@ -110,3 +119,24 @@ def test_mapanything_rooms_uses_what_it_is_given() -> None:
     assert usual("poses_depth", "pointmaps_abs_rel", free) < 0.7 * usual("images", "pointmaps_abs_rel", free)
     assert usual("images", "pointmaps_abs_rel", colored) < 0.16
     assert usual("images", "pose_rotation_deg", colored) < 15
+
+
+def test_occupancy_world_knows_more_than_the_true_motion_and_follows_commands() -> None:
+    """On worlds of no training seed: above the last grid moved by the true motion; lost with another's plan."""
+    network, plan, _ = load_forecaster(CKPTS / "occupancy_world.safetensors")
+    worlds = ProceduralWorlds(WorldSpec(space=plan.space, history=plan.history, future=plan.future), 8, seed=9)
+    batch = OccupancyBatch.stack([worlds[index] for index in range(8)])
+
+    def iou(found: Predicted) -> float:
+        scores = Scores.of(plan, plan.future, ())
+        scores.add(found, batch, plan.space, None)
+        return scores.occupancy.iou(NON_GROUND) or 0.0
+
+    def forecast(told: OccupancyBatch) -> Predicted:
+        with torch.no_grad():
+            return Predicted(*labels_of(network(forecast_inputs(told, has_plan=True)).logits, plan.free_class, 0.5))
+
+    ours = iou(forecast(batch))
+    warped = iou(Baselines(plan.space, plan.free_class, None, 0.5).predicted(TRUE_MOTION, batch))
+    assert ours > warped > 0.5
+    assert ours - iou(forecast(with_other_plan(batch))) > 0.3

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import warnings
 
 import pytorch_lightning as pl
 
@@ -21,6 +22,7 @@ def train_run(options: OccupancyOptions) -> pl.Trainer:
     task = build_task(options, data)
     if not task.has_validation:
         announce("no validation windows: training goes on without, best.ckpt is the last one")
+        warnings.filterwarnings("ignore", ".*across ranks is zero.*")  # Lightning's, on the same
     stop = StopOnSigterm()
     steps = data.steps_per_epoch(options.num_processes)
     trainer = fit(options, task, data, [stop, *kept_checkpoints(options, steps)])

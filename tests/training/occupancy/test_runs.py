@@ -172,6 +172,34 @@ def test_eval_only_writes_every_row(unbroken: OccupancyOptions, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("more", "named"),
     [
+        (["--num_val_worlds", "0"], "--eval_split test: expected windows"),
+        (["--history", "3"], "--history: the weights"),
+        (["--voxel", "2", "2", "4"], "grid: the weights"),
+    ],
+)
+def test_eval_only_refuses_other_data_than_the_weights(
+    more: list[str], named: str, unbroken: OccupancyOptions, tmp_path: Path
+) -> None:
+    out = tmp_path / "metrics.json"
+    options = replace(unbroken, eval_only=True, eval_ckpt=str(unbroken.run_dir / "a.safetensors"), out=str(out))
+    status, errors = outcome_of_occupancy([*command_line(options), *more])
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert named in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_key_of_a_config_stops(tmp_path: Path) -> None:
+    config = tmp_path / "config.txt"
+    config.write_text("focal_alfa = 0.9\n")
+    status, errors = outcome_of_occupancy(["--config", str(config)])
+    assert status == 2
+    assert "focal_alfa" in errors
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
         (["--wandb"], "--wandb"),
         (["--batch_size", "0"], "--batch_size"),
         (["--lr", "0"], "--lrate"),

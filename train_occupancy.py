@@ -10,7 +10,7 @@ from training.occupancy.runs import train_run
 @one_line_errors
 def main() -> None:
     """Options -> one of two things to do."""
-    options = parse_options(OccupancyOptions, __doc__)
+    options = parse_options(OccupancyOptions, __doc__ or "")
     if options.eval_only:
         evaluate(options)
     else:

@@ -167,7 +167,8 @@ def trained(options: OccupancyOptions) -> Loaded:
 def measured(options: OccupancyOptions, loaded: Loaded) -> tuple[dict[str, Scores], Tensor | None]:
     """All rows on the test worlds."""
     data = build_occupancy_data(options.spec, needs=("test",))
-    data.sources = {split: KeptWindows(source) for split, source in data.sources.items()}
+    for split, source in data.sources.items():
+        data.sources[split] = KeptWindows(source)
     with torch.no_grad():
         found = measure(replace(options, batch_size=20), loaded, data, CPU)
     return found.scores, found.picture

@@ -29,7 +29,8 @@ class KeptWindows(WindowSource):
             values = {field.name: getattr(sample, field.name) for field in fields(sample)}
             self._kept[item] = {name: _packed(value) if name in _GRIDS else value for name, value in values.items()}
         kept = self._kept[item]
-        return OccupancyBatch(**{name: _unpacked(value) if name in _GRIDS else value for name, value in kept.items()})
+        values: dict[str, Any] = {name: _unpacked(one) if name in _GRIDS else one for name, one in kept.items()}
+        return OccupancyBatch(**values)
 
 
 def _packed(grids: torch.Tensor | None) -> tuple[np.ndarray, torch.Size, torch.dtype] | None:

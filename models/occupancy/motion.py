@@ -24,9 +24,8 @@ class MotionHead(nn.Module):
         self.agents = nn.Embedding(2, width)
         self.encode = nn.Linear(13 * history, width)
         self.decode = mlp(width, width, future * (_CORRECTIONS + _DEVIATIONS))
-        last = self.decode[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.decode[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, inputs: ForecastInputs) -> PosePrediction:
         """Of all future frames."""

@@ -41,8 +41,8 @@ class PlaneUnet(nn.Module):
         self.after = nn.ModuleList(ConvBlock(2 * widths[i], widths[i]) for i in range(levels))
         self.conditions = nn.ModuleList(nn.Embedding(conditions, one) for one in widths)
         self.out = nn.Conv2d(width, outputs, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Plane, condition: Tensor) -> Plane:
         """`condition`: a number per sample."""

@@ -116,6 +116,7 @@ def build_data(options: OccupancyOptions) -> OccupancyDataModule:
     """All splits. One training window is read at once, so that broken files stop a run before it leaves anything."""
     data = build_occupancy_data(options.spec)
     if options.dataset == PROCEDURAL:
-        data.sources = {split: KeptWindows(source) for split, source in data.sources.items()}
+        for split, source in data.sources.items():
+            data.sources[split] = KeptWindows(source)
     data.windows("train")[data.sampler().keys_of(0)[0]]
     return data

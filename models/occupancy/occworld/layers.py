@@ -123,7 +123,7 @@ class UnetBlock(nn.Module):
     def __init__(self, normalized: tuple[int, ...], before: int, after: int) -> None:
         """`normalized`: trailing axes of the LayerNorm, (x, y) or (channel, x, y)."""
         super().__init__()
-        self.ln = nn.LayerNorm(normalized)
+        self.ln = nn.LayerNorm(list(normalized))
         self.conv1, self.conv2 = conv3(before, after), conv3(after, after)
         self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 

@@ -57,6 +57,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         sizes = []
         for level in self.down:
+            assert isinstance(level, DownLevel)
             sizes.append((x.shape[-2], x.shape[-1]))
             x = level.blocks(x)
             if hasattr(level, "downsample"):
@@ -88,9 +89,11 @@ class Decoder(nn.Module):
         """`sizes`: what the encoder returned."""
         x = self.mid(self.conv_in(z))
         for level in reversed(range(len(self.up))):
-            x = self.up[level].blocks(x)
+            part = self.up[level]
+            assert isinstance(part, UpLevel)
+            x = part.blocks(x)
             if level > 0:
-                x = self.up[level].upsample(x, sizes[level - 1])
+                x = part.upsample(x, sizes[level - 1])
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -115,6 +115,7 @@ def convert(conversion: Conversion, scan: str, folder: Path) -> str:
             problems.add(error)
             left_out["frames"] += 1
     require(len(frames) > 0, f"{scan}: expected frames, got none that can be used: {shortened(problems.lines)}")
+    ProcessLog(folder).forget_others(STAGE)
     write_scene_meta(folder / META_NAME, _meta(conversion, scene, frames, folder.name))
     counted = [f"{count} {what} left out" for what, count in left_out.items()]
     return "; ".join([*counted, *([shortened(problems.lines)] if problems.lines else [])])

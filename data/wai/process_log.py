@@ -57,6 +57,13 @@ class ProcessLog:
             write_bytes(self.root / "_process_log_backup.json", path.read_bytes())
         write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
+    def forget_others(self, stage: str) -> None:
+        """Drop all other stages: one that writes the scene anew names none of their results, so they run again."""
+        content = self.read()
+        if content.keys() - {stage}:
+            kept = {stage: content[stage]} if stage in content else {}
+            write_bytes(self.root / LOG_NAME, (json.dumps(kept, indent=2) + "\n").encode())
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the scene's lock, which a process that dies gives back.

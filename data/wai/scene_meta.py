@@ -129,7 +129,8 @@ class SceneMeta:
         found |= {key: frame.values[key] for key in CAMERA_KEYS if frame.values.get(key) is not None}
         where, model = f"{self.where}, frame {frame.name}", found.pop("camera_model", PINHOLE)
         require(
-            model in CAMERA_MODELS, f"{where}: expected a camera model of {', '.join(CAMERA_MODELS)}, got {model!r}"
+            isinstance(model, str) and model in CAMERA_MODELS,
+            f"{where}: expected a camera model of {', '.join(CAMERA_MODELS)}, got {model!r}",
         )
         keys = CAMERA_MODELS[model]
         require(bool(keys), f"{where}: expected camera model PINHOLE, OPENCV or OPENCV_FISHEYE, got {model}")
@@ -203,6 +204,12 @@ def parse_scene_meta(content: Any, where: str) -> SceneMeta:
     for name in ("_applied_transform", "_applied_transformation"):
         if name in rest:
             _matrix(rest[name], f"{where}: {name}")
+    for name, kind, expected in (
+        ("_applied_transforms", dict, "an object"),
+        ("held_out", list, "a list of names"),
+    ):
+        value = rest.get(name)
+        require(value is None or isinstance(value, kind), f"{where}: expected {expected} as {name}, got {value!r:.40}")
     for name, matrix in (rest.get("_applied_transforms") or {}).items():
         _matrix(matrix, f"{where}: _applied_transforms/{name}")
     for frame in meta.frames:
@@ -331,8 +338,12 @@ def _frame(entry: Any, where: str) -> FrameMeta:
 def _check_frame(meta: SceneMeta, frame: FrameMeta) -> None:
     where = f"{meta.where}, frame {frame.name}"
     model = frame.values.get("camera_model", meta.values.get("camera_model", PINHOLE))
-    if model not in CAMERA_MODELS or CAMERA_MODELS[model]:
+    if not isinstance(model, str) or model not in CAMERA_MODELS or CAMERA_MODELS[model]:
         meta.camera(frame)
+    for name in ("near", "far"):
+        value = frame.values.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(value is None or is_number, f"{where}: expected a number {name}, got {value!r:.40}")
     if "file_path" in frame.values:
         path_below(Path(), frame.values["file_path"], where)
     for name, modality in modalities(meta.frame_modalities):
@@ -355,7 +366,8 @@ def _tree(entry: Any, where: str, locations: tuple[str, ...]) -> dict[str, Any]:
             f"{here}: expected exactly one of {', '.join(locations)}, got {', '.join(value) or 'nothing'}",
         )
         kind = value.get("format")
-        require(kind is None or kind in FORMATS, f"{here}: expected a format of {', '.join(FORMATS)}, got {kind!r}")
+        is_known = kind is None or (isinstance(kind, str) and kind in FORMATS)
+        require(is_known, f"{here}: expected a format of {', '.join(FORMATS)}, got {kind!r}")
         extra = {key: other for key, other in value.items() if key not in (given[0], "format")}
         tree[name] = Modality(given[0], value[given[0]], kind, extra)
     return tree

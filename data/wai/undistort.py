@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from data.wai.formats import load, store
+from data.wai.formats import format_of_suffix, load, store
 from data.wai.process_log import FAILED, ProcessLog
 from data.wai.scene import WaiScene
 from data.wai.scene_meta import (
@@ -33,7 +33,7 @@ from data.wai.scene_meta import (
     write_scene_meta,
 )
 from data.wai.stages import Outcome, Parser, add_stage_options, find_scenes, finish, require_folder, run_stage
-from geometry import one_line_errors, require
+from geometry import InputError, one_line_errors, require
 
 STAGE = "undistort"
 _BORDER_POINTS = 101
@@ -97,13 +97,14 @@ def undistort(source: Path, name: str, folder: Path) -> str:
     """
     scene = WaiScene.read(source, DISTORTED_META_NAME if (source / DISTORTED_META_NAME).is_file() else META_NAME)
     _, image = find_modality(scene.meta.frame_modalities, "image", scene.meta.where)
-    known = [(one, entry) for one, entry in modalities(scene.meta.frame_modalities) if entry.kind in _KINDS]
+    entries = [(one, _with_kind(scene, entry)) for one, entry in modalities(scene.meta.frame_modalities)]
+    known = [(one, entry) for one, entry in entries if entry.kind in _KINDS]
     maps: dict[tuple[Any, ...], Rectification] = {}
     frames = [_frame(scene, frame, image, known, maps, folder) for frame in scene.meta.frames]
     tree: dict[str, Any] = {}
     for one, entry in known:
         tree = with_modality(tree, one, entry)
-    skipped = [one for one, entry in modalities(scene.meta.frame_modalities) if entry.kind not in _KINDS]
+    skipped = [one for one, entry in entries if entry.kind not in _KINDS]
     values = {key: value for key, value in scene.meta.values.items() if key not in CAMERA_KEYS}
     meta = replace(
         scene.meta,
@@ -112,9 +113,22 @@ def undistort(source: Path, name: str, folder: Path) -> str:
         scene_modalities={},
         values={**values, "camera_model": PINHOLE, "shared_intrinsics": False},
     )
+    ProcessLog(folder).forget_others(STAGE)
     write_scene_meta(folder / META_NAME, meta)
     skipped += [one for one, _ in modalities(scene.meta.scene_modalities)]
     return f"left out: {', '.join(skipped)}" if skipped else ""
+
+
+def _with_kind(scene: WaiScene, entry: Modality) -> Modality:
+    """With the format that its files' suffix says, where the meta file says none and the suffix is a known one."""
+    paths = (scene.path_of(frame, entry) for frame in scene.meta.frames)
+    path = next((one for one in paths if one is not None), None)
+    if entry.kind or path is None:
+        return entry
+    try:
+        return replace(entry, kind=format_of_suffix(path))
+    except InputError:
+        return entry  # left out and named
 
 
 def _frame(
@@ -142,7 +156,7 @@ def _frame(
             f"{path}: expected {camera.width}x{camera.height} (width x height), got {size[1]}x{size[0]}",
         )
         if modality.kind == "image":
-            relative = f"images/{frame.name}.jpg" if modality is image else f"{name}/{frame.name}.png"
+            relative = f"images/{frame.name}.jpg" if modality.key == image.key else f"{name}/{frame.name}.png"
             store(folder / relative, array.transpose(1, 2, 0) if change is None else change.image(array), "image")
         else:
             relative = f"{name}/{frame.name}{'.exr' if modality.kind == 'depth' else '.png'}"

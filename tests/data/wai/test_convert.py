@@ -11,6 +11,7 @@ from data.check.__main__ import check_data
 from data.multi_view.sources import FixedGroups, FrameGroup, GroupKey, SceneFrames
 from data.readers.registry import read_scenes
 from data.wai.convert import main as convert_command
+from data.wai.covisibility import main as covisibility_command
 from data.wai.scene_meta import read_scene_meta, write_scene_meta
 from geometry import FrameBatch, Traits, Views
 from tests.data.tiny_scenes import DEPTH, HEIGHT, WIDTH, write_blendedmvs, write_dtu
@@ -81,6 +82,16 @@ def test_what_is_missing_is_counted_and_a_bad_scene_fails(tmp_path: Path, capsys
     meta = read_scene_meta(tmp_path / "out/good/scene_meta.json")
     assert ["depth" in frame.values for frame in meta.frames] == [True, False, True, True]
     assert not meta.is_metric
+
+
+def test_what_was_computed_from_a_scene_is_computed_again_when_it_is_converted_again(tmp_path: Path) -> None:
+    """The new meta file does not name it."""
+    write_dtu(tmp_path / "dtu", views=3)
+    for meters in ("0.001", "0.01"):
+        convert_command(["--from", "dtu", str(tmp_path / "dtu"), str(tmp_path / "wai"), "--meters", meters])
+        covisibility_command([str(tmp_path / "wai"), "--long_side", "16"])
+        (scene,) = read_scenes("wai", str(tmp_path / "wai"), split="all", scans=None)
+        assert scene.covisibility is not None
 
 
 def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from data.wai.covisibility import main as covisibility_command
 from data.wai.depth_confidence import main as confidence_command
 from data.wai.overlap import PRESETS, DepthViews, OverlapRule, covisibility, frusta_touch, may_overlap, median_depth
 from data.wai.scene import WaiScene
+from data.wai.scene_meta import Modality
 from data.wai.undistort import main as undistort_command
 from data.wai.undistort import rectification
 from tests import golden_wai
@@ -113,7 +114,9 @@ def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Pa
     scene = write_wall(tmp_path / "in" / "room", 1)
     bend = {"k1": 0.05, "k2": -0.02} | dict.fromkeys(("k3", "k4") if "FISH" in model else ("p1", "p2"), 0.004)
     values = {**scene.meta.values, "camera_model": model, **bend}
-    scene = replace(scene, meta=replace(scene.meta, values=values)).write("scene_meta_distorted.json")
+    tree = {**scene.meta.frame_modalities, "image": Modality("frame_key", "image", None)}  # the suffix says the format
+    scene = replace(scene, meta=replace(scene.meta, values=values, frame_modalities=tree))
+    scene = scene.write("scene_meta_distorted.json")
     camera = scene.meta.camera(scene.meta.frames[0])
     found = rectification(camera, "here")
     row, column = 5, 27
@@ -135,6 +138,7 @@ def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Pa
     undistort_command([str(tmp_path / "in"), str(tmp_path / "out")])
     frame = WaiScene.read(tmp_path / "out" / "room").load_frame(0, ["image", "depth"])
     assert frame.camera.model == "PINHOLE"
+    assert frame.modalities["image"].shape == (3, HEIGHT, WIDTH)
     np.testing.assert_array_equal(frame.modalities["depth"], np.full((HEIGHT, WIDTH), DEPTH))
 
 

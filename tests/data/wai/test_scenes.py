@@ -97,10 +97,14 @@ def content() -> dict[str, Any]:
         ({"camera_convention": "opengl"}, "camera_convention opencv, got 'opengl'"),
         ({"camera_model": "PINHOL"}, "expected a camera model of PINHOLE"),
         ({"k1": 0.1}, "no distortion of a PINHOLE camera, got k1"),
+        ({"camera_model": ["PINHOLE"]}, "expected a camera model of PINHOLE"),
+        ({"held_out": 3}, "expected a list of names as held_out, got 3"),
+        ({"_applied_transforms": [1]}, "expected an object as _applied_transforms"),
         ({"fl_x": None}, "expected a number fl_x, got None"),
         ({"frames": []}, "expected a list of frames"),
         ({"version": "9"}, "expected version 0.1, got 9"),
         ({"frame_modalities": {"depth": {"frame_key": "d", "format": "exr16"}}}, "expected a format of"),
+        ({"frame_modalities": {"depth": {"frame_key": "d", "format": ["depth"]}}}, "expected a format of"),
         ({"frame_modalities": {"depth": {"scene_key": "d", "format": "depth"}}}, "exactly one of frame_key"),
     ],
 )
@@ -117,6 +121,7 @@ def test_a_wrong_meta_file_is_refused_by_name(change: dict[str, Any], message: s
         ({"transform_matrix": np.diag([2, 1, 1, 1]).tolist()}, "expected a rotation"),
         ({"transform_matrix": [[1]]}, "4x4 finite numbers"),
         ({"w": 0}, "w and h in whole pixels"),
+        ({"near": "1"}, "expected a number near, got '1'"),
     ],
 )
 def test_a_wrong_frame_is_refused_by_name(change: dict[str, Any], message: str) -> None:

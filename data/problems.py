@@ -91,9 +91,14 @@ class UnreadableFiles:
     The count and the names' checksums lie in shared memory, which the loading processes inherit.
     """
 
-    def __init__(self, consequence: str = "another target takes the place of those that need it") -> None:
-        """`consequence`: what becomes of the files, for the lines that name them."""
+    def __init__(
+        self,
+        consequence: str = "another target takes the place of those that need it",
+        counted_as: str = "samples replaced because of files that cannot be read",
+    ) -> None:
+        """`consequence`: what becomes of the files, for the lines that name them; `counted_as`: what is counted."""
         self._consequence = consequence
+        self._counted_as = counted_as
         self._named = torch.full((_LISTED,), -1, dtype=torch.int64).share_memory_()
         self._count = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -105,7 +110,7 @@ class UnreadableFiles:
     def summarize(self) -> None:
         """Say how many; of a distributed run every process knows its own only."""
         if self.count:
-            tqdm.write(f"samples replaced because of files that cannot be read: {self.count}", file=sys.stderr)
+            tqdm.write(f"{self._counted_as}: {self.count}", file=sys.stderr)
 
     def replaced(self, error: InputError) -> None:
         """Count a sample that is replaced, and name the file if it is new."""

@@ -144,6 +144,13 @@ class FrameDataModule(pl.LightningDataModule):
         mine = share_of_process(self.val_keys, self.trainer.global_rank, self.trainer.world_size)
         return self._loader(self.val_frames(), sampler=mine, batch_size=1)
 
+    def teardown(self, stage: str) -> None:
+        """Say how many training groups lack frames that cannot be read, or repeat some."""
+        for source in self.train_sources:
+            if isinstance(source, SceneFrames):
+                source.unreadable.summarize()
+                source.disconnected.summarize()
+
     def _loader(self, dataset: ComposedFrames, **sampling: Any) -> DataLoader[FrameBatch]:
         return DataLoader(
             dataset,

@@ -158,8 +158,10 @@ class SceneFrames:
         self.scenes = tuple(scenes)
         self.sampling = sampling
         self.zoom = zoom or ZoomRange.training()
-        self.unreadable = UnreadableFiles(_PASSED_OVER)
-        self.disconnected = UnreadableFiles("images repeat in its groups")
+        self.unreadable = UnreadableFiles(_PASSED_OVER, f"{name}: groups without frames that cannot be read")
+        self.disconnected = UnreadableFiles(
+            "images repeat in its groups", f"{name}: groups with repeated images because too few are connected"
+        )
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -185,14 +187,23 @@ class SceneFrames:
         """
         order = torch.randperm(len(self), generator=seeded_generator(derived_seed(key.seed, _SCENE_STREAM))).tolist()
         items = [key.item, *(item for item in order if item != key.item)][:_MOST_SCENES_TRIED]
+        errors: list[InputError] = []
+        found: tuple[PosedScene, tuple[int, ...]] | None = None
         for item in items:
-            view_ids = self._readable_frames(self.scenes[item], key)
+            view_ids = self._readable_frames(self.scenes[item], key, errors)
             if view_ids is not None:
-                return self.scenes[item], view_ids
-        names = ", ".join(self.scenes[item].name for item in items)
-        raise InputError(f"{self.name}: expected scenes with images that can be read, got none in {names}")
+                found = self.scenes[item], view_ids
+                break
+        for number, error in enumerate(errors):  # one group, however many files
+            (self.unreadable.name if number else self.unreadable.replaced)(error)
+        if found is None:
+            names = ", ".join(self.scenes[item].name for item in items)
+            raise InputError(f"{self.name}: expected scenes with images that can be read, got none in {names}")
+        return found
 
-    def _readable_frames(self, scene: PosedScene, key: GroupKey) -> tuple[int, ...] | None:
+    def _readable_frames(
+        self, scene: PosedScene, key: GroupKey, found_errors: list[InputError]
+    ) -> tuple[int, ...] | None:
         """Chosen again from the same random numbers without the frames that turn out broken; None: all are."""
         broken: set[int] = set()
         while True:
@@ -201,14 +212,13 @@ class SceneFrames:
             try:
                 view_ids = choose_frames(part, key.num_frames, self.sampling, generator)
             except UnreadableFileError as error:  # frames of Co3D have the size of any image that can be read
-                self.unreadable.name(error)
+                found_errors.append(error)
                 return None
             errors = {view: error for view in dict.fromkeys(view_ids) if (error := _image_error(scene, view))}
             if not errors:
                 self._report_repeats(scene, view_ids)
                 return view_ids
-            for error in errors.values():
-                self.unreadable.name(error)
+            found_errors += errors.values()
             broken |= set(errors)
             if len(broken) == len(scene.frames):
                 return None

@@ -122,6 +122,10 @@ def test_a_broken_image_is_replaced_and_a_broken_map_unknown(
     lines = capsys.readouterr().err.splitlines()
     assert sorted(line.split(":")[0] for line in lines) == sorted([str(image), str(depth)])
     assert all(line.endswith(": passed over") for line in lines)
+    replaced = source.unreadable.count
+    assert 2 <= replaced < 24  # twice the number of keys that would have taken the image
+    source.unreadable.summarize()
+    assert capsys.readouterr().err == f"dtu: groups without frames that cannot be read: {replaced}\n"
 
 
 def test_another_scene_takes_the_place_of_one_without_a_readable_image(

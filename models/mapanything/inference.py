@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry.cameras import check_camera, rigid_inverse
 from geometry.errors import InputError, require
@@ -22,6 +22,8 @@ DEFAULT_PERCENTILE = 10.0
 """Of the pixels, the least confident, are masked."""
 _MAX_RAY_ERROR = 1e-2
 """Difference of a given direction's length from 1."""
+_MAX_OUT_OF_RANGE = 1e-3
+"""Of colors in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def checked_inputs(network: Reconstructor, views: Sequence[View]) -> GeometricIn
     """
     require(len(views) > 0, "views: expected at least one, got none")
     for number, view in enumerate(views):
+        _check_types(network, view, f"view {number}")
         _check_view(view, number, views[0], network.patch_size)
     has_pose = [view.c2w is not None for view in views]
     require(
@@ -152,6 +155,23 @@ def _of(view: View, name: str) -> bool:
     return getattr(view, name) is not None
 
 
+def _check_types(network: Reconstructor, view: View, where: str) -> None:
+    """Tensors, and an image of the network's numbers where the network is."""
+    require(isinstance(view, View), f"{where}: expected a View, got {type(view).__name__}")
+    for name in ("image", "intrinsics", "rays", "depth", "c2w"):
+        value = getattr(view, name)
+        require(
+            isinstance(value, Tensor) or (value is None and name != "image"),
+            f"{where}: expected {name} as a tensor, got {type(value).__name__}",
+        )
+    weight = next(network.parameters(), view.image) if isinstance(network, nn.Module) else view.image
+    require(
+        (view.image.dtype, view.image.device) == (weight.dtype, weight.device),
+        f"{where}: expected an image of {weight.dtype} on {weight.device} as the network, "
+        f"got {view.image.dtype} on {view.image.device}",
+    )
+
+
 def _check_view(view: View, number: int, first: View, patch_size: int) -> None:
     """One view by itself, and its size against that of the first."""
     where, shape = f"view {number}", tuple(view.image.shape)
@@ -176,6 +196,11 @@ def _check_view(view: View, number: int, first: View, patch_size: int) -> None:
         require(
             value is None or bool(torch.isfinite(value).all()), f"{where}: expected finite {name}, got NaN or infinity"
         )
+    low, high = view.image.min().item(), view.image.max().item()
+    require(
+        low >= -_MAX_OUT_OF_RANGE and high <= 1 + _MAX_OUT_OF_RANGE,
+        f"{where}: expected an image in [0, 1], got values from {low:g} to {high:g}",
+    )
     require(
         view.intrinsics is None or view.rays is None, f"{where}: expected intrinsics or rays, got both: give only one"
     )
@@ -202,6 +227,8 @@ def _check_camera(view: View, where: str) -> None:
     if view.rays is not None:
         error = (view.rays.norm(dim=-1) - 1).abs().max().item()
         require(error <= _MAX_RAY_ERROR, f"{where}: expected rays of length 1, got one off by {error:.3g}")
+        behind = view.depth is not None and bool(((view.depth > 0) & (view.rays[..., 2] <= 0)).any())
+        require(not behind, f"{where}: expected rays forward (z > 0) where depth is known, got others")
 
 
 def _rays(view: View, height: int, width: int, *, like: Tensor) -> Float[Tensor, "height width 3"]:

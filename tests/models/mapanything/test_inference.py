@@ -40,6 +40,12 @@ def changed(at: int, **changes: Any) -> list[View]:
         (changed(1, image=torch.rand(1, HEIGHT, WIDTH)), "view 1: expected an image of shape"),
         (changed(1, image=torch.rand(3, WIDTH, HEIGHT)), "view 1: expected an image as large as view 0's"),
         (changed(2, image=torch.full((3, HEIGHT, WIDTH), torch.nan)), "view 2: expected finite image"),
+        (
+            changed(1, image=255 * torch.ones(3, HEIGHT, WIDTH)),
+            r"expected an image in \[0, 1\], got values from 255",
+        ),
+        (changed(1, image=torch.ones(3, HEIGHT, WIDTH).byte()), "view 1: expected an image of torch.float32 on cpu"),
+        (changed(1, intrinsics=None, rays=-unit_rays(K, HEIGHT, WIDTH)), "view 1: expected rays forward"),
         (changed(1, rays=unit_rays(K, HEIGHT, WIDTH)), "view 1: expected intrinsics or rays, got both"),
         (changed(1, intrinsics=None), "view 1: expected intrinsics or rays beside the depth"),
         (changed(1, intrinsics=-K), "view 1: expected intrinsics with positive focal lengths"),

@@ -153,8 +153,11 @@ class SetFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scores: dict[SetKey, Scores] = {}
-        lines = path.read_text().splitlines() if path.is_file() else []
-        for line in lines:
+        text = path.read_text() if path.is_file() else ""
+        if text and not text.endswith("\n"):
+            with path.open("a") as file:
+                file.write("\n")  # the next set must not continue a line that was not finished
+        for line in text.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -233,12 +236,12 @@ def run(options: BenchmarkOptions) -> dict[str, dict[str, Any]]:
         for preset in options.inputs:
             folder = Path(options.out) / preset / f"{count:03d}_views"
             file = SetFile(folder / "sets.jsonl")
-            for name, group, number in tqdm(groups, desc=f"{preset}, {count} views", unit="set"):
-                key = (name, group.scene.name, number)
+            keys = [(name, group.scene.name, number) for name, group, number in groups]
+            for key, (name, group, _) in zip(keys, tqdm(groups, f"{preset}, {count} views", unit="set"), strict=True):
                 if key not in file.scores:
                     file.add(key, _scored(options, network, name, group, preset, device))
-            if groups:
-                results[str(folder)] = write_levels(folder, file.scores, list(scenes))
+            if groups:  # the file may hold sets of other scenes, from a run with other --scans
+                results[str(folder)] = write_levels(folder, {key: file.scores[key] for key in keys}, list(scenes))
     return results
 
 

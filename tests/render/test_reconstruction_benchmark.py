@@ -46,6 +46,12 @@ def test_three_levels_are_written_and_nothing_is_computed_twice(
     monkeypatch.setattr(benchmark, "_scored", lambda *arguments: done.append(1) or scored(*arguments))
     assert benchmark.run(options) == results
     assert len(done) == 1
+    assert benchmark.run(options) == results
+    assert len(done) == 1  # the set that took the place of the broken line counts
+    stale = json.loads(lines[0]) | {"scene": "of another run"}
+    with (folder / "sets.jsonl").open("a") as file:
+        file.write(json.dumps(stale) + "\n")
+    assert benchmark.run(options) == results
 
 
 def test_results_of_other_weights_are_refused(options: benchmark.BenchmarkOptions, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def set_metrics(prediction: Reconstruction, truth: GeometryTruth) -> dict[str, f
         )
     values = {name: known_mean([one[name] for one in per_view]) for name in per_view[0]}
     values |= _pose_metrics(ours.quaternions, ours.translations, theirs.quaternions, theirs.translations)
+    if not bool(truth.valid.any()):  # there is no unit to measure lengths in
+        values |= {"pose_ate_mean": math.nan, "pose_ate_rmse": math.nan}
     scale = math.nan
     if prediction.scale is not None and bool(truth.is_metric[0]) and bool(truth.valid.any()):
         predicted = (own_unit * prediction.scale[:, 0]).item()

@@ -106,6 +106,8 @@ def test_views_without_depth_are_left_out_not_counted_as_perfect(truth: Geometry
     assert set_metrics(prediction, some)["pointmaps_abs_rel"] == pytest.approx(0, abs=1e-5)  # the unit takes it
     none = set_metrics(prediction, replace(truth, valid=torch.zeros_like(valid)))
     assert math.isnan(none["pointmaps_abs_rel"])
+    assert math.isnan(none["pose_ate_mean"])  # no depth, no unit of length
+    assert math.isnan(none["pose_ate_rmse"])
     assert not math.isnan(none["pose_rotation_deg"])
     assert known_mean([math.nan, 2.0]) == 2.0
 

@@ -82,6 +82,10 @@ class MapAnythingOptions(MultiViewOptions):
             f"--inputs {self.inputs}: --model {self.model} takes images only",
         )
         require(
+            self.model == "mapanything" or (self.input_overall is None and not self.hide_scale_per_view),
+            f"--input_overall and --hide_scale_per_view: --model {self.model} takes images only",
+        )
+        require(
             len(set(self.eval_inputs)) == len(self.eval_inputs), f"--eval_inputs: named twice in {self.eval_inputs}"
         )
         _ = self.input_chances, self.recipe, self.rates

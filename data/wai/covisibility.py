@@ -182,6 +182,15 @@ def add_covisibility(settings: Settings, name: str, folder: Path) -> str:
     return "; ".join([*said, *([shortened(problems.lines)] if problems.lines else [])])
 
 
+def has_covisibility(folder: Path) -> bool:
+    """Whether the meta file names one that is there, for as many frames as there are."""
+    try:
+        scene = WaiScene.read(folder)
+        return scene.load_scene_modality(MODALITY).shape == (len(scene.meta.frames),) * 2
+    except InputError:
+        return False
+
+
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit status 0 when every scene is done, 1 when one failed, 2 when nothing could begin."""
@@ -224,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings=settings.recorded(),
         workers=options.workers,
         overwrite=options.overwrite,
+        is_there=has_covisibility,
     )
     finish(STAGE, outcomes)
 

@@ -84,8 +84,11 @@ def run_stage(
     settings: Any = None,
     workers: int = 1,
     overwrite: bool = False,
+    is_there: Callable[[Path], bool] = lambda _: True,
 ) -> list[Outcome]:
     """Run `work(name, folder)` for every scene, logged in its folder; scenes finished with `settings` are skipped.
+
+    `is_there(folder)`: whether the result of a scene that was finished is still there and fits.
 
     Whatever goes wrong in a scene is logged there with its traceback; the others go on.
 
@@ -97,7 +100,8 @@ def run_stage(
     todo = []
     for name, folder in targets.items():
         log = ProcessLog(folder)
-        if not overwrite and log.state(stage) == FINISHED and log.settings(stage) in (None, settings):
+        is_finished = log.state(stage) == FINISHED and log.settings(stage) in (None, settings)
+        if not overwrite and is_finished and is_there(folder):
             outcomes.append(Outcome(name, "skipped", ""))
         else:
             todo.append((name, folder))

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from data.image_io import UnreadableFileError
+from data.problems import LeftOut, Problems, Report, shortened
 from data.wai.formats import format_of_suffix, load, store
 from data.wai.process_log import FAILED, ProcessLog
 from data.wai.scene import WaiScene
@@ -100,7 +102,10 @@ def undistort(source: Path, name: str, folder: Path) -> str:
     entries = [(one, _with_kind(scene, entry)) for one, entry in modalities(scene.meta.frame_modalities)]
     known = [(one, entry) for one, entry in entries if entry.kind in _KINDS]
     maps: dict[tuple[Any, ...], Rectification] = {}
-    frames = [_frame(scene, frame, image, known, maps, folder) for frame in scene.meta.frames]
+    problems = Problems()
+    made = [_frame(scene, frame, image, known, maps, folder, problems.add) for frame in scene.meta.frames]
+    frames = [frame for frame in made if frame is not None]
+    require(len(frames) > 0, f"{scene.meta.where}: expected images, got none: {shortened(problems.lines)}")
     tree: dict[str, Any] = {}
     for one, entry in known:
         tree = with_modality(tree, one, entry)
@@ -116,7 +121,9 @@ def undistort(source: Path, name: str, folder: Path) -> str:
     ProcessLog(folder).forget_others(STAGE)
     write_scene_meta(folder / META_NAME, meta)
     skipped += [one for one, _ in modalities(scene.meta.scene_modalities)]
-    return f"left out: {', '.join(skipped)}" if skipped else ""
+    said = [f"left out: {', '.join(skipped)}"] if skipped else []
+    said += [f"{len(made) - len(frames)} of {len(made)} frames left out"] if len(frames) < len(made) else []
+    return "; ".join([*said, *([shortened(problems.lines)] if problems.lines else [])])
 
 
 def _with_kind(scene: WaiScene, entry: Modality) -> Modality:
@@ -138,7 +145,9 @@ def _frame(
     known: Sequence[tuple[str, Modality]],
     maps: dict[tuple[Any, ...], Rectification],
     folder: Path,
-) -> FrameMeta:
+    report: Report,
+) -> FrameMeta | None:
+    """None: its image cannot be read. Another file that cannot be read is left out; both are reported."""
     camera = scene.meta.camera(frame)
     key = (camera.model, camera.width, camera.height, *camera.coefficients.items())
     if camera.model != PINHOLE and key not in maps:
@@ -149,7 +158,13 @@ def _frame(
         path = scene.path_of(frame, modality)
         if path is None:
             continue
-        array = load(path, modality.kind)
+        try:
+            array = load(path, modality.kind)
+        except UnreadableFileError as error:
+            report(error)
+            if modality.key == image.key:
+                return None
+            continue
         size = array.shape[-2:]
         require(
             change is None or size == (camera.height, camera.width),
@@ -164,8 +179,14 @@ def _frame(
             store(folder / relative, moved, modality.kind)
         paths[modality.key] = relative
     new = camera if change is None else change.camera
-    rest = {one: value for one, value in frame.values.items() if one not in CAMERA_KEYS}
-    located = {**paths, "file_path": paths.get(image.key, "")}
+    gone = {modality.key for _, modality in known} - paths.keys()
+    rest = {one: value for one, value in frame.values.items() if one not in (*CAMERA_KEYS, *gone)}
+    if image.key not in paths:
+        report(
+            LeftOut("frames without an image", f"{scene.meta.where}, frame {frame.name}: expected an image, got none")
+        )
+        return None
+    located = {**paths, "file_path": paths[image.key]}
     return replace(frame, values={**rest, **located, **new.coefficients, "w": new.width, "h": new.height})
 
 

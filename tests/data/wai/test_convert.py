@@ -12,6 +12,7 @@ from data.multi_view.sources import FixedGroups, FrameGroup, GroupKey, SceneFram
 from data.readers.registry import read_scenes
 from data.wai.convert import main as convert_command
 from data.wai.covisibility import main as covisibility_command
+from data.wai.scene import WaiScene
 from data.wai.scene_meta import read_scene_meta, write_scene_meta
 from geometry import FrameBatch, Traits, Views
 from tests.data.tiny_scenes import DEPTH, HEIGHT, WIDTH, write_blendedmvs, write_dtu
@@ -92,6 +93,9 @@ def test_what_was_computed_from_a_scene_is_computed_again_when_it_is_converted_a
         covisibility_command([str(tmp_path / "wai"), "--long_side", "16"])
         (scene,) = read_scenes("wai", str(tmp_path / "wai"), split="all", scans=None)
         assert scene.covisibility is not None
+    next((tmp_path / "wai/scan24/covisibility/v0").iterdir()).unlink()
+    covisibility_command([str(tmp_path / "wai"), "--long_side", "16"])
+    assert WaiScene.read(tmp_path / "wai/scan24").load_scene_modality("pairwise_covisibility").shape == (3, 3)
 
 
 def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

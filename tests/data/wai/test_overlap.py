@@ -110,8 +110,10 @@ def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
-def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Path) -> None:
-    scene = write_wall(tmp_path / "in" / "room", 1)
+def test_undistorted_pixels_are_where_the_lens_put_them(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = write_wall(tmp_path / "in" / "room", 3)
     bend = {"k1": 0.05, "k2": -0.02} | dict.fromkeys(("k3", "k4") if "FISH" in model else ("p1", "p2"), 0.004)
     values = {**scene.meta.values, "camera_model": model, **bend}
     tree = {**scene.meta.frame_modalities, "image": Modality("frame_key", "image", None)}  # the suffix says the format
@@ -135,7 +137,12 @@ def test_undistorted_pixels_are_where_the_lens_put_them(model: str, tmp_path: Pa
     assert found.rows[row, column] == pytest.approx(FOCAL * v + 11.5, abs=1e-3)
     assert found.columns.min() >= -0.01
     assert found.columns.max() <= WIDTH - 0.99
+    (tmp_path / "in/room/images/000001.png").write_bytes(b"half an image")
+    (tmp_path / "in/room/depth/000002.exr").unlink()
     undistort_command([str(tmp_path / "in"), str(tmp_path / "out")])
+    assert "1 of 3 frames left out" in capsys.readouterr().err
+    kept = WaiScene.read(tmp_path / "out" / "room").meta.frames
+    assert [(one.name, "depth" in one.values) for one in kept] == [("000000", True), ("000002", False)]
     frame = WaiScene.read(tmp_path / "out" / "room").load_frame(0, ["image", "depth"])
     assert frame.camera.model == "PINHOLE"
     assert frame.modalities["image"].shape == (3, HEIGHT, WIDTH)

@@ -70,7 +70,7 @@ class Budget:
     bottleneck: int = 200
     tokenizer: int = 450
     collapsed: int = 100
-    transformer: int = 300
+    transformer: int = 500
     worlds: int = 2000
     test_worlds: int = 120
 
@@ -315,6 +315,8 @@ def transformer_figures(tokenizer: OccupancyOptions, budget: Budget) -> Figures:
         stage=TRANSFORMER,
         init_from=str(source),
         max_steps=budget.transformer,
+        batch_size=4,
+        lrate=1e-3,
     )
     data = translation_data(options, budget)
     last = options.run_dir / "checkpoints" / "last.ckpt"

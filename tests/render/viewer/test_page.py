@@ -256,7 +256,7 @@ def test_a_visitor_makes_a_path(visitor: Visitor, folder: Path):
     degrees = round(math.degrees(visitor.client.camera.fov))
     lens = visitor.page.locator(f'input[value="{degrees}"]:visible').first
     lens.fill("75")
-    lens.press("Enter")
+    visitor.page.keyboard.press("Enter")  # the attribute that found the input has changed
     visitor.wait(lambda: abs(visitor.client.camera.fov - math.radians(75)) < 1e-3)
     visitor.press("Add this view")
     visitor.wait(lambda: "2 keys" in visitor.text())

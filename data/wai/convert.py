@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,15 @@ class Conversion:
         """What decides the result, for the log."""
         options = {"sparse_depth": self.options.sparse_depth, "image_factor": self.options.image_factor}
         own = {"source": self.source, "meters": self.meters, "is_half": self.is_half, "links": self.links}
+        own["root"] = str(self.root.resolve())
         return own | {name: value for name, value in options.items() if value}
+
+    def other_source(self, folder: Path) -> str:
+        """Why a folder is not converted into again: it was, from a scan of the same name elsewhere; "" otherwise."""
+        root = (ProcessLog(folder).settings(STAGE) or {}).get("root")
+        if root in (None, str(self.root.resolve())):
+            return ""
+        return f"{folder}: expected a scene of {self.root}, got one of {root}; choose another DST, or --overwrite"
 
     def scans(self) -> dict[str, Path]:
         """Scans of the source.
@@ -271,14 +280,15 @@ def convert_all(
         for name in chosen
         if (out / name).exists() and any((out / name).iterdir()) and not ProcessLog(out / name).state(STAGE)
     ]
-    refused = [
-        Outcome(name, FAILED, f"{out / name}: expected a new folder, got one that this did not write")
-        for name in foreign
-    ]
-    targets = {name: out / name for name in chosen if name not in foreign}
+    refused = {name: f"{out / name}: expected a new folder, got one that this did not write" for name in foreign}
+    if not overwrite:
+        refused |= {name: line for name in chosen if (line := conversion.other_source(out / name))}
+    for name, line in refused.items():
+        sys.stderr.write(f"{name}: {FAILED}: {line}\n")
+    targets = {name: out / name for name in chosen if name not in refused}
     work: Callable[[str, Path], str] = partial(_convert_named, conversion, chosen)
     done = run_stage(STAGE, targets, work, settings=conversion.settings(), workers=workers, overwrite=overwrite)
-    return [*refused, *done]
+    return [*(Outcome(name, FAILED, line) for name, line in refused.items()), *done]
 
 
 def _convert_named(conversion: Conversion, scans: dict[str, str], name: str, folder: Path) -> str:

@@ -16,7 +16,7 @@ from data.wai.covisibility import is_sparse, load_depth_views
 from data.wai.overlap import ConfidenceRule, depth_confidence, frusta_touch, may_overlap
 from data.wai.scene import WaiScene
 from data.wai.stages import Parser, add_stage_options, find_scenes, finish, run_stage
-from geometry import one_line_errors, require
+from geometry import InputError, one_line_errors, require
 
 STAGE = "depth_confidence"
 LONG_SIDE = 360
@@ -55,6 +55,16 @@ def add_confidence(settings: Settings, name: str, folder: Path) -> str:
     return shortened(problems.lines) if problems.lines else ""
 
 
+def has_confidence(method: str, folder: Path) -> bool:
+    """Whether every frame of the meta file names a map that is there."""
+    try:
+        scene = WaiScene.read(folder)
+        key = f"{method}_depth_confidence"
+        return all((folder / str(frame.values.get(key, "none"))).is_file() for frame in scene.meta.frames)
+    except InputError:
+        return False
+
+
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit status 0 when every scene is done, 1 when one failed, 2 when nothing could begin."""
@@ -77,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings=asdict(settings),
         workers=options.workers,
         overwrite=options.overwrite,
+        is_there=partial(has_confidence, settings.method),
     )
     finish(STAGE, outcomes)
 

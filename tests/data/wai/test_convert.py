@@ -57,11 +57,17 @@ def test_conversion_resumes_and_replaces_nothing_of_others(converted: Path, caps
     convert_command(["--from", "dtu", str(converted / "dtu"), str(converted / "wai")])
     assert "conversion: 0 finished, 1 skipped, 0 failed" in capsys.readouterr().out
     assert image.stat().st_mtime_ns == written
+    write_dtu(converted / "elsewhere", views=2)
+    with pytest.raises(SystemExit):
+        convert_command(["--from", "dtu", str(converted / "elsewhere"), str(converted / "wai")])
+    assert f"got one of {converted / 'dtu'}; choose another DST" in capsys.readouterr().err
+    assert image.stat().st_mtime_ns == written
     write_wall(converted / "mine" / "scan24", 2)
     before = (converted / "mine/scan24/scene_meta.json").read_text()
     with pytest.raises(SystemExit) as ended:
         convert_command(["--from", "dtu", str(converted / "dtu"), str(converted / "mine"), "--overwrite"])
     assert ended.value.code == 1
+    assert "scan24: failed: " in capsys.readouterr().err  # and why
     assert (converted / "mine/scan24/scene_meta.json").read_text() == before
 
 

@@ -97,6 +97,8 @@ def test_commands_write_what_the_meta_file_names(tmp_path: Path, capsys: pytest.
     np.testing.assert_allclose(values[0], [1, 0.875, 0.75, 0], atol=1e-6)
     assert room.meta.values["covisibility_settings"]["thresholds"]["absolute"] == 0.1
     confidence_command([str(tmp_path / "room"), "--long_side", "32"])
+    next((tmp_path / "room").rglob("*depth_confidence/*.exr")).unlink()
+    confidence_command([str(tmp_path / "room"), "--long_side", "32"])  # what is gone is computed again
     frame = WaiScene.read(tmp_path / "room").load_frame(0, ["depth_confidence/depth"])
     confidence = frame.modalities["depth_confidence/depth"]
     # the first four columns are seen by nobody else, and a view does not confirm itself

@@ -15,6 +15,9 @@ MODELS = ("mapanything", "vggt", "pi3")
 DEFAULT_LOSS = {"mapanything": "v1.1", "vggt": "vggt", "pi3": "pi3"}
 
 
+_EVAL_INPUTS = ("images", "everything")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapAnythingOptions(MultiViewOptions):
     """Training and evaluating networks that reconstruct many views at once."""
@@ -37,7 +40,7 @@ class MapAnythingOptions(MultiViewOptions):
         False, "hide the metric scale view by view instead of group by group, as upstream"
     )
     eval_inputs: tuple[str, ...] = option(
-        ("images", "everything"), "presets of --inputs to validate and evaluate with, one after the other", nargs="+"
+        _EVAL_INPUTS, "presets of --inputs to validate and evaluate with, one after the other", nargs="+"
     )
     in_turn: bool = option(
         True,
@@ -84,6 +87,13 @@ class MapAnythingOptions(MultiViewOptions):
         require(
             self.model == "mapanything" or (self.input_overall is None and not self.hide_scale_per_view),
             f"--input_overall and --hide_scale_per_view: --model {self.model} takes images only",
+        )
+        require(
+            self.model == "mapanything" or self.eval_inputs in (_EVAL_INPUTS, ("images",)),
+            f"--eval_inputs {' '.join(self.eval_inputs)}: --model {self.model} takes images only",
+        )
+        require(
+            self.input_overall is None or self.inputs != "images", "--input_overall: --inputs images gives no geometry"
         )
         require(
             len(set(self.eval_inputs)) == len(self.eval_inputs), f"--eval_inputs: named twice in {self.eval_inputs}"

@@ -178,6 +178,8 @@ def test_an_objective_that_is_too_large_stops(small_dtu: Path, tmp_path: Path) -
         (["--part_lrates", "decoder=1e-5"], "--part_lrates decoder"),
         (["--model", "vggt", "--inputs", "posed"], "--inputs posed"),
         (["--model", "vggt", "--input_overall", "0.5"], "--input_overall"),
+        (["--model", "vggt", "--eval_inputs", "posed"], "--eval_inputs posed"),
+        (["--inputs", "images", "--input_overall", "0.5"], "--input_overall"),
         (["--model_ckpt", "x.safetensors"], "--model_config"),
         (["--eval_only"], "--eval_only"),
         (["--model", "pi3", "--model_ckpt", __file__, "--model_config", ""], "pi3's own weights are not read"),

@@ -87,7 +87,7 @@ def measure(name: str, mode: str, device: torch.device, repeats: int) -> dict[st
     return {"bytes": peak_bytes(device), "seconds": min(seconds[1:])}
 
 
-def measured_apart(arguments: list[str], name: str, mode: str) -> dict[str, float] | None:
+def grid_measured_apart(arguments: list[str], name: str, mode: str) -> dict[str, float] | None:
     """From a process of its own; None when it fails, with the last line of its error on stderr."""
     command = [sys.executable, "-m", "benchmarks.occupancy_memory", *arguments, "--grids", name, "--modes", mode]
     result = subprocess.run([*command, "--measure"], capture_output=True, text=True)
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.grids:
         cells: list[str] = []
         for mode in options.modes:
-            found = measured_apart(given, name, mode)
+            found = grid_measured_apart(given, name, mode)
             cells += (
                 [NO_ANSWER, NO_ANSWER] if found is None else [f"{found['bytes'] / 1e9:.2f}", f"{found['seconds']:.3f}"]
             )

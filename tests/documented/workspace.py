@@ -316,7 +316,10 @@ def _in_this_process(script: types.ModuleType) -> Iterator[None]:
     def scaling(setting: Any) -> Any:
         return vars(script)["_measured"](dataclasses.replace(setting, width=64, height=32))
 
-    replaced = {"measured_apart": memory, "_in_own_process": scaling}
+    def grid(arguments: list[str], name: str, mode: str) -> dict[str, float]:
+        return script.measure(name, mode, torch.device("cpu"), 1)
+
+    replaced = {"measured_apart": memory, "grid_measured_apart": grid, "_in_own_process": scaling}
     with ExitStack() as stack:
         for name in replaced.keys() & vars(script).keys():
             stack.enter_context(mock.patch.object(script, name, replaced[name]))

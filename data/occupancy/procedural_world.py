@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from data.occupancy.types import AERIAL, OccupancyBatch, WindowSource
 from data.seeds import derived_seed
+from geometry import require
 from geometry.body_poses import relative_to
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
 
@@ -113,10 +114,10 @@ class World:
         """Voxels whose center lies in a solid or in the ground (below 0), and those of them in a moving solid.
 
         Raises:
-            NotImplementedError: for a grid that tilts: its columns are not the world's.
+            InputError: for a grid that tilts: its columns are not the world's.
         """
-        if space.frame.orientation != "yaw":
-            raise NotImplementedError("occupancy by columns needs a level grid")
+        orientation = space.frame.orientation
+        require(orientation == "yaw", f"--orientation: expected yaw for procedural worlds, got {orientation}")
         centers = space.grid.centers(dtype=torch.float64)
         grid2world = space.frame.grid2world(self.poses[step])
         columns = centers[:, :, 0, :2].flatten(0, 1) @ grid2world[:2, :2].T + grid2world[:2, 3]

@@ -52,7 +52,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 def _encoder(inputs: int, widths: Sequence[int], strides: Sequence[int], pooled: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after, stride in zip((inputs, *widths), widths, strides, strict=False):
+    for (before, after), stride in zip(pairwise((inputs, *widths)), strides, strict=True):
         layers += [nn.Conv3d(before, after, 3, stride=stride, padding=1), _norm(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(pooled), nn.Flatten())
 

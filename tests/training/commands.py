@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tests.render.tiny import write_backbone
+from training.options import RunOptions
 
 
 def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> list[str]:
@@ -19,3 +20,16 @@ def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> lis
     else:
         common += ["--residual_channels", "2", "--residual_resolution", "8"]
     return [sys.executable, script, *common, *more]
+
+
+def command_line(options: RunOptions) -> list[str]:
+    """The same as arguments of the task's script; what is a default is left out."""
+    arguments = []
+    for name, value in vars(options).items():
+        if value == getattr(type(options), name):
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            arguments += [f"--{name}", *(str(one) for one in (value if isinstance(value, tuple) else (value,)))]
+    return arguments

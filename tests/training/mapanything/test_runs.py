@@ -11,8 +11,9 @@ from data.wai.covisibility import main as covisibility_command
 from geometry import InputError
 from models.mapanything import MapAnything, load_mapanything
 from tests.data.wai.scenes import write_wall
+from tests.training.commands import command_line
 from tests.training.inprocess import outcome_of_mapanything
-from tests.training.mapanything.tiny import IMAGES_ONLY, SIZES, command_line, tiny_options, write_sizes
+from tests.training.mapanything.tiny import IMAGES_ONLY, SIZES, tiny_options, write_sizes
 from tests.training.vggt.tiny import write_sizes as write_vggt_sizes
 from training.checkpoint import read_checkpoint
 from training.cli import parse_options

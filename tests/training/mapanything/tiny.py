@@ -63,16 +63,3 @@ def tiny_options(datadir: Path, base: Path, **changes: Any) -> MapAnythingOption
         "log_every": 1,
     }
     return MapAnythingOptions(**(values | changes))
-
-
-def command_line(options: MapAnythingOptions) -> list[str]:
-    """The same as arguments of train_mapanything.py."""
-    arguments = []
-    for name, value in vars(options).items():
-        if value == getattr(MapAnythingOptions, name):
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", *(str(one) for one in (value if isinstance(value, tuple) else (value,)))]
-    return arguments

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.commands import command_line
 from tests.training.inprocess import outcome_of_occupancy
-from tests.training.occupancy.tiny import OCCWORLD, command_line, tiny_options
+from tests.training.occupancy.tiny import OCCWORLD, tiny_options
 from training.checkpoint import read_checkpoint
 from training.cli import parse_options
 from training.occupancy.build import build_data, build_task

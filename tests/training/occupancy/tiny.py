@@ -51,16 +51,3 @@ def tiny_options(base: Path, **changes: Any) -> OccupancyOptions:
         "log_every": 1,
     }
     return OccupancyOptions(**(values | changes))
-
-
-def command_line(options: OccupancyOptions) -> list[str]:
-    """The same as arguments of train_occupancy.py."""
-    arguments = []
-    for name, value in vars(options).items():
-        if value == getattr(OccupancyOptions, name):
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", *(str(one) for one in (value if isinstance(value, tuple) else (value,)))]
-    return arguments

@@ -7,9 +7,10 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from models.vggt.objective.track_targets import tracks_of_batch
+from tests.training.commands import command_line
 from tests.training.host_reads import FakeGPU, count_second_step
 from tests.training.inprocess import outcome_of_vggt
-from tests.training.vggt.tiny import command_line, frame_batch, tiny_options
+from tests.training.vggt.tiny import frame_batch, tiny_options
 from training.vggt.build import build_vggt_task
 from training.vggt.task import VGGTTask, group_losses
 

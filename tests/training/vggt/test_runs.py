@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from geometry import InputError
 from models.vggt import VGGT, load_vggt
 from tests.processes import launched
+from tests.training.commands import command_line
 from tests.training.inprocess import outcome_of_vggt
-from tests.training.vggt.tiny import assert_same_tensors, command_line, contents_of, tiny_options
+from tests.training.vggt.tiny import assert_same_tensors, contents_of, tiny_options
 from training.checkpoint import read_checkpoint
 from training.errors import NonFiniteError
 from training.vggt.build import build_vggt_task

@@ -70,20 +70,6 @@ def tiny_options(datadir: Path, base: Path, **changes: Any) -> VGGTOptions:
     return VGGTOptions(**(values | changes))
 
 
-def command_line(options: VGGTOptions) -> list[str]:
-    """The same as arguments of train_vggt.py."""
-    arguments = []
-    for name, value in vars(options).items():
-        default = getattr(VGGTOptions, name)
-        if value == default:
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", *(str(one) for one in (value if isinstance(value, tuple) else (value,)))]
-    return arguments
-
-
 def frame_batch(groups: int, views: int = 3) -> FrameBatch:
     """Noise with cameras and depth, 40x32; the last group lacks most of its depth."""
     items = []

@@ -14,8 +14,9 @@ from geometry import InputError
 from models.vqa.network import is_base
 from models.vqa.prompt import IGNORED
 from tests.processes import launched
+from tests.training.commands import command_line
 from tests.training.inprocess import outcome_of_vqa
-from tests.training.vqa.tiny import command_line, tiny_options
+from tests.training.vqa.tiny import tiny_options
 from training.checkpoint import read_checkpoint
 from training.vqa.batch_size import samples_at_once
 from training.vqa.build import build_data, build_task, load_vggt_of

@@ -47,16 +47,3 @@ def tiny_options(base: Path, **changes: Any) -> VQAOptions:
         "max_new_tokens": 3,
     }
     return VQAOptions(**(values | changes))
-
-
-def command_line(options: VQAOptions) -> list[str]:
-    """The same as arguments of train_vqa.py."""
-    arguments = []
-    for name, value in vars(options).items():
-        if value == getattr(VQAOptions, name):
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", *(str(one) for one in (value if isinstance(value, tuple) else (value,)))]
-    return arguments

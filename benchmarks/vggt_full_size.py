@@ -13,6 +13,8 @@ import torch
 from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTConfig
 from models.vggt.config import HEADS
+from models.vggt.depth_anything import DepthAnything3, DepthAnythingConfig, depth_anything_heads
+from models.vggt.frozen import default_layers
 
 NUM_QUERY_POINTS = 64
 """Of the track head; its cost grows with their number."""
@@ -20,10 +22,14 @@ NUM_FORWARDS = 2
 """The first one also pays for memory and kernels that the second finds ready."""
 
 
-def build_random(config: VGGTConfig, device: torch.device) -> VGGT:
-    """The network in evaluation mode without ever holding two copies of its weights."""
+def build_random(network: str, heads: list[str] | None, device: torch.device) -> VGGT | DepthAnything3:
+    """The network in evaluation mode without ever holding two copies of its weights; `heads` None: all."""
     with torch.device("meta"):
-        model = VGGT(config)
+        model: VGGT | DepthAnything3
+        if network == "da3-base":
+            model = DepthAnything3(DepthAnythingConfig(), depth_anything_heads(DepthAnythingConfig(), heads))
+        else:
+            model = VGGT(VGGTConfig().with_heads(list(HEADS) if heads is None else heads))
     model = model.to_empty(device=device).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -44,7 +50,8 @@ def peak_bytes(device: torch.device) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Build, run twice, print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vggt_full_size", description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", nargs="*", default=list(HEADS), help=f"out of {' '.join(HEADS)}; none: tokens only")
+    parser.add_argument("--network", choices=("vggt-1b", "da3-base"), default="vggt-1b")
+    parser.add_argument("--heads", nargs="*", help=f"out of {' '.join(HEADS)}, by default all; none: tokens only")
     parser.add_argument("--views", type=int, default=3)
     parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--chunk", type=int, default=1, help="views a dense head works on at a time")
@@ -52,18 +59,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.views, options.chunk, *options.size) < 1:
         raise InputError("views, chunk and size must be positive")
-    config = VGGTConfig().with_heads(options.heads)
     device = options.device
 
-    model = build_random(config, device)
+    model = build_random(options.network, options.heads, device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     generator = torch.Generator(device).manual_seed(0)
     images = torch.rand(1, options.views, 3, *options.size, generator=generator, device=device)
-    queries = None
-    if model.track_head is not None:
+    inputs = [images]
+    if isinstance(model, VGGT) and model.track_head is not None:
         extent = images.new_tensor([options.size[1], options.size[0]])
-        queries = torch.rand(1, NUM_QUERY_POINTS, 2, generator=generator, device=device) * extent
-    print(f"VGGT-1B, {num_parameters / 1e6:.1f} M parameters, heads: {', '.join(config.heads) or 'none'}")
+        inputs.append(torch.rand(1, NUM_QUERY_POINTS, 2, generator=generator, device=device) * extent)
+    print(
+        f"{options.network}, {num_parameters / 1e6:.1f} M parameters, heads: {', '.join(model.sizes.heads) or 'none'}"
+    )
     print(
         f"{options.views} views of {options.size[0]}x{options.size[1]}, float32, {device}, "
         f"{torch.get_num_threads()} CPU threads"
@@ -73,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     for index in range(NUM_FORWARDS):
         start = time.perf_counter()
         with torch.no_grad():
-            model(images, queries, keep_layers=(4, 11, 17, 23), frames_chunk_size=options.chunk)
+            model(*inputs, keep_layers=default_layers(model.sizes.num_layers), frames_chunk_size=options.chunk)
         if device.type != "cpu":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start

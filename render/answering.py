@@ -23,6 +23,7 @@ from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
 from models.vqa.network import SceneQA
 from models.vqa.weights import located
 from render.reconstruct.photo_files import read_photo
+from training.backbone import announce_license
 from training.pictures import as_bytes
 from training.vqa.checkpoint import load_vqa
 from training.vqa.inputs import scene_inputs
@@ -106,6 +107,7 @@ class NetworkAnswerer:
         visual = loaded.network.config.visual
         source = vggt_ckpt or located(loaded.vggt.source, Path(ckpt))
         vggt = FrozenVGGT.load(source, visual.layers, FROZEN_HEADS if visual.has_points else ())
+        announce_license(vggt)
         require(
             vggt.identity.sha256 == loaded.vggt.sha256,
             f"--vggt_ckpt {source}: expected the VGGT that {ckpt} was trained behind ({loaded.vggt.sha256[:8]}), "

@@ -45,6 +45,12 @@ def record_of(vggt: FrozenVGGT | None, source: str, image_size: int) -> VGGTReco
     return VGGTRecord(source, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), image_size, heads)
 
 
+def announce_license(vggt: FrozenVGGT) -> None:
+    """A line about the license of published weights; numbers and models that stand on them fall under it."""
+    if vggt.license_terms:
+        announce(f"license of the weights {vggt.identity.name}: {vggt.license_terms}")
+
+
 def load_backbone(
     source: str, image_size: int, *, wants_depth: bool, layers: Sequence[int] | None = None
 ) -> tuple[FrozenVGGT | None, VGGTRecord]:
@@ -64,6 +70,7 @@ def load_backbone(
         wanted = "camera and depth heads, which --depth_prior and --near_far auto need"
         more = "as do tokens that count as much as depth is to be trusted"
         raise InputError(f"--vggt_ckpt {source}: expected {wanted}, {more}, got: {error}") from None
+    announce_license(vggt)
     return vggt, record_of(vggt, source, image_size)
 
 

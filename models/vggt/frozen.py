@@ -1,4 +1,4 @@
-"""A frozen VGGT: images of any size -> feature maps, and depth and cameras if wanted.
+"""A frozen VGGT, or another network in its place: images of any size -> feature maps, and depth and cameras if wanted.
 
 It resizes inside, runs without gradients, stays in evaluation mode, follows its owner to another device, and is
 invisible to checkpoints, optimizers and distributed training.
@@ -7,6 +7,7 @@ invisible to checkpoints, optimizers and distributed training.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -17,11 +18,12 @@ from geometry.constants import constant
 from geometry.errors import InputError
 from geometry.tensor_struct import TensorStruct
 from models.memory import halved_to_fit
+from models.vggt.backbones import LoadedNetwork, MultiViewNetwork, load_network
 from models.vggt.config import LAYER_PARTS
 from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE
 from models.vggt.pose_encoding import decode_pose, homogeneous
 from models.vggt.vggt import VGGT, VGGTOutput
-from models.vggt.weights import WeightIdentity, load_vggt
+from models.vggt.weights import WeightIdentity
 
 FROZEN_HEADS = ("camera", "depth")
 RANGE_TOLERANCE = 1e-3
@@ -74,31 +76,35 @@ class FrozenVGGT(nn.Module):
 
     def __init__(
         self,
-        vggt: VGGT,
+        vggt: nn.Module,
         identity: WeightIdentity,
         layers: Sequence[int],
         *,
         image_size: int | None = None,
+        license_terms: str = "",
     ) -> None:
         """Keep the tokens of `layers`, in the order given.
 
         `image_size` is the long side in pixels the network works at; None keeps the input's resolution, each side
-        rounded up to a multiple of the patch.
+        rounded up to a multiple of the patch. `vggt` is a VGGT or any other `MultiViewNetwork`.
         """
         super().__init__()
-        config = vggt.config
-        depth, patch_size = config.aggregator.depth, config.aggregator.patch_size
+        sizes = cast("MultiViewNetwork", vggt).sizes
+        depth, patch_size = sizes.num_layers, sizes.patch_size
         if not layers or any(not 0 <= layer < depth for layer in layers):
             raise InputError(f"layers must be one or more of 0..{depth - 1}, got {list(layers)}")
         if image_size is not None and image_size < patch_size:
             raise InputError(f"image_size must be at least one patch of {patch_size} pixels, got {image_size}")
-        surplus = [name for name in config.heads if name not in FROZEN_HEADS]
+        surplus = [name for name in sizes.heads if name not in FROZEN_HEADS]
         if surplus:
             raise InputError(f"heads must be out of {', '.join(FROZEN_HEADS)}, got {', '.join(surplus)}")
-        if config.depth_head is not None and (config.depth_head.output_dim, config.depth_head.down_ratio) != (2, 1):
+        dense = vggt.config.depth_head if isinstance(vggt, VGGT) else None
+        if dense is not None and (dense.output_dim, dense.down_ratio) != (2, 1):
             raise InputError("depth_head must give one depth per pixel (output_dim 2, down_ratio 1)")
         self._vggt = (vggt.eval().requires_grad_(False),)  # a tuple hides it from nn.Module's registration
+        self.sizes = sizes
         self.identity = identity
+        self.license_terms = license_terms
         self.layers = tuple(layers)
         self.image_size = image_size
         self.patch_size = patch_size
@@ -114,28 +120,34 @@ class FrozenVGGT(nn.Module):
         *,
         image_size: int | None = None,
     ) -> "FrozenVGGT":
-        """From any source `load_vggt` knows; `layers` None takes `default_layers`, `heads` out of camera, depth."""
+        """From any source `load_network` knows; `layers` None takes `default_layers`, `heads` out of camera, depth."""
         surplus = [name for name in heads if name not in FROZEN_HEADS]
         if surplus:
             raise InputError(f"heads must be out of {', '.join(FROZEN_HEADS)}, got {', '.join(surplus)}")
-        model, identity = load_vggt(source, heads=heads)
-        depth = model.config.aggregator.depth
-        return cls(model, identity, default_layers(depth) if layers is None else layers, image_size=image_size)
+        return cls.of(load_network(source, heads=heads), layers, image_size=image_size)
+
+    @classmethod
+    def of(
+        cls, loaded: LoadedNetwork, layers: Sequence[int] | None = None, *, image_size: int | None = None
+    ) -> "FrozenVGGT":
+        """Around a network that is loaded; `layers` None takes `default_layers`."""
+        layers = default_layers(loaded.sizes.num_layers) if layers is None else layers
+        return cls(loaded.model, loaded.identity, layers, image_size=image_size, license_terms=loaded.license_terms)
 
     @property
     def channels(self) -> int:
         """Channels of one layer's tokens."""
-        return 2 * self._vggt[0].config.aggregator.embed_dim
+        return self.sizes.token_channels
 
     @property
     def depth(self) -> int:
         """Layers that there are to choose from."""
-        return self._vggt[0].config.aggregator.depth
+        return self.sizes.num_layers
 
     @property
     def has_depth(self) -> bool:
         """Whether it predicts depth and the cameras whose unit that depth is in."""
-        return {"camera", "depth"} <= set(self._vggt[0].config.heads)
+        return {"camera", "depth"} <= set(self.sizes.heads)
 
     def train(self, mode: bool = True) -> "FrozenVGGT":
         """Stay in evaluation mode whatever the owner does."""
@@ -164,8 +176,8 @@ class FrozenVGGT(nn.Module):
         height, width = images.shape[-2:]
         work_height, work_width = self.working_size(height, width)
         resized = _resize(images.float(), work_height, work_width)
-        vggt = self._vggt[0]
-        dtype = next(vggt.parameters()).dtype
+        dtype = next(self._vggt[0].parameters()).dtype
+        vggt = cast("MultiViewNetwork", self._vggt[0])
         low_precision = _autocast_dtype(images)
         with torch.autocast(
             images.device.type, dtype=low_precision or torch.bfloat16, enabled=low_precision is not None

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,18 @@ class VGGTOutput:
     conf_logits: Float[Tensor, "batch view point"] | None = None
 
 
+class BackboneSizes(NamedTuple):
+    """What `FrozenVGGT` has to know of a network."""
+
+    patch_size: int
+    num_layers: int
+    token_channels: int
+    """Of one layer."""
+    img_size: int
+    """Longer side in pixels of the images it was trained on."""
+    heads: tuple[str, ...]
+
+
 _HEADS = {"camera": CameraHead, "depth": DPTHead, "point": DPTHead, "track": TrackHead}
 
 
@@ -73,6 +85,12 @@ class VGGT(nn.Module):
         self.point_head = build_head(config, "point")
         self.depth_head = build_head(config, "depth")
         self.track_head = build_head(config, "track")
+
+    @property
+    def sizes(self) -> BackboneSizes:
+        """What a frozen extractor has to know."""
+        sizes = self.config.aggregator
+        return BackboneSizes(sizes.patch_size, sizes.depth, 2 * sizes.embed_dim, sizes.img_size, self.config.heads)
 
     def set_checkpointing(self, enabled: bool) -> None:
         """Whether training computes activations again backwards: less memory.

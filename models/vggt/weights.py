@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from geometry.errors import InputError
+from models.config_checks import read_json
 from models.vggt.config import HEADS, VGGTConfig
 from models.vggt.vggt import VGGT
 
@@ -87,7 +88,9 @@ def _sized(source: str) -> tuple[Path, VGGTConfig]:
     """Weight file and sizes of a source; without a file of sizes VGGT-1B's, with the heads there are weights of."""
     weights, config_file = locate_weights(source)
     if config_file is not None:
-        return weights, VGGTConfig.read(config_file)
+        if "model_name" in (raw := read_json(config_file)):
+            raise InputError(f"weights {weights}: expected a VGGT's, got {raw['model_name']}'s ({config_file})")
+        return weights, VGGTConfig.read(raw)
     config = VGGTConfig()
     parts = {key.split(".", 1)[0] for key in weight_shapes(weights)}
     return weights, config.with_heads([head for head in config.heads if f"{head}_head" in parts])

@@ -15,12 +15,14 @@ from torch import Tensor
 from geometry import Cameras, require
 from geometry.errors import InputError
 from models.memory import MemoryExceeded, halved_to_fit
+from models.vggt.backbones import load_network
 from models.vggt.config import MissingHeadError
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
 from models.vggt.preprocess import PlacedImages, intrinsics_in_files, load_images_whole
-from models.vggt.weights import WeightIdentity, file_sha256, load_vggt
+from models.vggt.weights import WeightIdentity, file_sha256
 from render.reconstruct.chunk_alignment import Joint, PredictedView, join_chunks
 from render.reconstruct.types import PhotoSet
+from training.backbone import announce_license
 
 SHIPPED_VGGT = Path(__file__).parents[2] / "ckpts" / "vggt_nano.safetensors"
 """VGGT-nano, taken where no weights are named."""
@@ -89,9 +91,9 @@ def predict(
 ) -> Prediction:
     """Cameras, depth and confidence of photographs of one scene, on the CPU; sizes and orientations may be mixed.
 
-    `vggt_ckpt` is any source that `load_vggt` knows, "" the weights that ship. `image_size` is the long side in pixels
-    that VGGT sees, 0 the one it was trained at. `chunk_size` 0 predicts all photographs together; otherwise neighbors
-    share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved. `on_chunk`
+    `vggt_ckpt` is any source that `load_network` knows, "" the weights that ship. `image_size` is the long side in
+    pixels that VGGT sees, 0 the one it was trained at. `chunk_size` 0 predicts all photographs together; otherwise
+    neighbors share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved. `on_chunk`
     is told how many photographs of how many are predicted.
 
     Raises:
@@ -139,11 +141,12 @@ def confident_points(view: PredictedView, *, least: float = 0.0, quantile: float
 def _load(source: str) -> tuple[FrozenVGGT, WeightIdentity, int]:
     """The network with the heads wanted here, its weights' identity, and the longer side of its training images."""
     try:
-        model, identity = load_vggt(source, heads=FROZEN_HEADS)
+        loaded = load_network(source, heads=FROZEN_HEADS)
     except MissingHeadError as error:
         raise InputError(f"--vggt_ckpt {source}: expected camera and depth heads, got: {error}") from None
-    sizes = model.config.aggregator
-    return FrozenVGGT(model, identity, (sizes.depth - 1,)), identity, sizes.img_size
+    network = FrozenVGGT.of(loaded, (loaded.sizes.num_layers - 1,))
+    announce_license(network)
+    return network, loaded.identity, loaded.sizes.img_size
 
 
 def _in_chunks(

@@ -118,6 +118,7 @@ TOY: dict[str, str] = {
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
     "benchmarks.occupancy_memory": "--grids 20x20x12 --modes stream --repeats 1",
+    "benchmarks.vggt_full_size": "--views 1 --size 14 14",
     "benchmarks.vggt_memory": "--config toys/sizes.json --size 56 56 --frames 2 --modes frozen",
 }
 

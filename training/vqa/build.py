@@ -20,7 +20,7 @@ from models.vqa.network import SceneQA
 from models.vqa.spelling import SEPARATOR
 from models.vqa.visual import scene_features
 from models.vqa.weights import load_published_perceiver, load_trained_state, trained_state
-from training.backbone import VGGTRecord, require_same_backbone
+from training.backbone import VGGTRecord, announce_license, require_same_backbone
 from training.checkpoint import read_checkpoint
 from training.vqa.checkpoint import VQA_TRAINING, load_vqa
 from training.vqa.inputs import CAPTION
@@ -40,6 +40,7 @@ def load_vggt_of(options: VQAOptions, config: VQAConfig, source: str = "") -> tu
     heads = FROZEN_HEADS if config.visual.has_points else ()
     source = options.vggt_ckpt or source or NEW_VGGT
     vggt = FrozenVGGT.load(source, config.visual.layers, heads)
+    announce_license(vggt)
     record = VGGTRecord(source, vggt.identity.name, vggt.identity.sha256, vggt.layers, options.image_size, heads)
     return vggt, record
 

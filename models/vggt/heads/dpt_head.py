@@ -40,8 +40,8 @@ def add_position_map(maps: Maps, aspect: float) -> Maps:
 class DPTHead(nn.Module):
     """Project tokens to four resolutions, fuse them, resize to the image, predict."""
 
-    def __init__(self, dim: int, config: DPTConfig) -> None:
-        """`dim` is the width of an aggregated token."""
+    def __init__(self, dim: int, config: DPTConfig, *, rectifies_skip: bool = True) -> None:
+        """`dim` is the width of an aggregated token; see `ResidualConvUnit` for `rectifies_skip`."""
         super().__init__()
         self.config = config
         self.recompute_in_training = True
@@ -57,7 +57,7 @@ class DPTHead(nn.Module):
                 nn.Conv2d(last, last, 3, stride=2, padding=1),
             ]
         )
-        self.scratch = Scratch(config.out_channels, features)
+        self.scratch = Scratch(config.out_channels, features, rectifies_skip=rectifies_skip)
         if config.feature_only:
             self.scratch.output_conv1 = nn.Conv2d(features, features, 3, padding=1)
         else:

@@ -93,8 +93,8 @@ def predict(
 
     `vggt_ckpt` is any source that `load_network` knows, "" the weights that ship. `image_size` is the long side in
     pixels that VGGT sees, 0 the one it was trained at. `chunk_size` 0 predicts all photographs together; otherwise
-    neighbors share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved. `on_chunk`
-    is told how many photographs of how many are predicted.
+    neighbors share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved.
+    `on_chunk` is told how many photographs of how many are predicted.
 
     Raises:
         InputError: for no photographs, weights that cannot be read or lack the camera or depth head, impossible chunk

@@ -100,6 +100,15 @@ class RunTask(pl.LightningModule, ABC):
         """Of the gradient of each group before clipping."""
         self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
+    def is_repeated(self, batch_idx: int) -> bool:
+        """Whether this process's single validation sample only fills up the last turn (`share_of_process`).
+
+        Such a sample runs through the network, because all processes must, and does not count.
+        """
+        trainer = self.trainer
+        number = batch_idx * trainer.world_size + trainer.global_rank
+        return number >= trainer.datamodule.num_val_items  # pyright: ignore[reportAttributeAccessIssue]
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """A step that was skipped is none for the schedule."""
         if not self.is_step_skipped:

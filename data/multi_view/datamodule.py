@@ -134,6 +134,11 @@ class FrameDataModule(pl.LightningDataModule):
         """Dataset that `val_keys` index."""
         return ComposedFrames(self.val_sources, is_augmented=False)
 
+    @property
+    def num_val_items(self) -> int:
+        """Groups that are validated on, of all processes together."""
+        return len(self.val_keys)
+
     def train_dataloader(self) -> DataLoader[FrameBatch]:
         """Endless in content; each iteration is the rest of an epoch, from the trainer's current step on."""
         sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)

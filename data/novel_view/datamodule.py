@@ -239,6 +239,11 @@ class SceneDataModule(pl.LightningDataModule):
         )
         return self._loader(dataset, batch_sampler=sampler)
 
+    @property
+    def num_val_items(self) -> int:
+        """Targets that are validated on, of all processes together."""
+        return len(self.val_targets)
+
     def val_dataloader(self) -> DataLoader[SceneBatch]:
         """The validation targets one at a time, dealt to the processes of a distributed run, equally many to each."""
         views, scale = self.spec.n_views[1], self.spec.scale_val

@@ -1,18 +1,21 @@
-"""Steps with numbers that are not finite: stopped at, or skipped as if they had never been."""
+"""Steps with numbers that are not finite: stopped at, or skipped as if they had never been; what validation counts."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nan
 
+from data.seeds import share_of_process
 from geometry import InputError
 from tests.training.toy import TOY, Numbers, ToyTask
 from training.checkpoint import read_checkpoint
 from training.errors import NonFiniteError
 from training.options import RunOptions
 from training.precision import PRECISIONS
+from training.run_task import RunTask
 from training.trainer import fit
 
 WAYS = pytest.mark.parametrize("parts", [0, 1, 3], ids=["automatic", "manual", "accumulated"])
@@ -120,3 +123,14 @@ def test_the_world_is_compared_on_resume_not_how_it_was_asked_for(tmp_path: Path
     with pytest.raises(InputError, match=r"^--devices x --num_nodes: .* with 4 processes, got 2"):
         ToyTask(options_of(tmp_path, 2, devices=2)).require_same_run(theirs)
     ToyTask(options_of(tmp_path, 2)).require_same_run(ToyTask(options_of(tmp_path, 2, devices=1)).record())
+
+
+@pytest.mark.parametrize(("num_items", "world_size"), [(3, 2), (4, 2), (1, 3), (7, 4)])
+def test_what_fills_up_the_last_turn_of_a_validation_does_not_count(num_items: int, world_size: int) -> None:
+    counted = []
+    for rank in range(world_size):
+        data = SimpleNamespace(num_val_items=num_items)
+        task = SimpleNamespace(trainer=SimpleNamespace(world_size=world_size, global_rank=rank, datamodule=data))
+        mine = share_of_process(range(num_items), rank, world_size)
+        counted += [item for turn, item in enumerate(mine) if not RunTask.is_repeated(task, turn)]
+    assert sorted(counted) == list(range(num_items))

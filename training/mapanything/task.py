@@ -141,7 +141,8 @@ class MapAnythingTask(RunTask):
                 one = slice(index, index + 1)
                 ours, theirs = prediction[one], truth[one]
                 losses = geometry_losses(ours, theirs, self.options.recipe, is_training=False)
-                scores.add({"objective": losses.objective.item(), **set_metrics(ours, theirs)})
+                if not self.is_repeated(batch_idx):
+                    scores.add({"objective": losses.objective.item(), **set_metrics(ours, theirs)})
             is_shown = name == self.options.evaluated_inputs[0] and batch_idx < _PICTURES_PER_VALIDATION
             if is_shown and self.trainer.is_global_zero:
                 self.save_picture(set_picture(prediction[:1], batch.views.images[0], truth[:1]), batch_idx)

@@ -193,7 +193,7 @@ class NerfTask(SceneTask):
         rendered = render_image(view, self.options.chunk)
         truth = reference_of(validation_protocol(self.options.val_protocol, self.options.dataset_name), target)
         for row, score in enumerate(validation_scores(rendered, truth)):
-            if math.isfinite(score):
+            if math.isfinite(score) and not self.is_repeated(batch_idx):
                 self._scores[row] += self._scores.new_tensor([score, 1.0])
         if batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             near, far = view.bounds.near[0].item(), view.bounds.far[0].item()

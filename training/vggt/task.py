@@ -177,7 +177,8 @@ class VGGTTask(RunTask):
             group, predicted = batch[index : index + 1], output_of_group(output, index)
             targets = None if tracks is None else tracks[index : index + 1]
             objective = vggt_objective(predicted, ground_truth(group.views), self.loss_weights, targets).objective
-            self.scores.add({"objective": objective.item(), **group_scores(predicted, group.views)})
+            if not self.is_repeated(batch_idx):
+                self.scores.add({"objective": objective.item(), **group_scores(predicted, group.views)})
             if index == 0 and batch_idx < _PICTURES_PER_VALIDATION and self.trainer.is_global_zero:
                 self.save_picture(group_picture(predicted, group.views), batch_idx)
 

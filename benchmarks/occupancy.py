@@ -1,6 +1,6 @@
 """Proof of the occupancy world models on procedural worlds: `python -m benchmarks.occupancy`.
 
-Trains on the CPU, for each seed: the aligned forecaster, a tokenizer with and one without restarted codes, OccWorld's
+Trains, for each seed: the aligned forecaster, a tokenizer with and one without restarted codes, OccWorld's
 transformer on a world that moves one code cell per step, and the guide's bottleneck for comparison. Everything is
 measured on held-out worlds; every bar is printed beside its figure. Writes metrics.json, and a picture per seed. Runs
 and parts that the folder holds already are taken from there, so that a run that was cut goes on.
@@ -64,7 +64,7 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Budget:
-    """Lengths of the trainings, optimizer steps, and numbers of worlds."""
+    """Lengths of the trainings, optimizer steps, numbers of worlds, and what trains."""
 
     aligned: int = 2000
     bottleneck: int = 200
@@ -73,6 +73,7 @@ class Budget:
     transformer: int = 500
     worlds: int = 2000
     test_worlds: int = 120
+    accelerator: str = "cpu"
 
 
 QUICK = Budget(aligned=4, bottleneck=2, tokenizer=3, collapsed=2, transformer=2, worlds=16, test_worlds=4)
@@ -147,7 +148,7 @@ def base_options(seed: int, folder: Path, budget: Budget, **changes: Any) -> Occ
         "num_worlds": budget.worlds,
         "num_val_worlds": budget.test_worlds,
         "num_val": budget.test_worlds,
-        "accelerator": "cpu",
+        "accelerator": budget.accelerator,
         "val_every": 1_000_000,
     }
     return replace(options, **(values | changes))
@@ -484,10 +485,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--processes", type=int, default=2, help="seeds at the same time, one thread each")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--accelerator", default="cpu", help="what trains; everything is measured on the CPU")
+    parser.add_argument("--transformer_steps", type=int, default=Budget.transformer)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: it runs, and reaches nothing")
     options = parser.parse_args(arguments)
     require(options.processes >= 1, f"--processes: expected at least 1, got {options.processes}")
-    budget = QUICK if options.quick else Budget()
+    require(
+        options.transformer_steps >= 1, f"--transformer_steps: expected at least 1, got {options.transformer_steps}"
+    )
+    budget = QUICK if options.quick else Budget(transformer=options.transformer_steps)
+    budget = replace(budget, accelerator=options.accelerator)
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, options.out, budget, tuple(options.parts)) for seed in options.seeds]
     if min(options.processes, len(jobs)) == 1:

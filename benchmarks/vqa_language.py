@@ -65,19 +65,21 @@ class Reader:
     def __init__(self, language: LanguageModel, num_visual: int, num_geometry: int) -> None:
         """`num_visual` placeholders, of which the first `num_geometry` stay empty."""
         self.language, self.num_geometry = language, num_geometry
+        self.device = language.inner.get_input_embeddings().weight.device
         self.prompts = PromptBuilder(language.codec, "chat", num_visual, 512)
 
     def embedded(self, rows: TextRows, descriptions: list[str], noise: torch.Generator | None) -> Tensor:
         """Word embeddings, with those of the descriptions in the places of visual ones; "" leaves zeros there."""
         words = self.language.embed(rows.input_ids).masked_fill(rows.visual[..., None], 0.0)
         starts = rows.visual.long().argmax(1) + self.num_geometry
-        bags = spelled_rows(self.language.codec, descriptions, self.prompts.num_visual - self.num_geometry)
+        num_places = self.prompts.num_visual - self.num_geometry
+        bags = spelled_rows(self.language.codec, descriptions, num_places).to(self.device)
         places = written(self.language.inner.get_input_embeddings().weight, bags)
         if noise is not None:
             size = places.detach().square().mean(-1, keepdim=True).sqrt()
-            places = places + _NOISE * size * torch.randn(places.shape, generator=noise)
-        positions = starts[:, None] + torch.arange(places.shape[1])
-        is_described = torch.tensor([bool(one) for one in descriptions])
+            places = places + _NOISE * size * torch.randn(places.shape, generator=noise, device=self.device)
+        positions = starts[:, None] + torch.arange(places.shape[1], device=self.device)
+        is_described = torch.tensor([bool(one) for one in descriptions], device=self.device)
         shown = torch.zeros_like(rows.visual).scatter(1, positions, is_described[:, None].expand_as(positions))
         return torch.where(
             shown[..., None], torch.zeros_like(words).scatter(1, positions[..., None].expand_as(places), places), words
@@ -99,9 +101,8 @@ class Reader:
 
     def rows(self, samples: list[TextSample]) -> TextRows:
         """Of training."""
-        return self.prompts.training(
-            [one.record.question for one in samples], [one.record.answers[0] for one in samples]
-        )
+        questions, answers = ([one.record.question for one in samples], [one.record.answers[0] for one in samples])
+        return self.prompts.training(questions, answers).to(self.device)
 
 
 def pretrain(
@@ -113,7 +114,7 @@ def pretrain(
     parameters = [parameter for parameter in language.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lrate, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lrate, total_steps=steps, pct_start=0.1)
-    rng, noise = random.Random(seed), torch.Generator().manual_seed(seed)
+    rng, noise = random.Random(seed), torch.Generator(reader.device).manual_seed(seed)
     pool: list[list[TextSample]] = []
     start, mean = time.perf_counter(), 0.0
     for step in range(1, steps + 1):
@@ -163,13 +164,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=int, default=16, help="places of a description")
     parser.add_argument("--geometry_tokens", type=int, default=3, help="placeholders before them")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args(arguments)
     require(min(options.steps, options.batch, options.rooms) >= 1, "--steps, --batch, --rooms: expected 1 or more")
     torch.manual_seed(options.seed)
     rooms = text_samples(options.seed, options.rooms)
-    reader = Reader(
-        load_language(f"tiny:{options.seed}"), options.latents + options.geometry_tokens, options.geometry_tokens
-    )
+    language = load_language(f"tiny:{options.seed}").to(options.device)
+    reader = Reader(language, options.latents + options.geometry_tokens, options.geometry_tokens)
     pretrain(
         reader, rooms, steps=options.steps, batch=options.batch, lrate=options.lrate, seed=options.seed, log_every=100
     )

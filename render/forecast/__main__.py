@@ -16,9 +16,10 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.occupancy.sessions import Session, read_session
+from data.occupancy.occ3d import PERIOD, read_occ3d
+from data.occupancy.sessions import read_session
 from data.occupancy.types import OccupancyBatch
-from data.occupancy.windows import SessionWindows
+from data.occupancy.windows import Occ3dWindows, SessionWindows
 from data.problems import Problems
 from data.seeds import evenly_spread
 from geometry import one_line_errors, require
@@ -35,7 +36,7 @@ from training.occupancy.checkpoint import Loaded, load_weights
 from training.occupancy.inputs import MANEUVERS as NUM_MANEUVERS
 from training.occupancy.inputs import maneuvers, plane_steps
 from training.occupancy.learners import labels_of
-from training.occupancy.metrics import THRESHOLD, pose_errors, ratio
+from training.occupancy.metrics import THRESHOLD, SemanticScores, pose_errors, ratio
 from training.options import option
 from training.precision import usable_device
 
@@ -45,7 +46,8 @@ class ForecastOptions:
     """What to forecast, and how to show it."""
 
     ckpt: str = option("", "weights: a checkpoint of train_occupancy.py, or .safetensors with its JSON")
-    session: str = option("", "folder of a session (drone_* or rover_*)")
+    session: str = option("", "folder of a session (drone_* or rover_*), or gts/<scene> of Occ3D-nuScenes")
+    infos: str = option("", "Occ3D: pickle or JSON of frame infos; not given: annotations.json beside gts")
     out: str = option("", "folder for forecast.mp4, steps.json and the grids")
     command: tuple[str, ...] = option(
         (RECORDED,),
@@ -65,6 +67,10 @@ class ForecastOptions:
         require(bool(self.ckpt), "--ckpt: expected weights, got none")
         require(Path(self.session).is_dir(), f"--session: expected a folder, got {self.session!r}")
         require(bool(self.out), "--out: expected a folder, got none")
+        require(
+            not self.infos or is_occ3d(Path(self.session)),
+            f"--infos {self.infos}: expected --session gts/<scene> of Occ3D beside it, got {self.session}",
+        )
         require(self.max_windows >= 0, f"--max_windows: expected 0 or more, got {self.max_windows}")
         require(0 < self.threshold < 1, f"--threshold: expected a probability, got {self.threshold:g}")
         require(self.side >= 16, f"--side: expected 16 pixels or more, got {self.side}")
@@ -92,10 +98,13 @@ class StepCounts:
     """Right, wrong and missing voxels."""
     position: list[list[float]] = field(default_factory=list)
     """Meters that the predicted poses are off, window by window."""
+    semantic: SemanticScores | None = None
+    """Of networks that know classes."""
 
     def rows(self, period: float) -> list[dict[str, float | int | None]]:
         """As they are printed."""
         errors = np.array(self.position) if self.position else None
+        means = None if self.semantic is None else self.semantic.named()["miou_per_step"]
         return [
             {
                 "step": step + 1,
@@ -104,6 +113,7 @@ class StepCounts:
                 "predicted_over_true": ratio(right + wrong, right + missing),
                 "position_m": None if errors is None else float(errors[:, step].mean()),
             }
+            | ({} if means is None else {"miou": means[step]})
             for step, (right, wrong, missing) in enumerate(self.hits)
         ]
 
@@ -172,16 +182,19 @@ def run(options: ForecastOptions) -> dict[str, list[dict[str, float | int | None
     device = usable_device(options.device)
     loaded = load_weights(options.ckpt)
     commands = [Command(text) for text in options.command]
-    session, windows = session_windows(Path(options.session), loaded)
+    session, period, windows = session_windows(Path(options.session), loaded, options.infos)
     chosen = evenly_spread(range(len(windows)), options.max_windows or len(windows))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     network, plan = loaded.network.to(device).eval(), loaded.plan
-    period = session.info.period * plan.skip
+    period *= plan.skip
     counts = {command.text: StepCounts([[0, 0, 0] for _ in range(plan.future)]) for command in commands}
+    if plan.num_classes > 2:
+        for one in counts.values():
+            one.semantic = SemanticScores(plan.future, plan.num_classes, plan.free_class)
     video = out / ("forecast.gif" if options.gif else "forecast.mp4")
     with video_file(video, options.fps) as write:
-        for item in tqdm(chosen, desc=session.name, unit="window"):
+        for item in tqdm(chosen, desc=session, unit="window"):
             batch = OccupancyBatch.stack([windows[item]]).to(device)
             variants = {
                 command.text: forecast(network, plan, batch, command, period, options.threshold) for command in commands
@@ -191,38 +204,56 @@ def run(options: ForecastOptions) -> dict[str, list[dict[str, float | int | None
                 _write_grids(out / command.name, batch, variants[command.text])
     table = {text: one.rows(period) for text, one in counts.items()}
     numbers = [windows[item].frames.tolist() for item in chosen]
-    record = {"session": session.name, "weights": loaded.identity.name, "weights_sha256": loaded.identity.sha256}
+    record = {"session": session, "weights": loaded.identity.name, "weights_sha256": loaded.identity.sha256}
     write_json(out / "steps.json", record | {"windows": numbers, "commands": table})
     sys.stdout.write(f"{text_table(table)}\nwritten: {video}, {out / 'steps.json'}\n")
     return table
 
 
-def session_windows(folder: Path, loaded: Loaded) -> tuple[Session, SessionWindows]:
-    """Windows of a session that follow each other: every future frame is forecast once.
+def is_occ3d(folder: Path) -> bool:
+    """Whether a folder is a scene of Occ3D-nuScenes, gts/<scene>."""
+    return folder.resolve().parent.name == "gts"
+
+
+def session_windows(folder: Path, loaded: Loaded, infos: str = "") -> tuple[str, float, SessionWindows | Occ3dWindows]:
+    """Name, seconds between frames, and windows that follow each other: every future frame is forecast once.
 
     Raises:
-        InputError: for another grid than the network's, and a session that is too short.
+        InputError: for another grid or other classes than the network's, and a session that is too short.
     """
     plan, problems = loaded.plan, Problems()
-    has_own = (folder / "session.json").is_file()
-    session = read_session(folder, None if has_own else plan.space, problems.add)
+    windows: SessionWindows | Occ3dWindows
+    if is_occ3d(folder):
+        folder = folder.resolve()
+        scenes = read_occ3d(
+            folder.parent.parent, Path(infos) if infos else None, scenes=[folder.name], report=problems.add
+        )
+        windows = Occ3dWindows(scenes, plan.history, plan.future, skip=plan.skip)
+        name, period, count = folder.name, PERIOD, sum(len(scene.tokens) for scene in scenes)
+    else:
+        has_own = (folder / "session.json").is_file()
+        session = read_session(folder, None if has_own else plan.space, problems.add)
+        windows = SessionWindows([session], plan.history, plan.future, skip=plan.skip)
+        name, period, count = session.name, session.info.period, len(session.numbers)
     problems.announce(str(folder))
     require(
-        session.info.space == plan.space,
+        windows.space == plan.space,
         f"--session {folder}: expected the grid of {loaded.identity.name} {plan.space.record()}, got "
-        f"{session.info.space.record()}",
+        f"{windows.space.record()}",
     )
-    require(plan.num_classes == 2, f"--ckpt: expected a network of occupied and empty, got {plan.num_classes} classes")
-    windows = SessionWindows([session], plan.history, plan.future, skip=plan.skip)
+    require(
+        windows.num_classes == plan.num_classes,
+        f"--session {folder}: expected labels of {plan.num_classes} classes, which {loaded.identity.name} knows, got "
+        f"{windows.num_classes}",
+    )
     require(
         len(windows) > 0,
-        f"--session {folder}: expected {plan.history} + {plan.future} frames (every {plan.skip}), got "
-        f"{len(session.numbers)}",
+        f"--session {folder}: expected {plan.history} + {plan.future} frames (every {plan.skip}), got {count}",
     )
     first = windows.windows[0][1][0]
     following = [one for one in windows.windows if (one[1][0] - first) % (plan.future * plan.skip) == 0]
     windows.windows = following
-    return session, windows
+    return name, period, windows
 
 
 def _show(
@@ -243,6 +274,9 @@ def _show(
             a, b, seen = ours[step], theirs[step], known[step]
             for number, case in enumerate((a & b, a & ~b, ~a & b)):
                 counts[name].hits[step][number] += int((case & seen).sum())
+        semantic = counts[name].semantic
+        if semantic is not None:
+            semantic.add(variant.labels[None], truth[None], known[None])
         if variant.poses is not None:
             errors = pose_errors(variant.poses[None], batch.relative_future)[0, :, 0]
             counts[name].position.append(errors.tolist())
@@ -254,7 +288,7 @@ def _show(
             Shown(f"forecast, {name}", variant.labels[step].cpu(), truths[name][0][step].cpu())
             for name, variant in variants.items()
         ]
-        write(composed(rows, plan.space.grid, plan.free_class, side))
+        write(composed(rows, plan.space.grid, plan.free_class, side, has_classes=plan.num_classes > 2))
 
 
 def _write_grids(folder: Path, batch: OccupancyBatch, variant: Variant) -> None:
@@ -272,13 +306,16 @@ def text_table(table: dict[str, list[dict[str, float | int | None]]]) -> str:
     def cell(value: float | int | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    lines = [f"{'command':<20} {'step':>4} {'s':>6} {'IoU':>7} {'pred/true':>9} {'pose m':>7}"]
+    has_classes = any("miou" in row for rows in table.values() for row in rows)
+    title = f"{'command':<20} {'step':>4} {'s':>6} {'IoU':>7} {'pred/true':>9} {'pose m':>7}"
+    lines = [f"{title} {'mIoU':>7}" if has_classes else title]
     for name, rows in table.items():
         for row in rows:
-            lines.append(
+            line = (
                 f"{name[-20:]:<20} {row['step']:>4} {row['seconds']:>6.2f} {cell(row['iou']):>7} "
                 f"{cell(row['predicted_over_true']):>9} {cell(row['position_m']):>7}"
             )
+            lines.append(f"{line} {cell(row['miou']):>7}" if has_classes else line)
     return "\n".join(lines)
 
 

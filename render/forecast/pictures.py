@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.occupancy.voxel_mesh import exposed_faces, height_colors, overview
 from geometry.voxels import VoxelGrid
-from training.occupancy.pictures import error_map, height_map
+from training.occupancy.pictures import class_colors, class_map, error_map, height_map
 from training.pictures import as_bytes
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -29,16 +29,20 @@ class Shown:
     """In the same frame; None: nothing to compare."""
 
 
-def composed(rows: list[Shown], grid: VoxelGrid, free_class: int, side: int) -> Picture:
-    """Rows under each other: from above, in 3-D, and the columns that are wrong; `side` is a panel's height."""
-    return np.concatenate([_row(row, grid, free_class, side) for row in rows], axis=0)
+def composed(rows: list[Shown], grid: VoxelGrid, free_class: int, side: int, *, has_classes: bool = False) -> Picture:
+    """Rows under each other: from above, in 3-D, and the columns that are wrong; `side` is a panel's height.
+
+    Colors are those of heights or, with `has_classes`, of classes.
+    """
+    return np.concatenate([_row(row, grid, free_class, side, has_classes) for row in rows], axis=0)
 
 
-def _row(row: Shown, grid: VoxelGrid, free_class: int, side: int) -> Picture:
-    above = _fitted(as_bytes(height_map(row.labels, free_class)), side)
+def _row(row: Shown, grid: VoxelGrid, free_class: int, side: int, has_classes: bool) -> Picture:
+    plan = class_map(row.labels, free_class) if has_classes else height_map(row.labels, free_class)
+    above = _fitted(as_bytes(plan), side)
     occupied = (row.labels != free_class).numpy()
     triangles, cells = exposed_faces(occupied, grid)
-    colors = height_colors(cells, grid)
+    colors = class_colors(row.labels[tuple(cells.T)]).numpy() if has_classes else height_colors(cells, grid)
     panels = [above, overview(triangles, colors, grid, side, side * 3 // 2)]
     if row.truth is None:
         panels.append(np.full_like(above, 255))

@@ -1,5 +1,6 @@
 """Pictures of forecasts beside the truth, seen from above."""
 
+import matplotlib
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
@@ -22,6 +23,20 @@ def height_map(labels: Integer[Tensor, "x y z"], free_class: int) -> Float[Tenso
     heights = torch.arange(1, occupied.shape[-1] + 1, device=labels.device)
     top = (occupied * heights).amax(-1).float() / occupied.shape[-1]
     return _upright(top[..., None].expand(-1, -1, 3))
+
+
+def class_colors(classes: Integer[Tensor, " cell"]) -> Float[Tensor, "cell 3"]:
+    """Twenty colors in turn."""
+    palette = torch.tensor(matplotlib.colormaps["tab20"].colors, device=classes.device)
+    return palette[classes.long() % len(palette)]
+
+
+def class_map(labels: Integer[Tensor, "x y z"], free_class: int) -> Float[Tensor, "rows cols 3"]:
+    """Class of the highest occupied voxel of each column; columns without any are black."""
+    occupied = labels != free_class
+    top = (occupied * torch.arange(1, occupied.shape[-1] + 1, device=labels.device)).amax(-1)
+    classes = labels.gather(-1, (top - 1).clamp(min=0)[..., None])[..., 0]
+    return _upright(class_colors(classes.flatten()).unflatten(0, classes.shape) * (top > 0)[..., None])
 
 
 def error_map(

@@ -9,22 +9,24 @@ import pytest
 import torch
 
 from data.occupancy.convert import main as convert
+from data.occupancy.occ3d import FREE, OCC3D_SPACE
 from data.occupancy.procedural_world import SMALL_SPACE, ProceduralWorlds, WorldSpec
 from data.occupancy.types import OccupancyBatch
 from geometry import InputError
 from geometry.body_poses import relative_to, rotation_of, yaw_of
 from models.occupancy.aligned import AlignedConfig
-from models.occupancy.networks import ALIGNED, NetworkPlan, build_network, save_network
+from models.occupancy.networks import ALIGNED, OCCWORLD, NetworkPlan, build_network, save_network, sizes_of
 from render.forecast.__main__ import main, truth_from
 from render.forecast.commands import Command
 
 SPEC = WorldSpec(movers=0)
+OCC3D = Path(__file__).parents[2] / "golden" / "occupancy" / "occ3d_tiny"
 
 
-def write_network(folder: Path, name: str = "tiny") -> Path:
-    """An untrained network, whose forecast is the last grid moved to where it is seen from."""
+def write_network(folder: Path, name: str = "tiny", plan: NetworkPlan | None = None) -> Path:
+    """An untrained network; the default's forecast is the last grid moved to where it is seen from."""
     sizes = AlignedConfig(history=3, future=4, width=4, levels=1, motion_width=8)
-    plan = NetworkPlan(ALIGNED, sizes, SMALL_SPACE, history=3, future=4)
+    plan = plan or NetworkPlan(ALIGNED, sizes, SMALL_SPACE, history=3, future=4)
     torch.manual_seed(0)
     network = build_network(plan)
     save_network(network, plan, folder / f"{name}.safetensors", folder / f"{name}.json", {})
@@ -94,3 +96,45 @@ def test_a_session_from_files_to_video(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main([*common, "--command", "sideways"])
     assert "--command" in capsys.readouterr().err
+
+
+def test_classes_of_a_scene_of_occ3d(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = AlignedConfig(history=2, future=1, width=4, levels=1, motion_width=8, num_classes=18, free_class=FREE)
+    plan = NetworkPlan(ALIGNED, sizes, OCC3D_SPACE, history=2, future=1, num_classes=18, free_class=FREE)
+    network, infos = write_network(tmp_path, "classes", plan), str(next(OCC3D.glob("*.pkl")))
+    scene, out = next((OCC3D / "gts").iterdir()), tmp_path / "out"
+    common = ["--ckpt", str(network), "--out", str(out), "--side", "32", "--gif", "--max_windows", "1"]
+    main([*common, "--session", str(scene), "--infos", infos])
+    assert "mIoU" in capsys.readouterr().out
+    record = json.loads((out / "steps.json").read_text())
+    (row,) = record["commands"]["recorded"]
+    assert (record["session"], row["seconds"]) == (scene.name, 0.5)
+    assert 0 < row["miou"] < row["iou"] <= 1
+    assert np.load(next((out / "recorded").glob("*.npz")))["occupancy"].max() == FREE
+    for given, message in (
+        (["--session", str(tmp_path), "--infos", infos], "expected --session gts/<scene>"),
+        (["--session", str(scene), "--infos", infos, "--ckpt", str(write_network(tmp_path))], "expected the grid of"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*common, *given])
+        assert message in capsys.readouterr().err
+
+
+def test_occworld_is_told_maneuvers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(["--procedural", "1", "--out", str(tmp_path / "sessions")])
+    sizes = sizes_of(OCCWORLD, json.loads(Path("configs/occupancy/sizes/tiny_occworld.json").read_text()), "sizes")
+    plan = NetworkPlan(OCCWORLD, sizes, SMALL_SPACE, history=3, future=4)
+    network, session = write_network(tmp_path, "occworld", plan), tmp_path / "sessions" / "drone_20260101_000000"
+    common = ["--ckpt", str(network), "--session", str(session), "--out", str(tmp_path), "--side", "16", "--gif"]
+    main([*common, "--max_windows", "1", "--command", "recorded", "left", "predicted"])
+    table = json.loads((tmp_path / "steps.json").read_text())["commands"]
+    assert [len(rows) for rows in table.values()] == [4, 4, 4]
+    assert all(row["position_m"] is None for rows in table.values() for row in rows)
+    left, recorded = (
+        np.stack([np.load(path)["occupancy"] for path in sorted((tmp_path / name).glob("*.npz"))])
+        for name in ("left", "recorded")
+    )
+    assert left.shape == recorded.shape == (4, 32, 32, 16)
+    with pytest.raises(SystemExit):
+        main([*common, "--command", "climb"])
+    assert "with occworld" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.occupancy.augmentation import GridAugmentation
-from data.occupancy.occ3d import OCC3D_SPACE, Occ3dScene, read_occ3d
+from data.occupancy.occ3d import OCC3D_SPACE, Occ3dScene, official_splits, read_occ3d
 from data.occupancy.procedural_world import ProceduralWorlds, WorldSpec
 from data.occupancy.sessions import Session, read_sessions
 from data.occupancy.splits import SPLITS, require_disjoint, split_by_names, split_sessions
@@ -353,7 +353,11 @@ def _occ3d(spec: OccupancyDataSpec) -> tuple[dict[str, WindowSource], dict[str, 
 def _split_scenes(
     spec: OccupancyDataSpec, scenes: Sequence[Occ3dScene], held_out: Sequence[Occ3dScene]
 ) -> dict[str, list[Occ3dScene]]:
-    """By the two files of infos, else by lists of names, else by shares; all pieces of a scene together."""
+    """By the two files of infos, else by lists of names, else by the data set's own split, else by shares.
+
+    All pieces of a scene stay together. Of the own split the scenes that are there are taken, and its validation
+    scenes are those of the test, too.
+    """
     lists = _lists(spec)
     names = sorted({scene.name for scene in scenes})
     if held_out:
@@ -361,6 +365,12 @@ def _split_scenes(
         both = sorted(set(names) & {scene.name for scene in held_out})
         require(not both, f"--val_infos: expected other scenes than in --infos, got {both[:1]} in both")
         return splits
+    own = {} if lists else official_splits(Path(spec.datadir), Path(spec.infos) if spec.infos else None)
+    if len(own) == 2:
+        train, val = ([scene for scene in scenes if scene.name in own[split]] for split in ("train", "val"))
+        both = sorted(set(own["train"]) & set(own["val"]))
+        require(not both, f"{spec.datadir}: expected every scene in train_split or val_split, got {both[:1]} in both")
+        return {"train": train, "val": val, "test": list(val)}
     if not lists:
         order = torch.randperm(len(names), generator=seeded_generator(spec.split_seed)).tolist()
         num_val, num_test = (round(share * len(names)) for share in (spec.val_share, spec.test_share))

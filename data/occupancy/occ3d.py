@@ -2,7 +2,8 @@
 
     <root>/gts/<scene>/<token>/labels.npz     semantics uint8 (200,200,16), mask_lidar, mask_camera
     infos: a pickle {infos: {scene: [frame, ...]}} in time order (OccWorld, Zheng et al. 2023), or
-           Occ3D's annotations.json with scene_infos
+           Occ3D's annotations.json with scene_infos, train_split, val_split (README of the repository
+           CVPR2023-3D-Occupancy-Prediction, "Hierarchy")
 
 Grids stand in the vehicle's frame at the key frame (x forward, y left, z up), 2 Hz. A pickle can run any code when it
 is read: only numpy's arrays and plain containers are admitted.
@@ -165,7 +166,7 @@ def _frames_of_pickle(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Occ3D's own record; frames are put in the order of their time stamps."""
+    """Occ3D's own record; frames are put in the order of their time stamps where these are numbers."""
     try:
         scenes = json.loads(path.read_text())["scene_infos"]
         return {
@@ -175,12 +176,27 @@ def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
                     "ego2global_translation": frame["ego_pose"]["translation"],
                     "ego2global_rotation": frame["ego_pose"]["rotation"],
                 }
-                for token, frame in sorted(frames.items(), key=lambda entry: entry[1]["timestamp"])
+                for token, frame in sorted(frames.items(), key=lambda entry: _time(entry[1]["timestamp"]))
             ]
             for name, frames in scenes.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected scene_infos with timestamp and ego_pose of each frame: {error}") from error
+
+
+def _time(stamp: int | float | str) -> float:
+    """A token in the place of a number says nothing; frames stand in order of time as it is."""
+    return float(stamp) if isinstance(stamp, int | float) or stamp.isdecimal() else 0.0
+
+
+def official_splits(root: Path, infos: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Scenes to train and to validate with as annotations.json names them; empty where there is no such record."""
+    path = root / "annotations.json" if infos is None else infos
+    if path.suffix != ".json":
+        return {}
+    content = json.loads(path.read_text())
+    names = {split: content.get(f"{split}_split") for split in ("train", "val")}
+    return {split: tuple(map(str, found)) for split, found in names.items() if isinstance(found, list)}
 
 
 def _parts(root: Path, name: str, frames: list[dict[str, Any]], report: Report) -> list[Occ3dScene]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.occupancy.datamodule import OccupancyDataSpec, build_occupancy_data
 from data.occupancy.occ3d import read_occ3d, read_plain_pickle
 from data.occupancy.windows import Occ3dWindows
 from data.problems import Problems
@@ -57,7 +58,7 @@ def test_frames_by_annotations_and_gaps(tmp_path: Path) -> None:
     scene = read_occ3d(GOLDEN, next(GOLDEN.glob("*.pkl")))[0]
     frames = {
         token: {
-            "timestamp": 100 - row,  # backwards
+            "timestamp": str(10 - row),  # backwards, and one digit more for the first
             "ego_pose": {"translation": pose[:3], "rotation": pose[3:7]},
         }
         for row, (token, pose) in enumerate(zip(scene.tokens, scene.poses.tolist(), strict=True))
@@ -73,3 +74,26 @@ def test_frames_by_annotations_and_gaps(tmp_path: Path) -> None:
     assert len(problems.lines) == 1
     torch.testing.assert_close(parts[1].steps[0], -scene.steps[0], atol=1e-4, rtol=0)
     assert parts[1].maneuvers == (2, 2)
+
+
+def test_own_split_of_the_data_set(tmp_path: Path) -> None:
+    scenes = read_occ3d(GOLDEN, next(GOLDEN.glob("*.pkl")))
+    assert len(scenes) == 2
+    infos = {}
+    for scene in scenes:
+        infos[scene.name] = {
+            token: {"timestamp": token, "ego_pose": {"translation": pose[:3], "rotation": pose[3:7]}}
+            for token, pose in zip(scene.tokens, scene.poses.tolist(), strict=True)
+        }
+    names = [scene.name for scene in scenes]
+    record = {"scene_infos": infos, "train_split": [names[1], "scene-9999"], "val_split": [names[0]]}
+    (tmp_path / "annotations.json").write_text(json.dumps(record))
+    (tmp_path / "gts").symlink_to(GOLDEN / "gts")
+    spec = OccupancyDataSpec(dataset="occ3d", datadir=str(tmp_path), history=1, future=1)
+    data = build_occupancy_data(spec)
+    assert data.names == {"train": [names[1]], "val": [names[0]], "test": [names[0]]}
+    assert [part.tokens for part in read_occ3d(tmp_path, scenes=[names[0]])] == [scenes[0].tokens]
+    record["val_split"] = names
+    (tmp_path / "annotations.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="train_split or val_split"):
+        build_occupancy_data(spec)

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,11 +21,13 @@ from data.scene_qa.types import QABatch, QARecord, QASample, ViewGeometry
 from data.seeds import evenly_spread
 from geometry import InputError, require
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
+from models.vqa.constrained import Constraint
 from models.vqa.network import SceneQA
 from models.vqa.weights import located
 from render.reconstruct.photo_files import read_photo
 from training.backbone import announce_license
 from training.pictures import as_bytes
+from training.vqa.actions import action_constraint
 from training.vqa.checkpoint import load_vqa
 from training.vqa.inputs import scene_inputs
 
@@ -78,8 +81,16 @@ class Answerer(Protocol):
     image_size: int
     max_views: int
 
-    def ask(self, views: ShownViews, question: str, situation: str = "", *, max_new_tokens: int = MAX_TOKENS) -> Answer:
-        """Answer one question."""
+    def ask(
+        self,
+        views: ShownViews,
+        question: str,
+        situation: str = "",
+        *,
+        max_new_tokens: int = MAX_TOKENS,
+        is_constrained: bool = False,
+    ) -> Answer:
+        """Answer one question; `is_constrained`: with an action and nothing else."""
         ...
 
 
@@ -116,8 +127,21 @@ class NetworkAnswerer:
         require(loaded.vggt.image_size is not None, f"--ckpt {ckpt}: expected the size of its images, got none")
         return cls(loaded.network, vggt, int(loaded.vggt.image_size or 0), device)
 
+    @cached_property
+    def constraint(self) -> Constraint:
+        """To actions."""
+        return action_constraint(self.network)
+
     @torch.no_grad()
-    def ask(self, views: ShownViews, question: str, situation: str = "", *, max_new_tokens: int = MAX_TOKENS) -> Answer:
+    def ask(
+        self,
+        views: ShownViews,
+        question: str,
+        situation: str = "",
+        *,
+        max_new_tokens: int = MAX_TOKENS,
+        is_constrained: bool = False,
+    ) -> Answer:
         """Greedy decoding.
 
         Raises:
@@ -130,7 +154,10 @@ class NetworkAnswerer:
         mask = torch.ones(count, dtype=torch.bool)
         batch = QABatch.collate([QASample(record, "", views.images, None, mask)]).to(self.device)
         inputs = scene_inputs(batch, self.network.config, self.vggt)
-        found = self.network.answer(inputs, batch.questions, batch.situations, max_new_tokens=max_new_tokens)
+        processors = [self.constraint.processor([True])] if is_constrained else []
+        found = self.network.answer(
+            inputs, batch.questions, batch.situations, max_new_tokens=max_new_tokens, processors=processors
+        )
         attention = self.network.attention(inputs)[0].float().cpu()
         return Answer(found.texts[0].strip(), found.stopped[0], attention)
 

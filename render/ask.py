@@ -29,7 +29,7 @@ from render.answering import (
 from render.loading import usable_device
 from training.cli import parse_options
 from training.options import option
-from training.vqa.actions import PLACE_ANCHOR, parse_action
+from training.vqa.actions import PLACE_ANCHOR, parse_action, require_room
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -48,6 +48,7 @@ class AskOptions:
     views: int = option(8, "views of --scene, evenly spread")
     view_ids: tuple[int, ...] = option((), "views of --scene by number instead", type=int, nargs="+")
     json: bool = option(False, "the answer is an action: check it and print it as one line of JSON")
+    constrained: bool = option(False, "with --json: the network can write nothing but an action")
     attention: str = option("", "write a picture of where the network looked; of several questions the last")
     language_model: str = option("", "where the language model lies, if not where it was in training")
     vggt_ckpt: str = option("", "where VGGT lies, if not where it was in training")
@@ -71,6 +72,9 @@ class AskOptions:
             require(not self.scene or bool(getattr(self, name)), f"--scene {self.scene}: expected --{name} beside it")
         for name in ("views", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"--{name}: expected 1 or more, got {getattr(self, name)}")
+        require(not self.constrained or self.json, "--constrained: expected --json beside it, got none")
+        if self.constrained:
+            require_room(self.max_new_tokens)
         require(
             not self.attention or Path(self.attention).suffix.lower() in _SUFFIXES,
             f"--attention: expected a file name such as where.png, got {self.attention!r}",
@@ -96,7 +100,13 @@ def converse(options: AskOptions, answerer: Answerer) -> None:
     """
     views = shown_views(options, answerer)
     for question in questions(options.question):
-        answer = answerer.ask(views, question, options.situation, max_new_tokens=options.max_new_tokens)
+        answer = answerer.ask(
+            views,
+            question,
+            options.situation,
+            max_new_tokens=options.max_new_tokens,
+            is_constrained=options.constrained,
+        )
         try:
             sys.stdout.write(f"{printed(answer, is_action=options.json)}\n")
         except InputError as error:

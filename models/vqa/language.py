@@ -89,6 +89,21 @@ class TextCodec:
         require(found is not None, f"tokenizer: expected the special token {token} of Qwen3, got none")
         return int(found)
 
+    def token_bytes(self) -> dict[int, bytes]:
+        """What each token that is not special stands for, of a byte-level vocabulary: it spells bytes as letters.
+
+        The 188 printable bytes of Latin-1 are themselves, the others the letters from U+0100 on, in order.
+        """
+        own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [byte for byte in range(256) if byte not in own]
+        letters = {chr(byte): byte for byte in own} | {chr(256 + number): byte for number, byte in enumerate(others)}
+        special = set(self.tokenizer.get_added_vocab())
+        return {
+            token: bytes(letters[letter] for letter in text)
+            for text, token in self.tokenizer.get_vocab().items()
+            if text and text not in special and letters.keys() >= set(text)
+        }
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -38,7 +38,15 @@ class BrightestView:
         self.text, self.is_complete = text, is_complete
         self.asked: list[tuple[str, str, int]] = []
 
-    def ask(self, views: ShownViews, question: str, situation: str = "", *, max_new_tokens: int = MAX_TOKENS) -> Answer:
+    def ask(
+        self,
+        views: ShownViews,
+        question: str,
+        situation: str = "",
+        *,
+        max_new_tokens: int = MAX_TOKENS,
+        is_constrained: bool = False,
+    ) -> Answer:
         """Attention is the brightness of each half."""
         self.asked.append((question, situation, max_new_tokens))
         halves = torch.nn.functional.adaptive_avg_pool2d(views.images.mean(1), (1, 2)) + 1e-6

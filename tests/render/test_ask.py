@@ -88,6 +88,8 @@ def test_views_of_a_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         ("--ckpt c a.png --datadir d", "--datadir: expected --scene beside it"),
         ("--ckpt c --scene s --dataset_name dtu", "--scene s: expected --datadir beside it"),
         ("--ckpt c a.png --attention where", "--attention: expected a file name"),
+        ("--ckpt c a.png --constrained", "--constrained: expected --json beside it"),
+        ("--ckpt c a.png --json --constrained --max_new_tokens 64", "--constrained: expected --max_new_tokens of at"),
         ("--ckpt c.safetensors a.png", "--ckpt c.safetensors: expected a checkpoint or weights"),
     ],
 )
@@ -113,8 +115,11 @@ def test_a_network_from_its_file(weights: Path, photos: tuple[str, ...], capsys:
     assert answer.attention.shape == (2, 4, 4)
     assert sum(answer.shares) == pytest.approx(1)
     assert attention_picture(views, answer).shape == (160 + 18 + (14 if answer.text else 0), 320, 3)
-    main(["--ckpt", str(weights), *photos, "--question", "what?", "--max_new_tokens", "3", "--device", "cpu"])
+    common = ["--ckpt", str(weights), *photos, "--device", "cpu", "--question", "what?"]
+    main([*common, "--max_new_tokens", "3"])
     assert capsys.readouterr().out.strip() == answer.text
+    main([*common, "--json", "--constrained"])  # random weights
+    assert json.loads(capsys.readouterr().out)["action"] == "place_anchor"
     with pytest.raises(InputError, match="images: expected 1 to 3, got 4"):
         answerer.ask(views_of_photos(photos * 2, 32), "what?")
     other = VGGT.with_name("general_nano.ckpt")

@@ -2,13 +2,17 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
+from data.scene_qa.records import action_text
 from data.scene_qa.types import QARecord
 from geometry import InputError, require
+from models.vqa.constrained import Constraint, Fixed, Form, FreeText, Number
+from models.vqa.network import SceneQA
 from training.vqa.metrics import join
 
 PLACE_ANCHOR = "place_anchor"
@@ -17,6 +21,9 @@ IOU_LEVELS = (0.25, 0.5)
 """Least overlap at which a box counts as found."""
 _MIN_LENGTH = 1e-6
 """Of a normal; a shorter one has no direction."""
+
+_LONGEST_SCENE = 64
+"""Bytes of a scene's name that a constrained answer can write."""
 
 Vector = tuple[float, float, float]
 
@@ -32,6 +39,47 @@ class AnchorAction:
     """Of length 1."""
     extent: Vector
     """Sides, meters, 0 or more."""
+
+
+def action_form() -> Form:
+    """Actions as `data.scene_qa.records.action_text` lays them out; `parse_action` reads every text of this form."""
+    return Form(
+        [
+            Fixed(f'{{"action": "{PLACE_ANCHOR}", "scene": "'.encode()),
+            FreeText(_LONGEST_SCENE),
+            Fixed(b'", "center": ['),
+            *_vector_form(Number()),
+            Fixed(b'], "normal": ['),
+            *_vector_form(Number(begins=True), Number(), Number(ends_nonzero=True)),
+            Fixed(b'], "extent": ['),
+            *_vector_form(Number(is_signed=False)),
+            Fixed(b"]}"),
+        ]
+    )
+
+
+def _vector_form(*numbers: Number) -> list[Fixed | Number]:
+    x, y, z = numbers * (3 // len(numbers))
+    return [x, Fixed(b", "), y, Fixed(b", "), z]
+
+
+def action_constraint(network: SceneQA) -> Constraint:
+    """Lets a network write nothing but actions."""
+    prompts = network.prompts
+    return Constraint(action_form(), network.language.codec, (prompts.terminator, *prompts.stops))
+
+
+def require_room(max_new_tokens: int) -> None:
+    """Refuse constrained answers that could be cut off before they end.
+
+    Raises:
+        InputError: naming how many tokens the longest has, terminator included.
+    """
+    longest = action_form().longest + 1
+    require(
+        max_new_tokens >= longest,
+        f"--constrained: expected --max_new_tokens of at least {longest}, the longest action, got {max_new_tokens}",
+    )
 
 
 def parse_action(text: str) -> AnchorAction:
@@ -155,12 +203,8 @@ def action_scores(records: Sequence[QARecord], predictions: Iterable[tuple[str, 
     require(len(records) > 0, "expected records with actions, got none")
     centers, normals, overlaps, num_parsed = [], [], [], 0
     for one in join(records, predictions):
-        try:
-            reference = checked_action(one.record.action)
-            box = box_of(reference)
-            box_iou(box, box)
-        except InputError as error:
-            raise InputError(f"record {one.record.id!r}: {error}") from None
+        reference = _reference(one.record)
+        box = box_of(reference)
         try:
             action = parse_action(one.prediction)
         except InputError:
@@ -175,3 +219,36 @@ def action_scores(records: Sequence[QARecord], predictions: Iterable[tuple[str, 
     count = len(overlaps)
     found = [sum(overlap >= level for overlap in overlaps) / count for level in IOU_LEVELS]
     return ActionScores(count, num_parsed / count, median(centers), median(normals), sum(overlaps) / count, *found)
+
+
+def baseline_actions(records: Sequence[QARecord]) -> dict[str, str]:
+    """The best that a constant answer can do, from the evaluated records themselves: their most frequent action (the
+    first in the alphabet of several), and the means of their centers, normals and sides.
+
+    Raises:
+        InputError: for a record whose action is none.
+    """
+    actions = [_reference(record) for record in records]
+    texts = Counter(record.answers[0] for record in records)
+    center, normal, extent = (
+        [round(fmean(values), 3) for values in zip(*(getattr(one, key) for one in actions), strict=True)]
+        for key in ("center", "normal", "extent")
+    )
+    mean = {
+        "action": PLACE_ANCHOR,
+        "scene": Counter(one.scene for one in actions).most_common(1)[0][0],
+        "center": center,
+        "normal": normal if math.hypot(*normal) > _MIN_LENGTH else [0.0, 0.0, 1.0],
+        "extent": extent,
+    }
+    most_frequent = min(texts, key=lambda text: (-texts[text], text))
+    return {"most frequent action": most_frequent, "mean action": action_text(mean)}
+
+
+def _reference(record: QARecord) -> AnchorAction:
+    try:
+        action = checked_action(record.action)
+        box_iou(box_of(action), box_of(action))
+        return action
+    except InputError as error:
+        raise InputError(f"record {record.id!r}: {error}") from None

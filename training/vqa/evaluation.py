@@ -6,6 +6,7 @@ only above these. Answers are joined to records by id.
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from models.vqa.visual import scene_features
 from training.files import staged_file, write_json
 from training.launch import require_one_process
 from training.precision import autocast_of, resolved_precision, usable_device
-from training.vqa.actions import action_scores
+from training.vqa.actions import action_constraint, action_scores, baseline_actions
 from training.vqa.build import build_data, load_vggt_of
 from training.vqa.checkpoint import LoadedVQA, load_vqa
 from training.vqa.inputs import scene_inputs
@@ -70,7 +71,8 @@ def evaluate(options: VQAOptions) -> dict[str, Any]:
         write_json(partial, metrics)
         with staged_file(out.with_name(f"{out.stem}_answers.json")) as beside:
             write_json(beside, answers)
-    sys.stdout.write(f"{scores_table(metrics)}\nwritten to {out}\n")
+    tables = [scores_table(metrics), *([actions_table(metrics)] if "actions" in metrics else [])]
+    sys.stdout.write("\n\n".join(tables) + f"\nwritten to {out}\n")
     return metrics
 
 
@@ -93,6 +95,10 @@ def evaluate_network(
     options: VQAOptions, network: SceneQA, vggt: FrozenVGGT, data: SceneQADataModule, device: torch.device
 ) -> dict[str, Any]:
     """Scores of every condition, the answers among them."""
+    require(
+        not options.constrained or bool(actions_of(data)),
+        "--constrained: expected records that ask for an action, got none",
+    )
     network, vggt = network.to(device).eval(), vggt.to(device)
     records = [record for source in data.val_sources for record in source.records]
     answers: dict[str, Answers] = {}
@@ -102,10 +108,21 @@ def evaluate_network(
         answers[name], stopped[name] = answers_to(options, network, vggt, data, device, ablation, name == TEXT_ONLY)
     metrics = report(records, answers)
     metrics |= {"stopped": stopped, "answers": {name: dict(found) for name, found in answers.items()}}
-    actions = [record for record in records if record.action is not None]
+    actions = actions_of(data)
     if actions:
-        metrics["actions"] = {name: _finite(action_scores(actions, _of(actions, one))) for name, one in answers.items()}
+        constant = baseline_actions(actions)
+        runs = {name: [(record.id, text) for record in actions] for name, text in constant.items()}
+        runs |= {name: _of(actions, found) for name, found in answers.items()}
+        metrics["actions"] = {name: _finite(action_scores(actions, one)) for name, one in runs.items()}
+        if options.constrained:
+            for name in answers:
+                metrics["actions"][name]["parse_rate"] = None
     return metrics
+
+
+def actions_of(data: SceneQADataModule) -> list[QARecord]:
+    """Validation records that ask for an action."""
+    return [record for source in data.val_sources for record in source.records if record.action is not None]
 
 
 def _of(records: list[QARecord], answers: Answers) -> Answers:
@@ -131,20 +148,15 @@ def answers_to(
     """(id, answer) of every record, and the share of answers that ended by themselves."""
     found: Answers = []
     num_stopped = 0
+    constraint = action_constraint(network) if options.constrained else None
+    formed = {record.id for record in actions_of(data)}
     for batch in _batches(options, vggt, network, data, device, ablation):
-        with autocast_of(options.precision, device):
-            if is_text_only:
-                with network.without_adapters():
-                    generated = network.answer(
-                        None, batch.questions, batch.situations, max_new_tokens=options.max_new_tokens
-                    )
-            else:
-                generated = network.answer(
-                    scene_inputs(batch, network.config, vggt),
-                    batch.questions,
-                    batch.situations,
-                    max_new_tokens=options.max_new_tokens,
-                )
+        how: dict[str, Any] = {"max_new_tokens": options.max_new_tokens}
+        if constraint is not None:
+            how["processors"] = [constraint.processor([one in formed for one in batch.ids])]
+        with autocast_of(options.precision, device), network.without_adapters() if is_text_only else nullcontext():
+            inputs = None if is_text_only else scene_inputs(batch, network.config, vggt)
+            generated = network.answer(inputs, batch.questions, batch.situations, **how)
         found += zip(batch.ids, generated.texts, strict=True)
         num_stopped += sum(generated.stopped)
     return found, num_stopped / len(found)
@@ -185,4 +197,24 @@ def scores_table(metrics: dict[str, Any]) -> str:
         cells = (f"{run['groups'][one]['em']:>12.3f}" for one in columns)
         line = f"{NAMES.get(name, name):<{_WIDTH}}{run['mean_over_tasks']:>9.3f}" + "".join(cells)
         lines.append(line + f"{metrics['stopped'][name]:>9.3f}")
+    return "\n".join(lines)
+
+
+_ACTION_COLUMNS = {
+    "parse_rate": "actions",
+    "center_error": "center, m",
+    "normal_error": "normal, deg",
+    "iou": "overlap",
+    "acc_025": ">= 0.25",
+    "acc_05": ">= 0.5",
+}
+"""Of `ActionScores`, with their titles."""
+
+
+def actions_table(metrics: dict[str, Any]) -> str:
+    """Scores of actions, one line per condition; a dash: infinite, or true by construction."""
+    lines = [" " * _WIDTH + "".join(f"{title:>12}" for title in _ACTION_COLUMNS.values())]
+    for name, scores in metrics["actions"].items():
+        cells = ("-" if scores[key] is None else f"{scores[key]:.3f}" for key in _ACTION_COLUMNS)
+        lines.append(f"{NAMES.get(name, name):<{_WIDTH}}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from models.vqa.config import (
 from models.vqa.prompt import FORMATS
 from training.options import RunOptions, option
 from training.strategies import DEEPSPEED, FSDP, strategy_of
+from training.vqa.actions import require_room
 from training.vqa.batch_size import AUTO, samples_at_once
 
 NEW_VGGT, NEW_LANGUAGE = "facebook/VGGT-1B", "Qwen/Qwen3-4B-Instruct-2507"
@@ -109,6 +110,7 @@ class VQAOptions(RunOptions):
         ("zeroed", "shuffled", "first_view"), "views that --eval_only also shows instead of the real ones", nargs="+"
     )
     max_new_tokens: int = option(64, "longest answer, tokens; actions need 256")
+    constrained: bool = option(False, "--eval_only: questions for an action are answered by actions and nothing else")
     eval_batch: int = option(32, "samples that are answered at once")
     out: str = option("metrics.json", "file for the metrics of --eval_only; predictions are written beside it")
     export: str = option("", "no training: write what was trained of --init_from to this .safetensors file")
@@ -140,6 +142,9 @@ class VQAOptions(RunOptions):
         )
         modes = [name for name in ("eval_only", "export", "merge") if getattr(self, name)]
         require(len(modes) < 2, f"--{' and --'.join(modes)}: give only one of them")
+        require(not self.constrained or self.eval_only, "--constrained: expected --eval_only beside it, got none")
+        if self.constrained:
+            require_room(self.max_new_tokens)
         for name in ("export", "merge"):
             require(
                 not getattr(self, name) or bool(self.init_from),

@@ -46,7 +46,8 @@ class VQATask(RunTask):
     may_change_on_resume = frozenset(
         {
             *("language_model", "perceiver_ckpt", "scannet_dir", "token_cache", "batch", "checkpointing", "val_rooms"),
-            *("eval_only", "ablations", "max_new_tokens", "eval_batch", "out", "export", "export_dtype", "merge"),
+            *("eval_only", "ablations", "max_new_tokens", "constrained", "eval_batch", "out"),
+            *("export", "export_dtype", "merge"),
         }
     )
 

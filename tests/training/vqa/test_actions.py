@@ -8,7 +8,7 @@ import pytest
 from data.scene_qa.records import action_text
 from data.scene_qa.types import QARecord
 from geometry import InputError
-from training.vqa.actions import action_scores, box_iou, normal_error, parse_action
+from training.vqa.actions import action_scores, baseline_actions, box_iou, normal_error, parse_action
 
 ANCHOR = {
     "action": "place_anchor",
@@ -70,3 +70,17 @@ def test_text_that_is_no_action_is_as_wrong_as_can_be():
     assert action_scores(records[:1], [("0", changed(extent=[0, 1, 1]))]).iou == 0.0
     with pytest.raises(InputError, match="record '0': expected a box with a volume"):
         action_scores([QARecord((), "q", ("",), ANCHOR | {"extent": [0, 1, 1]}, id="0")], [("0", changed())])
+
+
+def test_constant_answers_of_the_records():
+    centers = ([1.0, 2.0, 0.5], [1.0, 2.0, 0.5], [4.0, 2.0, 2.0])
+    actions = [ANCHOR | {"center": center} for center in centers]
+    records = [QARecord((), "q", (action_text(one),), one, id=str(number)) for number, one in enumerate(actions)]
+    constant = baseline_actions(records)
+    assert parse_action(constant["most frequent action"]).center == (1.0, 2.0, 0.5)
+    assert parse_action(constant["mean action"]).center == (2.0, 2.0, 1.0)
+    scores = action_scores(records, [(one.id, constant["most frequent action"]) for one in records])
+    assert (scores.center_error, scores.iou) == (0.0, pytest.approx(2 / 3))
+    opposite = [ANCHOR, ANCHOR | {"normal": [0, 0, -1]}]
+    records = [QARecord((), "q", (action_text(one),), one, id=str(number)) for number, one in enumerate(opposite)]
+    assert parse_action(baseline_actions(records)["mean action"]).normal == (0.0, 0.0, 1.0)

@@ -124,6 +124,7 @@ def test_eval_only_reports_every_condition(unbroken: VQAOptions, tmp_path: Path,
     assert list(metrics["runs"]) == ["none", "zeroed", "shuffled", "text_only"]
     assert metrics["language_model"]["name"] == "tiny:0"
     assert metrics["actions"]["none"]["parse_rate"] == 0
+    assert metrics["actions"]["mean action"]["parse_rate"] == 1
     assert metrics["majority"]["task/view"]["em"] > 0
     answers = json.loads((tmp_path / "metrics_answers.json").read_text())
     assert len(answers["none"]) == metrics["runs"]["none"]["groups"]["all"]["count"]
@@ -195,6 +196,7 @@ def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--eval_only"], "--eval_only"),
         (["--eval_only", "--export", "x.safetensors"], "--eval_only and --export"),
         (["--merge", "x"], "--merge: expected --init_from"),
+        (["--constrained"], "--constrained: expected --eval_only"),
         (["--samples_per_update", "3", "--devices", "2"], "--samples_per_update 3"),
     ],
 )

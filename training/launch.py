@@ -95,6 +95,12 @@ def local_rank() -> int:
     return (launcher() or LightningEnvironment()).local_rank()
 
 
+def global_rank() -> int:
+    """Number of this process among all of the run."""
+    environment = launcher()
+    return LightningEnvironment().local_rank() if environment is None else environment.global_rank()
+
+
 def resolved(options: Options) -> Options:
     """The options with the processes and the precision that the run will have, which is what a record holds.
 

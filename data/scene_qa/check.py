@@ -54,6 +54,8 @@ def check_files(patterns: Sequence[str], findings: Findings, *, wants_images: bo
             records += official
     if plain:
         records += read_records(plain, findings.add, wants_images=wants_images)
+    if not records and not findings.kinds:
+        findings.add(LeftOut("files without records", f"{', '.join(patterns)}: expected records, got none"))
     for record in records:
         if not record.scene:
             findings.add(

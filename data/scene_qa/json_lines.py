@@ -31,7 +31,7 @@ def read_entries(path: Path, keys: Sequence[str]) -> list[Entry]:
         raise InputError(f"{path}: expected a JSON file in UTF-8, got: {error}") from None
     try:
         return list(_with_lines(text, _find(text, keys)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", 0)
         line = getattr(error, "lineno", text.count("\n", 0, at) + 1)
         reason = getattr(error, "msg", str(error))
@@ -40,6 +40,11 @@ def read_entries(path: Path, keys: Sequence[str]) -> list[Entry]:
             f"{path}, line {line}: expected a JSON array, an object with one under {names}, or one object per line, "
             f"got: {reason}"
         ) from None
+
+
+def word(value: object) -> str:
+    """Text, or a number as text (SQA3D's ids are numbers); "" for anything else."""
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _with_lines(text: str, entries: Iterator[tuple[int, Any]]) -> Iterator[Entry]:
@@ -103,10 +108,10 @@ def _member(text: str, at: int, keys: Sequence[str]) -> int | None:
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
     at = 0
-    for line in text.splitlines(keepends=True):
+    for line in text.split("\n"):  # a string may hold other separators of lines, such as U+2028
         if line.strip(_SPACE):
             try:
                 yield at, json.loads(line.strip(_SPACE))
             except json.JSONDecodeError as error:
                 raise json.JSONDecodeError(error.msg, text, at + error.pos) from None
-        at += len(line)
+        at += len(line) + 1

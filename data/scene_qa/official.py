@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.problems import LeftOut, Report, raise_problem
-from data.scene_qa.json_lines import Entry, read_entries
+from data.scene_qa.json_lines import Entry, read_entries, word
 from data.scene_qa.types import QARecord
 from data.scene_qa.views import FindViews
 from geometry import InputError
@@ -119,7 +119,7 @@ class _Rows:
         if not isinstance(row, dict):
             raise wrong("entries that are no objects", "record", f"expected an object, got {row!r}")
         task, answers = answer_of(row)
-        name, scene, question = (str(row.get(key) or "").strip() for key in ("question_id", "scene_id", "question"))
+        name, scene, question = (word(row.get(key)) for key in ("question_id", "scene_id", "question"))
         for key, value in (("question_id", name), ("scene_id", scene), ("question", question)):
             if not value:
                 raise wrong(f"records without {key}", key, "expected text, got none")
@@ -142,7 +142,7 @@ class _Rows:
             task=task,
             scene=scene,
             id=name,
-            situation=str(row.get("situation") or "").strip(),
+            situation=word(row.get("situation")),
         )
 
 

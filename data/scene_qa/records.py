@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.image_io import image_size, write_bytes
 from data.problems import LeftOut, Report, raise_problem
-from data.scene_qa.json_lines import Entry, read_entries
+from data.scene_qa.json_lines import Entry, read_entries, word
 from data.scene_qa.types import HISTOGRAM_BINS, QARecord, ViewGeometry
 from geometry import InputError
 
@@ -26,6 +26,8 @@ RAW_FOLDER = Path("data/raw")
 """Where image paths are looked for in the end."""
 _GEOMETRY_SIZES = {"R": 9, "t": 3, "K": 9, "depth_hist": HISTOGRAM_BINS}
 _OPTIONAL_SIZES = {"depth_range": 2, "image_size": 2}
+_ROTATION_TOLERANCE = 0.02
+"""Of R times its transpose, by which the poses of scanners are off; chosen by hand."""
 
 
 def read_records(
@@ -126,7 +128,7 @@ def _record(place: _Place, row: dict[str, Any], problems: list[LeftOut], *, want
     question, key = _first_text(row, "question", "instruction")
     if not question:
         problems.append(place.problem("records without question", key, f"expected text, got {_shown(row.get(key))}"))
-    scene = _word(row.get("scene_id"))
+    scene = word(row.get("scene_id"))
     _check_scene(place, scene, images, problems)
     return QARecord(
         images=tuple(images),
@@ -134,17 +136,12 @@ def _record(place: _Place, row: dict[str, Any], problems: list[LeftOut], *, want
         answers=answers,
         action=action,
         geometry=_geometry(place, row.get("geom_token"), images, problems),
-        task=_word(row.get("task")) or "qa",
+        task=word(row.get("task")) or "qa",
         scene=scene,
-        id=_word(row.get("question_id")),
-        situation=_word(row.get("situation")),
+        id=word(row.get("question_id")),
+        situation=word(row.get("situation")),
         evidence=tuple(row["evidence"]) if _is_numbers(row.get("evidence")) else (),
     )
-
-
-def _word(value: object) -> str:
-    """Text, or a number as text (SQA3D's ids are numbers)."""
-    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _is_numbers(value: object) -> bool:
@@ -187,7 +184,10 @@ def _found(folder: Path, name: str) -> Path | None:
 
 @lru_cache(maxsize=65536)
 def _is_file(path: Path) -> bool:
-    return path.is_file()
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or none that a file can have
+        return False
 
 
 def _answers(
@@ -216,7 +216,7 @@ def _answer_text(value: object) -> str:
         return _answer_text(value.get("answer"))
     if isinstance(value, float):
         return f"{value:g}"
-    return _word(value)
+    return word(value)
 
 
 def _check_scene(place: _Place, scene: str, images: Sequence[Path], problems: list[LeftOut]) -> None:
@@ -259,7 +259,7 @@ def _geometry_file(path: Path, images: tuple[Path, ...]) -> ViewGeometry:
     """Many questions share the views of a scene."""
     try:
         return parsed_geometry(json.loads(path.read_text()), images)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected a JSON file of geometry, got: {error}") from None
@@ -277,6 +277,7 @@ def parsed_geometry(token: object, images: Sequence[Path]) -> ViewGeometry:
     more = {key: _matrix(token, key, size, len(images)) for key, size in _OPTIONAL_SIZES.items() if key in token}
     if "image_size" not in more:
         more["image_size"] = torch.tensor([image_size(path)[::-1] for path in images], dtype=torch.float32)
+    _check_numbers(values | more)
     return ViewGeometry(
         rotations=values["R"].view(-1, 3, 3),
         translations=values["t"],
@@ -285,6 +286,23 @@ def parsed_geometry(token: object, images: Sequence[Path]) -> ViewGeometry:
         depth_histogram=values["depth_hist"],
         depth_range=more.get("depth_range", torch.zeros(len(images), 2)),
     )
+
+
+def _check_numbers(values: Mapping[str, Tensor]) -> None:
+    """Refuse what is no camera: a network would divide by it, or learn from it."""
+    rotations = values["R"].view(-1, 3, 3)
+    off = (rotations @ rotations.mT - torch.eye(3)).abs().flatten(1).amax(1)
+    low, high = values.get("depth_range", torch.zeros(1, 2)).unbind(-1)
+    right = {
+        "R: expected rotations": (off < _ROTATION_TOLERANCE) & (torch.linalg.det(rotations) > 0),
+        "K: expected focal lengths above 0": (values["K"][:, [0, 4]] > 0).all(1),
+        "depth_hist: expected shares of 0 or more": (values["depth_hist"] >= 0).all(1),
+        "depth_range: expected two depths of 0 or more, the least first": (low >= 0) & (low <= high),
+        "image_size: expected a width and a height above 0": (values["image_size"] > 0).all(1),
+    }
+    for what, is_right in right.items():
+        if not bool(is_right.all()):
+            raise InputError(f"{what}, got others in view {int((~is_right).nonzero()[0]) + 1}")
 
 
 def _matrix(token: Mapping[str, Any], key: str, size: int, num_views: int) -> Tensor:
@@ -297,6 +315,7 @@ def _matrix(token: Mapping[str, Any], key: str, size: int, num_views: int) -> Te
     got = matrix.flatten(1).shape if matrix.ndim > 1 else matrix.shape
     if tuple(got) != (num_views, size):
         raise InputError(f"{key}: expected {num_views} rows (one per image) of {size} numbers, got {tuple(got)}")
+    matrix = matrix.flatten(1).float()
     if not matrix.isfinite().all():
         raise InputError(f"{key}: expected finite numbers, got {_shown(rows)}")
-    return matrix.flatten(1).float()
+    return matrix

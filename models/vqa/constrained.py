@@ -159,7 +159,7 @@ class Constraint:
         self._bytes = codec.token_bytes()
         singles = {value[0] for value in self._bytes.values() if len(value) == 1}
         require(
-            len(singles) == 256,  # noqa: PLR2004
+            len(singles) == 256,
             f"constrained answers: expected a tokenizer with a token for each byte, got {len(singles)} of them",
         )
         self._allowed: dict[State, Int[Tensor, " token"]] = {}

@@ -135,6 +135,19 @@ class LanguageModel(nn.Module):
         return self.causal.get_base_model() if self.has_adapters else self.causal
 
     @property
+    def is_hollow(self) -> bool:
+        """Whether the weights are on the meta device."""
+        return next(self.causal.parameters()).is_meta
+
+    def get_memory(self, device: torch.device) -> None:
+        """On a device for the weights of a hollow model, or for this process's share of them; what is in it is left."""
+        for module in self.causal.modules():
+            if any(one.is_meta for one in module.parameters(recurse=False)):
+                module.to_empty(device=device, recurse=False)
+        if self.inner.config.tie_word_embeddings:
+            self.inner.lm_head.weight = self.inner.get_input_embeddings().weight
+
+    @property
     def dim(self) -> int:
         """Channels of embeddings."""
         return self.inner.config.hidden_size
@@ -322,20 +335,25 @@ class LanguageModel(nn.Module):
         self.codec.tokenizer.save_pretrained(folder)
 
 
-def load_language(source: str, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+def load_language(source: str, *, dtype: torch.dtype = torch.float32, is_hollow: bool = False) -> LanguageModel:
     """Weights and tokenizer of a source, on the CPU, without adapters.
+
+    `is_hollow`: its weights are on the meta device, for a process that gets its share of them from another one.
 
     Raises:
         InputError: for a folder that is missing or holds no Qwen3, and for a hub id that cannot be had.
     """
     name, _, seed = source.partition(":")
     if name == TINY:
-        return _tiny(seed)
+        return _tiny(seed, is_hollow=is_hollow)
     folder = _folder_of(source)
     library = transformers_library()
     require((folder / "config.json").is_file(), f"--language_model {source}: expected config.json there, got none")
     try:
-        causal = library.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        if is_hollow:
+            causal = _hollow(folder, dtype)
+        else:
+            causal = library.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -352,12 +370,24 @@ def random_language(config: Path, seed: int) -> Any:
         return library.AutoModelForCausalLM.from_config(sizes, dtype=torch.float32)
 
 
-def _tiny(seed: str) -> LanguageModel:
+def _hollow(config: Path, dtype: torch.dtype) -> Any:
+    """A causal model of the sizes in `config`/config.json without memory for its weights; what is computed is there."""
+    library = transformers_library()
+    sizes = library.AutoConfig.from_pretrained(config, local_files_only=True)
+    with torch.device("meta"):
+        causal = library.AutoModelForCausalLM.from_config(sizes, dtype=dtype)
+    causal.model.rotary_emb = type(causal.model.rotary_emb)(causal.config)  # its frequencies are in no file
+    return causal
+
+
+def _tiny(seed: str, *, is_hollow: bool) -> LanguageModel:
     require(seed.isdigit() or not seed, f"--language_model tiny:SEED: expected a number, got {seed!r}")
     causal = random_language(TINY_FOLDER, int(seed or 0))
     codec = TextCodec.from_file(TINY_FOLDER / "tokenizer.json")
-    name = f"{TINY}:{int(seed or 0)}"
-    return LanguageModel(causal.eval(), codec, WeightIdentity(name, state_sha256(causal.state_dict())))
+    identity = WeightIdentity(f"{TINY}:{int(seed or 0)}", state_sha256(causal.state_dict()))
+    if is_hollow:
+        causal = _hollow(TINY_FOLDER, torch.float32)
+    return LanguageModel(causal.eval(), codec, identity)
 
 
 def _folder_of(source: str) -> Path:

@@ -74,7 +74,7 @@ class SceneQA(nn.Module):
         self.geometry = GeometryHead(config.geometry, language.dim) if config.geometry.count else None
         self.prompts = PromptBuilder(language.codec, config.prompt_format, config.num_visual, config.max_length)
         if config.perceiver.is_scaled:
-            rms = 1.0 if next(language.parameters()).is_meta else language.embedding_rms()
+            rms = 1.0 if language.is_hollow else language.embedding_rms()
             self.perceiver.output_rms.fill_(rms)
             if self.geometry is not None:
                 self.geometry.output_rms.fill_(rms)

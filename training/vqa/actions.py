@@ -203,7 +203,7 @@ def action_scores(records: Sequence[QARecord], predictions: Iterable[tuple[str, 
     require(len(records) > 0, "expected records with actions, got none")
     centers, normals, overlaps, num_parsed = [], [], [], 0
     for one in join(records, predictions):
-        reference = _reference(one.record)
+        reference = reference_action(one.record)
         box = box_of(reference)
         try:
             action = parse_action(one.prediction)
@@ -228,7 +228,7 @@ def baseline_actions(records: Sequence[QARecord]) -> dict[str, str]:
     Raises:
         InputError: for a record whose action is none.
     """
-    actions = [_reference(record) for record in records]
+    actions = [reference_action(record) for record in records]
     texts = Counter(record.answers[0] for record in records)
     center, normal, extent = (
         [round(fmean(values), 3) for values in zip(*(getattr(one, key) for one in actions), strict=True)]
@@ -245,7 +245,12 @@ def baseline_actions(records: Sequence[QARecord]) -> dict[str, str]:
     return {"most frequent action": most_frequent, "mean action": action_text(mean)}
 
 
-def _reference(record: QARecord) -> AnchorAction:
+def reference_action(record: QARecord) -> AnchorAction:
+    """The action that a record asks for.
+
+    Raises:
+        InputError: naming the record, for what is no action or has a box without volume.
+    """
     try:
         action = checked_action(record.action)
         box_iou(box_of(action), box_of(action))

@@ -19,10 +19,11 @@ from models.vqa.language import load_language
 from models.vqa.network import SceneQA
 from models.vqa.spelling import SEPARATOR
 from models.vqa.visual import scene_features
-from models.vqa.weights import load_published_perceiver, load_trained_state, trained_state
+from models.vqa.weights import load_published_perceiver
 from training.backbone import VGGTRecord, announce_license, require_same_backbone
 from training.checkpoint import read_checkpoint
-from training.vqa.checkpoint import VQA_TRAINING, load_vqa
+from training.launch import global_rank
+from training.vqa.checkpoint import VQA_TRAINING, read_start
 from training.vqa.inputs import CAPTION
 from training.vqa.options import NEW_LANGUAGE, NEW_VGGT, VQAOptions
 from training.vqa.task import VQATask
@@ -77,30 +78,28 @@ def build_task(options: VQAOptions, vggt: FrozenVGGT, record: VGGTRecord, data: 
     """
     torch.manual_seed(options.seed)
     dtype = getattr(torch, options.language_dtype)
+    is_hollow = options.is_sharded and global_rank() > 0  # the first process shares its weights out
     if options.ckpt:
         checkpoint = read_checkpoint(Path(options.ckpt), VQA_TRAINING)
         require_same_backbone(checkpoint.record.vggt, record, f"--vggt_ckpt {options.vggt_ckpt}")
-        network = VQA_TRAINING.build(checkpoint.record, language=options.language_model, dtype=dtype)
+        network = VQA_TRAINING.build(
+            checkpoint.record, language=options.language_model, dtype=dtype, is_hollow=is_hollow
+        )
         task = VQATask(options, network, vggt, record)
         task.resume(checkpoint)
         return task
-    language = load_language(options.language_model or _recorded_language(options) or NEW_LANGUAGE, dtype=dtype)
-    network = SceneQA(options.config_for(vggt.channels), language)
-    if options.init_from:
-        start = load_vqa(options.init_from, options.language_model, dtype=dtype)
+    start = read_start(options.init_from) if options.init_from else None
+    source = options.language_model or (NEW_LANGUAGE if start is None else start.language.name)
+    network = SceneQA(options.config_for(vggt.channels), load_language(source, dtype=dtype, is_hollow=is_hollow))
+    if start is not None:
         require_same_backbone(start.vggt, replace(record, heads=start.vggt.heads), f"--vggt_ckpt {options.vggt_ckpt}")
-        load_trained_state(network, trained_state(start.network), f"--init_from {options.init_from}")
+        start.load_into(network, f"--init_from {options.init_from}")
     else:
         if options.perceiver_ckpt:
             load_published_perceiver(Path(options.perceiver_ckpt), network.perceiver)
         visual = network.config.visual
         network.visual.standardize(training_features(data, lambda images: scene_features(vggt, visual, images)))
     return VQATask(options, network, vggt, record)
-
-
-def _recorded_language(options: VQAOptions) -> str:
-    """Of `--init_from`; "" without it."""
-    return load_vqa(options.init_from).network.language.identity.name if options.init_from else ""
 
 
 class WholeCaptions:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from geometry import InputError
 from models.vggt import WeightIdentity
@@ -12,9 +13,16 @@ from models.vggt.frozen import FROZEN_HEADS
 from models.vqa.config import VQAConfig
 from models.vqa.language import load_language
 from models.vqa.network import SceneQA
-from models.vqa.weights import load_network, located, require_same_base
+from models.vqa.weights import (
+    VQAWeights,
+    load_network,
+    load_trained_state,
+    located,
+    read_weights,
+    require_same_base,
+)
 from training.backbone import VGGTRecord
-from training.checkpoint import CheckpointKind, CheckpointRecord, read_checkpoint
+from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +45,11 @@ class VQARecord(CheckpointRecord):
         return cls(**{**plain, "vggt": VGGTRecord(**vggt)})
 
 
-def _build(record: VQARecord, *, language: str = "", dtype: torch.dtype = torch.float32) -> SceneQA:
-    """`language`: where the base of the language model lies now."""
-    base = load_language(language or record.language, dtype=dtype)
+def _build(
+    record: VQARecord, *, language: str = "", dtype: torch.dtype = torch.float32, is_hollow: bool = False
+) -> SceneQA:
+    """`language`: where the base of the language model lies now; `is_hollow`: see `load_language`."""
+    base = load_language(language or record.language, dtype=dtype, is_hollow=is_hollow)
     theirs = WeightIdentity(record.language, record.language_sha256)
     require_same_base(theirs, base.identity, "checkpoint")
     return SceneQA(VQAConfig.from_plain(record.config, "config of the checkpoint"), base)
@@ -66,16 +76,69 @@ def load_vqa(source: str | Path, language: str = "", *, dtype: torch.dtype = tor
     Raises:
         InputError: for a file that is neither, and for another base or VGGT than in training.
     """
-    path = Path(source)
+    path = _known(source)
     if path.suffix == ".ckpt":
         checkpoint = read_checkpoint(path, VQA_TRAINING)
         network = checkpoint.network(language=language, dtype=dtype)
         return LoadedVQA(network, checkpoint.record.vggt, checkpoint.record.options)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{source}: expected a .ckpt or .safetensors file of train_vqa.py, got another name")
     network, found = load_network(path, language, dtype=dtype)
+    return LoadedVQA(network, _vggt_record(found, path), found.about.get("options", {}))
+
+
+@dataclass(frozen=True)
+class StartVQA:
+    """What was trained in another run, without its language model."""
+
+    path: Path
+    language: WeightIdentity
+    """Where its base lies, and which it is."""
+    vggt: VGGTRecord
+    checkpoint: Checkpoint[VQARecord, SceneQA] | None
+    """None: a weight file."""
+    tensors: dict[str, Tensor]
+    """Of the weight file, by the names of `models.vqa.weights.trained_state`."""
+
+    def load_into(self, network: SceneQA, where: str) -> None:
+        """Strictly; a hollow network gets its weights from another process.
+
+        Raises:
+            InputError: for another base of the language model than in training, and for other sizes.
+        """
+        require_same_base(self.language, network.language.identity, where)
+        if network.language.is_hollow:
+            return
+        if self.checkpoint is None:
+            load_trained_state(network, self.tensors, where)
+        else:
+            load_strictly(network, self.checkpoint.weights, where)
+
+
+def read_start(source: str | Path) -> StartVQA:
+    """Of a checkpoint of train_vqa.py or an exported weight file; nothing is built.
+
+    Raises:
+        InputError: for a file that is neither.
+    """
+    path = _known(source)
+    if path.suffix == ".ckpt":
+        checkpoint = read_checkpoint(path, VQA_TRAINING)
+        record = checkpoint.record
+        language = WeightIdentity(record.language, record.language_sha256)
+        return StartVQA(path, language, record.vggt, checkpoint, {})
+    found, tensors = read_weights(path)
+    language = found.language._replace(name=located(found.language.name, path))
+    return StartVQA(path, language, _vggt_record(found, path), None, tensors)
+
+
+def _known(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise InputError(f"{source}: expected a .ckpt or .safetensors file of train_vqa.py, got another name")
+    return path
+
+
+def _vggt_record(found: VQAWeights, path: Path) -> VGGTRecord:
     visual = found.config.visual
     source = located(found.vggt.name, path)
     heads = FROZEN_HEADS if visual.has_points else ()
-    vggt = VGGTRecord(source, source, found.vggt.sha256, visual.layers, found.image_size, heads)
-    return LoadedVQA(network, vggt, found.about.get("options", {}))
+    return VGGTRecord(source, source, found.vggt.sha256, visual.layers, found.image_size, heads)

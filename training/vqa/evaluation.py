@@ -23,11 +23,11 @@ from models.vqa.visual import scene_features
 from training.files import staged_file, write_json
 from training.launch import require_one_process
 from training.precision import autocast_of, resolved_precision, usable_device
-from training.vqa.actions import action_constraint, action_scores, baseline_actions
+from training.vqa.actions import action_constraint, action_scores, baseline_actions, reference_action
 from training.vqa.build import build_data, load_vggt_of
 from training.vqa.checkpoint import LoadedVQA, load_vqa
 from training.vqa.inputs import scene_inputs
-from training.vqa.metrics import report
+from training.vqa.metrics import report, require_scorable
 from training.vqa.options import VQAOptions
 
 SHOWN, TEXT_ONLY = "none", "text_only"
@@ -99,8 +99,11 @@ def evaluate_network(
         not options.constrained or bool(actions_of(data)),
         "--constrained: expected records that ask for an action, got none",
     )
-    network, vggt = network.to(device).eval(), vggt.to(device)
     records = [record for source in data.val_sources for record in source.records]
+    require_scorable(records)
+    for record in actions_of(data):
+        reference_action(record)
+    network, vggt = network.to(device).eval(), vggt.to(device)
     answers: dict[str, Answers] = {}
     stopped: dict[str, float] = {}
     for name in (SHOWN, *options.ablations, TEXT_ONLY):

@@ -235,15 +235,30 @@ def mean_over_tasks(scores: Mapping[str, AnswerScores]) -> float:
     return sum(tasks) / max(1, len(tasks))
 
 
+def require_scorable(records: Sequence[QARecord]) -> None:
+    """Before hours of answering: every record has an id of its own and references.
+
+    Raises:
+        InputError: naming those that have not.
+    """
+    counts = Counter(record.id for record in records)
+    wrong = {
+        "ids": ["''" for record in records if not record.id],
+        "an id of their own": [name for name, count in counts.items() if name and count > 1],
+        "references": [record.id for record in records if not record.answers],
+    }
+    for what, names in wrong.items():
+        if names:
+            raise InputError(f"expected {what} for all records, got none for {len(names)}: {shortened(names)}")
+
+
 def report(records: Sequence[QARecord], runs: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, Any]:
     """Everything for `metrics.json`: majority answers, and scores of each run (name -> (id, answer)) by group.
 
     Raises:
         InputError: as `join`, and for records without references, naming the run.
     """
-    unanswered = [record.id for record in records if not record.answers]
-    if unanswered:
-        raise InputError(f"expected references for all records, got none for {shortened(unanswered)}")
+    require_scorable(records)
     found: dict[str, Any] = {"majority": {k: asdict(v) for k, v in majority_by_group(records).items()}, "runs": {}}
     for name, predictions in runs.items():
         try:

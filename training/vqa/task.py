@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW, Optimizer
 
@@ -169,14 +170,24 @@ class VQATask(RunTask):
         return found
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy asks for it: layers of both transformers, then all the rest."""
+        """Share the weights out where the strategy asks for it: layers of both transformers, then all the rest.
+
+        All of them come from the first process, the only one that has loaded the base of the language model.
+        """
         if not self.options.is_sharded:
             return
         mesh: Any = self.device_mesh
         network = self.network
+        parts = dict(network.named_children())
+        whole = {name: part.state_dict() if self.global_rank == 0 else {} for name, part in parts.items()}
         for layer in [*network.language.inner.model.layers, *network.perceiver.layers]:
             fully_shard(layer, mesh=mesh["data_parallel"])
         fully_shard(network, mesh=mesh["data_parallel"])
+        if network.language.is_hollow:
+            network.language.get_memory(self.device)
+        how = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        for name, part in parts.items():
+            set_model_state_dict(part, whole.pop(name), options=how)
 
     def build_optimizer(self) -> Optimizer:
         """AdamW with one rate for the adapters and one for the rest."""

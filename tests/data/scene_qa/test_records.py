@@ -74,6 +74,11 @@ def test_entries_know_their_lines(tmp_path: Path):
     path.write_text("[1,\n 2,\n oops]")
     with pytest.raises(InputError, match=r"entries.json, line 3: expected a JSON array"):
         read_entries(path, ("data",))
+    path.write_text('{"x": "a\u2028b\x85"}\r\n\n{"x": 2}', newline="")
+    assert [(entry.line, entry.value["x"]) for entry in read_entries(path, ())] == [(1, "a\u2028b\x85"), (3, 2)]
+    path.write_text("[" * 100000)
+    with pytest.raises(InputError, match="maximum recursion depth"):
+        read_entries(path, ("data",))
     path.write_text('{"x": 1}\n{"x": }')
     with pytest.raises(InputError, match=r"entries.json, line 2"):
         read_entries(path, ("data",))
@@ -92,6 +97,12 @@ def test_entries_know_their_lines(tmp_path: Path):
         ({"geom_token": token(K=[[float("nan")] * 9] * 2)}, "records with wrong geometry", "K: expected finite"),
         ({"geom_token": token(R=None)}, "records with wrong geometry", "R: expected 2 rows of 9 numbers, got null"),
         ({"geom_token": [1]}, "records with wrong geometry", "expected an object with R"),
+        ({"images": ["x" * 5000]}, "records with missing images", "images: expected a file"),
+        ({"geom_token": token(t=[[1e39, 0, 0]] * 2)}, "records with wrong geometry", "t: expected finite"),
+        ({"geom_token": token(R=[[0] * 9] * 2)}, "records with wrong geometry", "R: expected rotations, .* view 1"),
+        ({"geom_token": token(K=[[1] * 9, [0] * 9])}, "records with wrong geometry", "K: expected focal .* view 2"),
+        ({"geom_token": token(depth_range=[[2, 1]] * 2)}, "records with wrong geometry", "depth_range: expected two"),
+        ({"geom_token": token(image_size=[[0, 1]] * 2)}, "records with wrong geometry", "image_size: expected a"),
     ],
 )
 def test_mistakes_are_named(scene: Path, changes: dict[str, object], kind: str, key: str):
@@ -142,6 +153,10 @@ def test_the_command_counts(scene: Path, capsys: pytest.CaptureFixture[str]):
         check([str(scene / "records.json")])
     out = capsys.readouterr().out
     assert stopped.value.code == 1
+    (scene / "empty.json").write_text("")
+    with pytest.raises(SystemExit):
+        check([str(scene / "empty.json")])
+    assert "files without records: 1" in capsys.readouterr().out
     for line in (
         "2 usable records of 1 scene",
         "records with the id of another: 1",

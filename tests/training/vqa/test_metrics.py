@@ -95,5 +95,5 @@ def test_a_report_names_what_does_not_fit():
         join(records, [("1", "a"), ("2", "a"), ("3", "b")])
     with pytest.raises(InputError, match=r"1 records with the id of another \(1\)"):
         join([records[0], records[0]], [("1", "a")])
-    with pytest.raises(InputError, match=r"references for all records, got none for 4"):
+    with pytest.raises(InputError, match=r"references for all records, got none for 1: 4"):
         report([record("4", "q?")], {"x": [("4", "a")]})

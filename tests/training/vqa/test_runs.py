@@ -143,9 +143,14 @@ def test_export_and_merge(unbroken: VQAOptions, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_equal_one(strategy: str, tmp_path: Path) -> None:
-    """Each with half of the samples; what is cached is shared out, and no dropout differs between them."""
-    whole = tiny_options(tmp_path / "one", lora_dropout=0.0, perceiver_dropout=0.0, lrate=1e-3, projector_lrate=1e-3)
+def test_two_processes_equal_one(strategy: str, unbroken: VQAOptions, tmp_path: Path) -> None:
+    """Each with half of the samples; what is cached is shared out, and no dropout differs between them.
+
+    With fsdp only the first has the language model and reads what was trained before.
+    """
+    start = str(unbroken.run_dir / "a.safetensors")
+    less = {"lora_dropout": 0.0, "perceiver_dropout": 0.0, "lrate": 1e-3, "projector_lrate": 1e-3}
+    whole = tiny_options(tmp_path / "one", init_from=start, **less)
     train_run(whole)
     options = replace(whole, basedir=str(tmp_path / "two"), devices=2, strategy=strategy)
     results = launched([sys.executable, "train_vqa.py", *command_line(options)])
@@ -171,6 +176,23 @@ def test_the_probe_reaches_the_network(unbroken: VQAOptions, monkeypatch: pytest
     monkeypatch.setattr(task.model, "forward", lambda *_, micro_batch: seen.append(micro_batch))
     task.losses(batch_of(torch.rand(1, 3, 3, 32, 32), [[True] * 3]))
     assert seen == [2]
+
+
+def test_only_the_first_process_of_a_sharded_run_loads_the_language_model(
+    unbroken: VQAOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = str(unbroken.run_dir / "a.safetensors")
+    options = tiny_options(tmp_path, strategy="fsdp", devices=2, init_from=start, token_cache="")
+    assert not built(options).network.language.is_hollow
+    monkeypatch.setattr("training.vqa.build.global_rank", lambda: 1)
+    language = built(options).network.language
+    assert all(one.is_meta for one in language.parameters())
+    assert not any(one.is_meta for one in language.buffers())
+    assert language.identity == load_vqa(start).network.language.identity
+    language.get_memory(torch.device("cpu"))
+    assert not any(one.is_meta for one in language.parameters())
+    assert language.inner.lm_head.weight is language.inner.get_input_embeddings().weight
+    assert not built(replace(options, strategy="ddp")).network.language.is_hollow
 
 
 def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def build_task(options: VQAOptions, vggt: FrozenVGGT, record: VGGTRecord, data: 
     network = SceneQA(options.config_for(vggt.channels), load_language(source, dtype=dtype, is_hollow=is_hollow))
     if start is not None:
         require_same_backbone(start.vggt, replace(record, heads=start.vggt.heads), f"--vggt_ckpt {options.vggt_ckpt}")
-        start.load_into(network, f"--init_from {options.init_from}")
+        start.load_into(network, f"--init_from {options.init_from}", with_adapters=not options.new_adapters)
     else:
         if options.perceiver_ckpt:
             load_published_perceiver(Path(options.perceiver_ckpt), network.perceiver)

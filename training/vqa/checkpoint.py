@@ -11,7 +11,7 @@ from geometry import InputError
 from models.vggt import WeightIdentity
 from models.vggt.frozen import FROZEN_HEADS
 from models.vqa.config import VQAConfig
-from models.vqa.language import load_language
+from models.vqa.language import ADAPTER, load_language
 from models.vqa.network import SceneQA
 from models.vqa.weights import (
     VQAWeights,
@@ -20,6 +20,7 @@ from models.vqa.weights import (
     located,
     read_weights,
     require_same_base,
+    trained_state,
 )
 from training.backbone import VGGTRecord
 from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
@@ -98,19 +99,27 @@ class StartVQA:
     tensors: dict[str, Tensor]
     """Of the weight file, by the names of `models.vqa.weights.trained_state`."""
 
-    def load_into(self, network: SceneQA, where: str) -> None:
+    def load_into(self, network: SceneQA, where: str, *, with_adapters: bool = True) -> None:
         """Strictly; a hollow network gets its weights from another process.
+
+        `with_adapters` False: those of the network stay, whatever language model it has.
 
         Raises:
             InputError: for another base of the language model than in training, and for other sizes.
         """
-        require_same_base(self.language, network.language.identity, where)
+        if with_adapters:
+            require_same_base(self.language, network.language.identity, where)
         if network.language.is_hollow:
             return
-        if self.checkpoint is None:
-            load_trained_state(network, self.tensors, where)
-        else:
+        if with_adapters and self.checkpoint is not None:
             load_strictly(network, self.checkpoint.weights, where)
+            return
+        state = self.tensors if self.checkpoint is None else self.checkpoint.weights
+        if not with_adapters:
+            own = {key: value for key, value in trained_state(network).items() if key.startswith(f"{ADAPTER}.")}
+            state = {key: value for key, value in state.items() if not key.startswith((f"{ADAPTER}.", "language."))}
+            state |= own
+        load_trained_state(network, state, where)
 
 
 def read_start(source: str | Path) -> StartVQA:

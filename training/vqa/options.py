@@ -87,6 +87,10 @@ class VQAOptions(RunOptions):
     lora_alpha: float = option(32.0, "adapters are scaled by this over their rank")
     lora_dropout: float = option(0.05, "dropout before the adapters")
     lora_targets: tuple[str, ...] = option(LORA_TARGETS, "linear layers that get adapters", nargs="+")
+    new_adapters: bool = option(
+        False,
+        "take all but adapters from --init_from; new ones, for a language model that --merge wrote or other --lora_*",
+    )
     freeze_text_layers: int = option(0, "first layers of the language model that get no adapters")
     # ---- learning
     num_epochs: int = option(1, "epochs; an epoch sees as many samples as there are records")
@@ -142,6 +146,9 @@ class VQAOptions(RunOptions):
         )
         modes = [name for name in ("eval_only", "export", "merge") if getattr(self, name)]
         require(len(modes) < 2, f"--{' and --'.join(modes)}: give only one of them")
+        require(
+            not self.new_adapters or bool(self.init_from), "--new_adapters: expected --init_from beside it, got none"
+        )
         require(not self.constrained or self.eval_only, "--constrained: expected --eval_only beside it, got none")
         if self.constrained:
             require_room(self.max_new_tokens)

@@ -139,7 +139,21 @@ def test_export_and_merge(unbroken: VQAOptions, tmp_path: Path) -> None:
         assert status == 0, errors
     assert out.stat().st_size < (unbroken.run_dir / "a.safetensors").stat().st_size
     assert load_vqa(out).network.config == load_vqa(weights).network.config
-    assert (folder / "model.safetensors").is_file()
+    more = {"init_from": weights, "language_model": str(folder), "token_cache": ""}
+    with pytest.raises(InputError, match="trained on language model tiny:0"):
+        built(replace(unbroken, **more))
+    start = load_vqa(weights).network
+    for source in (weights, str(unbroken.run_dir / "a.safetensors")):
+        changes = {"init_from": source, "new_adapters": True, "lora_rank": 3, "lora_targets": ("o_proj", "up_proj")}
+        second = built(replace(unbroken, **more | changes)).network
+        assert torch.equal(second.perceiver.latents, start.perceiver.latents)
+        assert second.language.adapter_state().keys() != start.language.adapter_state().keys()
+        rows = start.prompts.inference(["which view?"])
+        embeddings = start.embedded(rows, None)
+        texts = [
+            one.language.hidden(embeddings, rows.attention_mask, rows.position_ids).detach() for one in (start, second)
+        ]
+        torch.testing.assert_close(*texts, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -218,6 +232,7 @@ def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--eval_only"], "--eval_only"),
         (["--eval_only", "--export", "x.safetensors"], "--eval_only and --export"),
         (["--merge", "x"], "--merge: expected --init_from"),
+        (["--new_adapters"], "--new_adapters: expected --init_from"),
         (["--constrained"], "--constrained: expected --eval_only"),
         (["--samples_per_update", "3", "--devices", "2"], "--samples_per_update 3"),
     ],

@@ -68,16 +68,16 @@ def require_choice(what: str, value: str, choices: Collection[str]) -> None:
 
 
 def require_positive(config: Any, *names: str) -> None:
-    """Refuse fields that are zero or negative."""
+    """Refuse fields that are zero, negative or no number."""
     for name in names:
-        if getattr(config, name) <= 0:
+        if not getattr(config, name) > 0:
             raise InputError(f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}")
 
 
 def require_not_negative(config: Any, *names: str) -> None:
-    """Refuse fields that are negative."""
+    """Refuse fields that are negative or no number."""
     for name in names:
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:
             raise InputError(f"{type(config).__name__}.{name} must be 0 or more, got {getattr(config, name)}")
 
 

@@ -101,7 +101,7 @@ class NetworkAnswerer:
         """`image_size`: side of the square images that it was trained with, pixels."""
         self.network, self.vggt = network.eval().to(device), vggt.to(device)
         self.image_size, self.device = image_size, device
-        self.max_views = network.config.visual.max_views
+        self.max_views = network.config.max_views
 
     @classmethod
     def load(

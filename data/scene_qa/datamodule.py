@@ -9,16 +9,17 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from data.problems import Problems, announce
+from data.image_io import image_size
+from data.problems import LeftOut, Problems, Report, UnreadableFiles, announce
 from data.scene_qa.dataset import QADataset, collate
 from data.scene_qa.feature_cache import Extractor, TokenCache
-from data.scene_qa.mixing import DrawSampler, Mixture
+from data.scene_qa.mixing import DrawSampler, Mixture, shares
 from data.scene_qa.readers import QA_READERS, ReadSpec
 from data.scene_qa.sources import ROOM_KINDS, QASource, RecordSource, RoomSource
 from data.scene_qa.splits import SPLIT_SEED, VAL_RATIO, split_by_scene
-from data.scene_qa.types import QABatch
+from data.scene_qa.types import QABatch, QARecord
 from data.seeds import derived_seed, evenly_spread, loader_settings, share_of_process
-from geometry import require
+from geometry import InputError, require
 
 ROOM_SETS = {f"rooms_{'qa' if kind == 'questions' else kind}": kind for kind in ROOM_KINDS}
 """Names of data sets that are rendered, and the kind of records that each has."""
@@ -80,6 +81,11 @@ class SceneQASpec:
         require(
             len(self.weights) in (0, count), f"--weights: expected one per data set ({count}), got {len(self.weights)}"
         )
+        if self.weights:
+            shares(self.weights)
+        for name in ("view_dropout", "val_ratio"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"--{name}: expected 0 or more and less than 1, got {value:g}")
 
 
 class SceneQADataModule(pl.LightningDataModule):
@@ -101,7 +107,12 @@ class SceneQADataModule(pl.LightningDataModule):
         self.spec, self.cache = spec, cache
         self.train_sources, self.val_sources = tuple(train_sources), tuple(val_sources)
         count = sum(len(source.records) for source in val_sources)
-        require(count > 0, "expected at least one record to validate with, got none")
+        require(
+            count > 0,
+            "expected at least one record to validate with, got none: --val_ratio above 0 takes whole scenes, of which "
+            "there must be two, and --val_rooms are for rendered ones",
+        )
+        self.unreadable = UnreadableFiles("another record takes its place", "samples replaced for unreadable images")
 
     @property
     def mixture(self) -> Mixture:
@@ -127,7 +138,9 @@ class SceneQADataModule(pl.LightningDataModule):
 
     def train_samples(self) -> QADataset:
         """Dataset that the draws of training index."""
-        return QADataset(self.train_sources, cache=self.cache, view_dropout=self.spec.view_dropout)
+        return QADataset(
+            self.train_sources, cache=self.cache, view_dropout=self.spec.view_dropout, unreadable=self.unreadable
+        )
 
     def val_samples(self, ablation: str = "none") -> QADataset:
         """Validation records, or what an ablation makes of them."""
@@ -141,6 +154,10 @@ class SceneQADataModule(pl.LightningDataModule):
         require(self.cache is not None, "expected a token cache, got none")
         wanted = [*(self.train_samples().wanted() if self.train_sources else ()), *self.val_samples().wanted()]
         return self.cache.fill(share_of_process(wanted, rank, world_size), extract)
+
+    def teardown(self, stage: str) -> None:
+        """Say how many samples were replaced."""
+        self.unreadable.summarize()
 
     def train_dataloader(self) -> DataLoader[QABatch]:
         """Each iteration is the rest of an epoch, from the trainer's current step on."""
@@ -195,6 +212,7 @@ def build_qa_data(
             to_train, to_validate = split_by_scene(read.train, problems.add, spec.val_ratio, spec.split_seed)
         else:
             to_train, to_validate = read.train, read.val
+        to_validate = with_readable_images(to_validate, problems.add)
         problems.announce(f"{name} in {datadir}")
         sources = [RecordSource(name, part, spec.image_size, spec.max_views) for part in (to_train, to_validate)]
         limited = sum(source.num_limited for source in sources)
@@ -206,6 +224,21 @@ def build_qa_data(
         if to_validate:
             val.append(sources[1])
     return SceneQADataModule(spec, train, val, cache)
+
+
+def with_readable_images(records: Sequence[QARecord], report: Report) -> list[QARecord]:
+    """Records to validate with, of which none can be replaced; headers are read, once for each image."""
+    wrong: dict[Path, str] = {}
+    for path in dict.fromkeys(path for record in records for path in record.images):
+        try:
+            image_size(path)
+        except InputError as error:
+            wrong[path] = str(error)
+    for record in records:
+        bad = [wrong[path] for path in record.images if path in wrong]
+        if bad:
+            report(LeftOut("records with images that cannot be read", f"record {record.id!r}: {bad[0]}"))
+    return [record for record in records if not any(path in wrong for path in record.images)]
 
 
 def open_cache(folder: str, backbone: str, layers: Sequence[int]) -> TokenCache | None:

@@ -1,5 +1,6 @@
 """Draws -> samples: images or cached tokens, a reference to train on, hidden views; and what ablations show instead."""
 
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.image_io import UnreadableFileError
+from data.problems import UnreadableFiles
 from data.scene_qa.feature_cache import TokenCache, Wanted
 from data.scene_qa.mixing import Draw
 from data.scene_qa.sources import QASource
@@ -20,6 +23,8 @@ from geometry import InputError, require
 
 ABLATIONS = ("none", "zeroed", "shuffled", "first_view")
 """What is shown of a record's views: all; black images without geometry; those of another scene; the first alone."""
+_MOST_REPLACED = 16
+"""Records in turn that cannot be read before training stops."""
 _SHUFFLE_SEED = 7
 """Of the images that other scenes get; the number itself is arbitrary."""
 
@@ -46,10 +51,12 @@ class QADataset(Dataset[Numbered]):
         cache: TokenCache | None = None,
         ablation: str = "none",
         view_dropout: float = 0.0,
+        unreadable: UnreadableFiles | None = None,
     ) -> None:
         """With a `cache` samples hold tokens instead of images; `fill` it first.
 
-        `view_dropout`: probability that a view of a training sample is hidden; never all are.
+        `view_dropout`: probability that a view of a training sample is hidden; never all are. `unreadable` counts the
+        training samples that others take the place of, since their images cannot be read.
 
         Raises:
             InputError: for an unknown ablation, or "shuffled" with a single scene.
@@ -57,6 +64,7 @@ class QADataset(Dataset[Numbered]):
         require(ablation in ABLATIONS, f"expected one of {', '.join(ABLATIONS)}, got {ablation!r}")
         require(0 <= view_dropout < 1, f"--view_dropout: expected 0 or more and less than 1, got {view_dropout:g}")
         self.sources, self.cache, self.ablation, self.view_dropout = tuple(sources), cache, ablation, view_dropout
+        self.unreadable = unreadable or UnreadableFiles()
         self._others = [_other_scenes(source.records) if ablation == "shuffled" else {} for source in self.sources]
 
     def evaluation_draws(self) -> list[Draw]:
@@ -64,6 +72,25 @@ class QADataset(Dataset[Numbered]):
         return [Draw(number, item) for number, source in enumerate(self.sources) for item in range(len(source.records))]
 
     def __getitem__(self, draw: Draw) -> Numbered:
+        """The sample of a draw; in training another record of its source where images cannot be read.
+
+        Raises:
+            InputError: when as many as `_MOST_REPLACED` others in turn cannot be read either.
+        """
+        try:
+            return self._sample(draw)
+        except UnreadableFileError as error:
+            if draw.seed is None:
+                raise
+            self.unreadable.replaced(error)
+            failure = error
+        rng = random.Random(derived_seed(draw.seed, 3))
+        for _ in range(_MOST_REPLACED):
+            with contextlib.suppress(UnreadableFileError):
+                return self._sample(draw._replace(item=rng.randrange(len(self.sources[draw.source].records))))
+        raise InputError(f"{failure}; expected another record to take its place, got none that can be read")
+
+    def _sample(self, draw: Draw) -> Numbered:
         source, record = self.sources[draw.source], self.sources[draw.source].records[draw.item]
         shown = self._shown(draw.source, record)
         geometry = None if self.ablation == "zeroed" else source.geometry(shown)
@@ -73,6 +100,7 @@ class QADataset(Dataset[Numbered]):
         else:
             tokens = self.cache.load(self._key(source, shown))
             if tokens is None:
+                self._images(source, shown)  # may be what cannot be read
                 raise InputError(
                     f"record {record.id!r}: expected its tokens in {self.cache.folder}, got none; the folder was "
                     f"changed or emptied since the start of the run"

@@ -4,6 +4,7 @@ The key of a file is a hash of everything its content depends on: the backbone's
 each view, in order, its pixels. Files are whole or absent, so several processes may write at the same time.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from data.image_io import write_bytes
+from data.image_io import UnreadableFileError, write_bytes
 
 Tokens = Float[Tensor, "view layer channel rows cols"]
 Extractor = Callable[[Float[Tensor, "batch view 3 height width"]], Float[Tensor, "batch view layer channel rows cols"]]
@@ -73,7 +74,10 @@ class TokenCache:
         return self._path(key).is_file()
 
     def fill(self, wanted: Iterable[Wanted], extract: Extractor, *, images_per_step: int = 48) -> int:
-        """Compute what is missing, groups of equally many views together; how many groups that were."""
+        """Compute what is missing, groups of equally many views together; how many groups that were.
+
+        Groups with an image that cannot be read are passed over: whoever loads them finds out.
+        """
         missing = {one.key: one for one in wanted if not self.has(one.key)}
         by_views: dict[int, list[Wanted]] = {}
         for one in missing.values():
@@ -83,8 +87,13 @@ class TokenCache:
                 step = max(1, images_per_step // num_views)
                 for start in range(0, len(group), step):
                     part = group[start : start + step]
-                    for one, tokens in zip(part, extract(torch.stack([one.load() for one in part])), strict=True):
-                        self.store(one.key, tokens)
+                    found = {}
+                    for one in part:
+                        with contextlib.suppress(UnreadableFileError):
+                            found[one.key] = one.load()
+                    if found:
+                        for key, tokens in zip(found, extract(torch.stack(list(found.values()))), strict=True):
+                            self.store(key, tokens)
                     bar.update(len(part))
         return len(missing)
 

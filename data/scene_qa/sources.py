@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from data.image_io import read_image
+from data.image_io import UnreadableFileError, read_image
 from data.procedural.qa_layout import image_name, room_geometry
 from data.procedural.qa_questions import RoomQuestion, room_actions, room_captions, room_questions
 from data.procedural.qa_rooms import QARoom, draw_room, render_room
@@ -67,8 +67,15 @@ class RecordSource:
         return torch.stack([square_image(path, self.size) for path in record.images])
 
     def fingerprints(self, record: QARecord) -> tuple[str, ...]:
-        """Of the files' bytes and the size they are resized to."""
-        return tuple(f"{_file_hash(path, path.stat().st_mtime_ns)}:square{self.size}" for path in record.images)
+        """Of the files' bytes and the size they are resized to.
+
+        Raises:
+            UnreadableFileError: for a file that is gone.
+        """
+        try:
+            return tuple(f"{_file_hash(path, path.stat().st_mtime_ns)}:square{self.size}" for path in record.images)
+        except OSError as error:
+            raise UnreadableFileError(f"{error.filename}: expected an image file, got {error.strerror}") from None
 
     def geometry(self, record: QARecord) -> ViewGeometry | None:
         """As the record has it."""

@@ -131,6 +131,12 @@ class VQAConfig:
         require_positive(self, "max_length")
 
     @property
+    def max_views(self) -> int:
+        """Views that a network can be shown: each needs a code, and with `relative` geometry a token."""
+        per_view = self.geometry.num_tokens if self.geometry.style == "relative" else self.visual.max_views
+        return min(self.visual.max_views, per_view)
+
+    @property
     def num_visual(self) -> int:
         """Placeholders in a prompt: geometry first, then what the Perceiver gives."""
         return self.geometry.count + self.perceiver.num_latents

@@ -4,6 +4,7 @@ A language model is `tiny[:SEED]` (random weights, a few hundred thousand of the
 it, or a hub id like `Qwen/Qwen3-4B-Instruct-2507`.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -57,6 +58,7 @@ def peft_library() -> Any:
     except ImportError as error:
         raise InputError(f"questions about scenes need peft: pip install -e .[vqa] ({error})") from None
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # peft asks transformers by its older name
+    warnings.filterwarnings("ignore", ".*a tied layer is part of the adapter.*")  # see `LanguageModel.save_merged`
     return peft
 
 
@@ -145,7 +147,7 @@ class LanguageModel(nn.Module):
             if any(one.is_meta for one in module.parameters(recurse=False)):
                 module.to_empty(device=device, recurse=False)
         if self.inner.config.tie_word_embeddings:
-            self.inner.lm_head.weight = self.inner.get_input_embeddings().weight
+            _base(self.inner.lm_head).weight = _base(self.inner.get_input_embeddings()).weight
 
     @property
     def dim(self) -> int:
@@ -321,9 +323,12 @@ class LanguageModel(nn.Module):
 
     def save_merged(self, folder: Path) -> None:
         """A folder for transformers in which the adapters are part of the weights; this model stays as it is."""
-        state = self.merged_state()
+        state, config = self.merged_state(), copy.deepcopy(self.inner.config)
+        ends = [_base(layer) is not layer for layer in (self.inner.lm_head, self.inner.get_input_embeddings())]
+        if any(ends):
+            config.tie_word_embeddings = False  # one of the two has changed
         with torch.device("meta"):
-            plain = type(self.inner)(self.inner.config)
+            plain = type(self.inner)(config)
         plain.load_state_dict(state, assign=True)
         plain.tie_weights()
         plain.save_pretrained(folder)
@@ -333,6 +338,11 @@ class LanguageModel(nn.Module):
         """A folder for transformers, of a model without adapters."""
         self.causal.save_pretrained(folder)
         self.codec.tokenizer.save_pretrained(folder)
+
+
+def _base(layer: Any) -> Any:
+    """A layer without the adapter around it."""
+    return getattr(layer, "base_layer", layer)
 
 
 def load_language(source: str, *, dtype: torch.dtype = torch.float32, is_hollow: bool = False) -> LanguageModel:

@@ -170,8 +170,11 @@ def load_published_perceiver(path: Path, network: nn.Module) -> str:
         InputError: when it is not of the size that the network's configuration asks for.
     """
     require(path.is_file(), f"projector {path}: expected a .safetensors file, got nothing there")
-    with safe_open(path, "pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"projector {path}: expected a whole .safetensors file, got {error}") from None
     own = network.state_dict()
     wrong = sorted((own.keys() ^ state.keys()) - {"output_rms"})
     wrong += [key for key in sorted(own.keys() & state.keys()) if own[key].shape != state[key].shape]

@@ -23,7 +23,7 @@ def samples_at_once(batch: str, free_bytes: int | None) -> int:
             return 0
         free = free_bytes / 2**30
         return next((samples for limit, samples in _BY_FREE_MEMORY if free < limit), _MOST)
-    if not batch.isdigit():
+    if not (batch.isascii() and batch.isdigit()):
         raise InputError(f"--batch: expected a number or {AUTO}, got {batch!r}")
     return int(batch)
 

@@ -1,12 +1,13 @@
 """Options of train_vqa.py -> data, network and task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from data.image_io import UnreadableFileError
 from data.scene_qa.datamodule import SceneQADataModule, build_qa_data, open_cache
 from data.scene_qa.feature_cache import Extractor
 from data.scene_qa.sources import QASource
@@ -49,7 +50,7 @@ def load_vggt_of(options: VQAOptions, config: VQAConfig, source: str = "") -> tu
 def build_data(options: VQAOptions, vggt: FrozenVGGT, config: VQAConfig) -> SceneQADataModule:
     """Training mixture and validation records.
 
-    A sample of each is read at once, so that broken files stop a run before it leaves anything.
+    A sample of each is read at once, so that files that are not there stop a run before it leaves anything.
     """
     cache = open_cache(options.token_cache, cache_identity(vggt, config), config.visual.layers)
     data = build_qa_data(options.data_spec, cache, for_training=not options.eval_only)
@@ -57,8 +58,27 @@ def build_data(options: VQAOptions, vggt: FrozenVGGT, config: VQAConfig) -> Scen
         data.train_sources = tuple(map(WholeCaptions, data.train_sources))
     for sources in (data.train_sources, data.val_sources):
         for source in sources:
-            source.images(source.records[0])
+            next(readable_images(source, source.records))
     return data
+
+
+def readable_images(source: QASource, records: Sequence[QARecord]) -> Iterator[Tensor]:
+    """Of all records whose images can be read.
+
+    Raises:
+        UnreadableFileError: for the last one, where there are none.
+    """
+    found, failure = 0, None
+    for record in records:
+        try:
+            images = source.images(record)
+        except UnreadableFileError as error:
+            failure = error
+            continue
+        found += 1
+        yield images
+    if failure is not None and not found:
+        raise failure
 
 
 def cache_identity(vggt: FrozenVGGT, config: VQAConfig) -> str:
@@ -128,6 +148,8 @@ def training_features(data: SceneQADataModule, extract: Extractor) -> Iterator[t
                 seen.add(item.images)
                 groups.append((source, item))
     require(len(groups) > 0, "expected training data to take statistics from, got none")
-    for source, item in evenly_spread(groups, _STATISTICS_GROUPS):
-        features = extract(source.images(item)[None])
-        yield features, torch.ones(features.shape[:2], dtype=torch.bool)
+    chosen = evenly_spread(groups, _STATISTICS_GROUPS)
+    for source in data.train_sources:
+        for images in readable_images(source, [item for one, item in chosen if one is source]):
+            features = extract(images[None])
+            yield features, torch.ones(features.shape[:2], dtype=torch.bool)

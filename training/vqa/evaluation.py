@@ -103,6 +103,8 @@ def evaluate_network(
     require_scorable(records)
     for record in actions_of(data):
         reference_action(record)
+    for name in options.ablations:
+        data.val_samples(name)  # refuses what cannot be shown
     network, vggt = network.to(device).eval(), vggt.to(device)
     answers: dict[str, Answers] = {}
     stopped: dict[str, float] = {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.scene_qa.datamodule import SceneQASpec
+from data.scene_qa.dataset import ABLATIONS
 from data.scene_qa.splits import SPLIT_SEED, VAL_RATIO
 from geometry import require
 from models.vqa.config import (
@@ -23,6 +24,8 @@ from training.vqa.batch_size import AUTO, samples_at_once
 
 NEW_VGGT, NEW_LANGUAGE = "facebook/VGGT-1B", "Qwen/Qwen3-4B-Instruct-2507"
 _CAPTIONS = ("all", "whole")
+_ABLATIONS = ABLATIONS[1:]
+"""But for what is always shown: all views."""
 _LANGUAGE_DTYPES = ("float32", "bfloat16")
 _STORED_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -111,7 +114,7 @@ class VQAOptions(RunOptions):
     # ---- use
     eval_only: bool = option(False, "no training: print and write metrics of --ckpt or --init_from")
     ablations: tuple[str, ...] = option(
-        ("zeroed", "shuffled", "first_view"), "views that --eval_only also shows instead of the real ones", nargs="+"
+        _ABLATIONS, "views that --eval_only also shows instead of the real ones", nargs="+"
     )
     max_new_tokens: int = option(64, "longest answer, tokens; actions need 256")
     constrained: bool = option(False, "--eval_only: questions for an action are answered by actions and nothing else")
@@ -147,8 +150,12 @@ class VQAOptions(RunOptions):
         modes = [name for name in ("eval_only", "export", "merge") if getattr(self, name)]
         require(len(modes) < 2, f"--{' and --'.join(modes)}: give only one of them")
         require(
-            not self.new_adapters or bool(self.init_from), "--new_adapters: expected --init_from beside it, got none"
+            not (self.perceiver_ckpt and self.init_from),
+            "--perceiver_ckpt and --init_from: give only one, both bring a Perceiver",
         )
+        unknown = [name for name in self.ablations if name not in _ABLATIONS]
+        require(not unknown, f"--ablations: expected some of {', '.join(_ABLATIONS)}, got {unknown[:1]}")
+        require(not self.new_adapters or bool(self.init_from), "--new_adapters: expected --init_from, got none")
         require(not self.constrained or self.eval_only, "--constrained: expected --eval_only beside it, got none")
         if self.constrained:
             require_room(self.max_new_tokens)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from geometry import require
 from models.vggt import WeightIdentity
 from models.vqa.weights import save_weights
 from training.files import staged_file, staged_folder
@@ -38,9 +39,14 @@ def export_run(options: VQAOptions) -> None:
 def merge_run(options: VQAOptions) -> None:
     """The language model of `--init_from` with its adapters in its weights, as a folder for transformers."""
     require_one_process("--merge")
+    folder = Path(options.merge)
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"--merge {folder}: expected a new or an empty folder, got one with files; transformers would read them, too",
+    )
     loaded = load_vqa(options.init_from, options.language_model, dtype=getattr(torch, options.language_dtype))
-    with staged_folder(Path(options.merge)) as folder:
-        loaded.network.language.save_merged(folder)
+    with staged_folder(folder) as staging:
+        loaded.network.language.save_merged(staging)
     sys.stdout.write(f"wrote {options.merge}: the language model with merged adapters\n")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.image_io import write_image
-from data.scene_qa.datamodule import SceneQADataModule, SceneQASpec, build_qa_data
+from data.scene_qa.datamodule import SceneQADataModule, SceneQASpec, build_qa_data, with_readable_images
 from data.scene_qa.dataset import QADataset, collate
 from data.scene_qa.feature_cache import TokenCache, Wanted
 from data.scene_qa.mixing import DrawSampler, Mixture, shares
@@ -207,6 +207,30 @@ def test_records_of_files(tmp_path: Path):
     assert float(batch.images[1, 1:].sum()) == 0
 
 
+def test_images_that_cannot_be_read_are_replaced_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_image(tmp_path / "a.png", np.full((8, 8, 3), 100, np.uint8))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
+    records = [QARecord((tmp_path / name,), name, ("x",), id=name) for name in ("a.png", "b.png")]
+    source = RecordSource("x", records, 8, 1)
+    cache = TokenCache(tmp_path / "tokens", "backbone", (0,))
+    samples = QADataset([source], cache=cache)
+    assert cache.fill(samples.wanted(), lambda images: images[:, :, None]) == 2
+    mixture = Mixture([2], [1.0], 0)
+    for one in (QADataset([source]), samples):
+        assert {one[mixture.draw(number)].sample.record.id for number in range(6)} == {"a.png"}
+        assert one.unreadable.count == 3
+        with pytest.raises(InputError, match=r"b\.png: expected a complete image"):
+            one[one.evaluation_draws()[1]]
+    with pytest.raises(InputError, match="expected another record to take its place"):
+        QADataset([RecordSource("x", records[1:], 8, 1)])[mixture.draw(0)._replace(item=0)]
+    problems: list[InputError] = []
+    assert with_readable_images(source.records, problems.append) == source.records[:1]
+    assert "another target takes the place" in capsys.readouterr().err
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(InputError, match=r"b\.png: expected an image file, got No such file"):
+        samples.wanted()
+
+
 def test_references_to_train_on_are_drawn(data: SceneQADataModule, tmp_path: Path):
     write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     samples = QADataset([RecordSource("x", [QARecord((tmp_path / "a.png",), "q", ("a", "b"))], 8, 1)])
@@ -233,6 +257,9 @@ def test_splits_keep_scenes_together():
         ({"weights": (1.0,)}, "--weights: expected one per data set"),
         ({"room_views": 5}, "--room_views"),
         ({"batch_size": 0}, "--batch_size"),
+        ({"weights": (float("nan"), 1.0)}, "--weights: expected positive"),
+        ({"view_dropout": 1.0}, "--view_dropout: expected 0 or more and less than 1"),
+        ({"val_ratio": 5.0}, "--val_ratio: expected 0 or more and less than 1"),
     ],
 )
 def test_specs_that_cannot_work(changes: dict[str, object], message: str):

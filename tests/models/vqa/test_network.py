@@ -1,5 +1,6 @@
 """Audits of the whole network: what learns, what is seen, and that samples do not depend on each other."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from geometry import InputError
 from models.vggt import WeightIdentity
+from models.vqa.config import LORA_TARGETS
 from models.vqa.language import TextCodec, load_language, transformers_library
 from models.vqa.network import SceneInputs, SceneQA, is_base
 from models.vqa.weights import load_network, load_published_perceiver, read_weights, save_weights
@@ -140,7 +142,10 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-def test_merged_weights_do_the_same_in_transformers(network: SceneQA, tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [LORA_TARGETS, ("o_proj", "lm_head")])
+def test_merged_weights_do_the_same_in_transformers(targets: tuple[str, ...], tmp_path: Path) -> None:
+    """A head that has changed is no longer the table of words."""
+    network = tiny_network(replace(CONFIG, lora=replace(CONFIG.lora, targets=targets)))
     network.language.save_merged(tmp_path)
     plain = transformers_library().AutoModelForCausalLM.from_pretrained(tmp_path)
     rows = network.prompts.training(QUESTIONS, ANSWERS)

@@ -139,6 +139,8 @@ def test_export_and_merge(unbroken: VQAOptions, tmp_path: Path) -> None:
         assert status == 0, errors
     assert out.stat().st_size < (unbroken.run_dir / "a.safetensors").stat().st_size
     assert load_vqa(out).network.config == load_vqa(weights).network.config
+    status, errors = outcome_of_vqa(["--init_from", weights, "--merge", str(folder)])
+    assert (status, "--merge" in errors, "expected a new or an empty folder" in errors) == (2, True, True)
     more = {"init_from": weights, "language_model": str(folder), "token_cache": ""}
     with pytest.raises(InputError, match="trained on language model tiny:0"):
         built(replace(unbroken, **more))
@@ -232,6 +234,11 @@ def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--eval_only"], "--eval_only"),
         (["--eval_only", "--export", "x.safetensors"], "--eval_only and --export"),
         (["--merge", "x"], "--merge: expected --init_from"),
+        (["--batch", "²"], "--batch"),
+        (["--lora_alpha", "nan"], "LoRAConfig.alpha"),
+        (["--ablations", "none"], "--ablations: expected some of zeroed"),
+        (["--perceiver_ckpt", "configs/vqa/tiny_rooms.txt"], "projector configs/vqa/tiny_rooms.txt: expected a whole"),
+        (["--perceiver_ckpt", "x", "--init_from", "x"], "--perceiver_ckpt and --init_from"),
         (["--new_adapters"], "--new_adapters: expected --init_from"),
         (["--constrained"], "--constrained: expected --eval_only"),
         (["--samples_per_update", "3", "--devices", "2"], "--samples_per_update 3"),

@@ -1,10 +1,10 @@
 """Does the model look at its views? `python -m benchmarks.vqa`: from nothing to answers about held-out rooms.
 
-For each seed: a toy language model that reads about rooms (benchmarks.vqa_language), captions that align the Perceiver
-with it (configs/vqa/tiny_rooms_captions.txt), questions (configs/vqa/tiny_rooms.txt), and answers about rooms that none
-of them has seen: with the real views, black ones, those of another room, the first alone, and by the language model
-without any. What has been done is not done again: a run that was cut goes on where it stopped. `--defect` trains once
-with a Perceiver that gets no gradient, which must fail.
+For each seed: captions that align the Perceiver with the toy language model that ships (benchmarks.vqa_language has
+trained it; configs/vqa/tiny_rooms_captions.txt), questions (configs/vqa/tiny_rooms.txt), and answers about rooms that
+none of them has seen: with the real views, black ones, those of another room, the first alone, and by the language
+model without any. What has been done is not done again: a run that was cut goes on where it stopped. `--defect` trains
+once with a Perceiver that gets no gradient, which must fail.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from training.vqa.evaluation import SHOWN, TEXT_ONLY, evaluate, scores_table
 from training.vqa.options import VQAOptions
 from training.vqa.runs import train_run
 
+SHIPPED_LANGUAGE = "ckpts/vqa_rooms.lm"
 CONFIGS = Path(__file__).parents[1] / "configs" / "vqa"
 STAGES = ("tiny_rooms_captions", "tiny_rooms")
 BARS = {"count": 0.35, "view": 0.25, "color": 0.25, "side": 0.15}
@@ -46,14 +47,20 @@ views) the first view alone are above the majority answer, in means over tasks; 
 def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Everything of one seed; its metrics."""
     base = Path(options.out) / f"seed{seed}"
-    language = base / "language"
+    language = language_of(options, seed)
     if not (language / "config.json").is_file():
-        vqa_language.main(["--out", str(language), "--seed", str(seed), "--steps", str(options.language_steps)])
+        steps = ["--steps", str(options.language_steps), "--device", options.language_device]
+        vqa_language.main(["--out", str(language), "--seed", str(seed), *steps])
     start = ""
     for stage, steps in zip(STAGES, (options.caption_steps, options.question_steps), strict=True):
         run = stage_options(options, stage, base, language, seed, start, steps)
         start = trained(run)
     return tested(options, run, start, base / "metrics.json")
+
+
+def language_of(options: argparse.Namespace, seed: int) -> Path:
+    """The folder of `--language`, else the seed's own."""
+    return Path(options.language) if options.language else Path(options.out) / f"seed{seed}" / "language"
 
 
 def stage_options(
@@ -141,7 +148,7 @@ def verdicts(metrics: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
 def run_defect(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Questions with a random Perceiver that gets no gradient: adapters alone learn."""
     base = Path(options.out) / f"seed{seed}"
-    run = stage_options(options, "tiny_rooms", base, base / "language", seed, "", options.defect_steps)
+    run = stage_options(options, "tiny_rooms", base, language_of(options, seed), seed, "", options.defect_steps)
     run = resolved(replace(run, expname="defect", spelling_weight=0.0))
     weights = run.run_dir / "defect.safetensors"
     if not weights.is_file():
@@ -164,11 +171,12 @@ def replace_rooms(options: argparse.Namespace, most: int) -> argparse.Namespace:
 
 def ship(options: argparse.Namespace, seed: int) -> None:
     """Weights of a seed and its language model under names that find each other beside VGGT-nano."""
-    base, target = Path(options.out) / f"seed{seed}", Path(options.ship)
+    base, target, language = Path(options.out) / f"seed{seed}", Path(options.ship), language_of(options, seed)
     folder = target.with_name(f"{target.name}.lm")
     loaded = load_vqa(base / STAGES[-1] / f"{STAGES[-1]}.safetensors")
     record = read_checkpoint(base / STAGES[-1] / "checkpoints" / "last.ckpt", VQA_TRAINING).record
-    shutil.copytree(base / "language", folder, dirs_exist_ok=True)
+    if language.resolve() != folder.resolve():
+        shutil.copytree(language, folder, dirs_exist_ok=True)
     identity = loaded.network.language.identity
     loaded.network.language.identity = WeightIdentity(f"{BESIDE}{folder.name}", identity.sha256)
     vggt = WeightIdentity(f"{BESIDE}{Path(loaded.vggt.source).name}", loaded.vggt.sha256)
@@ -201,7 +209,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--token_cache", default="runs/vqa_tokens")
     parser.add_argument("--rooms", type=int, default=3000)
     parser.add_argument("--test_rooms", type=int, default=300)
-    parser.add_argument("--language_steps", type=int, default=2500)
+    parser.add_argument(
+        "--language", default=SHIPPED_LANGUAGE, help='toy language model of all seeds; "": each seed trains its own'
+    )
+    parser.add_argument("--language_steps", type=int, default=6000)
+    parser.add_argument("--language_device", default="cpu", help="on which it is trained")
     parser.add_argument("--caption_steps", type=int, default=1200)
     parser.add_argument("--question_steps", type=int, default=1000)
     parser.add_argument("--defect_steps", type=int, default=300)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from data.image_io import UnreadableFileError, read_image
 from data.procedural.qa_layout import image_name, room_geometry
-from data.procedural.qa_questions import RoomQuestion, room_actions, room_captions, room_questions
+from data.procedural.qa_questions import RoomQuestion, room_actions, room_captions, room_questions, room_readings
 from data.procedural.qa_rooms import QARoom, draw_room, render_room
 from data.scene_qa.records import action_text
 from data.scene_qa.types import QARecord, ViewGeometry
 from data.seeds import evenly_spread
 from geometry import require
 
-ROOM_KINDS = ("questions", "captions", "actions")
+ROOM_KINDS = ("questions", "captions", "readings", "actions")
 _ROOM_VERSION = "rooms_qa 1"
 """Goes into fingerprints: raise it when rooms or their pictures change."""
 
@@ -179,7 +179,7 @@ def room_name(seed: int, index: int) -> str:
 def _asked(kind: str, room: QARoom, seed: int, index: int) -> list[RoomQuestion]:
     if kind == "questions":
         return room_questions(room, seed, index)
-    return room_captions(room) if kind == "captions" else room_actions(room)
+    return {"captions": room_captions, "readings": room_readings, "actions": room_actions}[kind](room)
 
 
 def _room_record(one: RoomQuestion, images: tuple[Path, ...], scene: str, name: str) -> QARecord:

@@ -18,6 +18,7 @@ from data.procedural.qa_questions import (
     room_actions,
     room_captions,
     room_questions,
+    room_readings,
 )
 from data.procedural.qa_rooms import (
     BOX_SIDE,
@@ -145,8 +146,15 @@ def test_captions_and_actions():
     room = next(room for room in ROOMS if [len(room.in_view(view)) for view in range(3)] == [1, 0, 2])
     names = [[one.name for one in room.in_view(view)] for view in range(3)]
     everything, first, second, _ = room_captions(room)
-    assert everything.answer == f"view 1: {names[0][0]}; view 2: nothing; view 3: {names[2][0]}, {names[2][1]}"
+    assert (
+        everything.answer == f"view 1: {names[0][0]}; view 2: nothing; view 3: left {names[2][0]}, right {names[2][1]}"
+    )
     assert (first.answer, second.answer) == (names[0][0], "nothing")
+    asked = {one.question: (one.answer, one.views) for one in room_readings(room)}
+    assert asked[f"where is the {names[0][0]}?"] == ("view 1 middle", (0,))
+    assert asked[f"is the {names[2][1]} left or right?"] == ("right", (2,))
+    assert asked["which object is left in view 3?"] == (names[2][0], (2,))
+    assert len(asked) == 3 + 2 + 2
     anchor = room_actions(room)[0].action
     (one,) = room.in_view(0)
     assert anchor["center"] == pytest.approx(one.middle, abs=0.005)

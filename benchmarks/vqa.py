@@ -119,6 +119,8 @@ def verdicts(metrics: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     runs = metrics["runs"]
     tasks = [name.removeprefix("task/") for name in metrics["majority"] if name.startswith("task/")]
     floor = sum(majority[task] for task in tasks) / len(tasks)
+    wording = sum(max(majority[task], metrics["mentioned"][f"task/{task}"]) for task in tasks) / len(tasks)
+    """Of the better one of the majority answer and the answer that the question names first."""
 
     def em(run: str, group: str) -> float:
         return runs[run]["groups"][group]["em"]
@@ -130,10 +132,14 @@ def verdicts(metrics: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
             found.append((f"{task}: above majority", above, f">= {bar}", above >= bar))
     above = runs[SHOWN]["mean_over_tasks"] - floor
     found.append(("mean: above majority", above, f">= {MEAN_BAR}", above >= MEAN_BAR))
+    above = runs[SHOWN]["mean_over_tasks"] - wording
+    found.append(("mean: above majority or the first answer named", above, f">= {MEAN_BAR}", above >= MEAN_BAR))
     apart = abs(runs["zeroed"]["mean_over_tasks"] - runs[TEXT_ONLY]["mean_over_tasks"])
     found.append(("black views: from language model alone", apart, f"<= {ZEROED_BAR}", apart <= ZEROED_BAR))
     above = runs["shuffled"]["mean_over_tasks"] - floor
     found.append(("views of another room: mean above majority", above, f"<= {SHUFFLED_BAR}", above <= SHUFFLED_BAR))
+    above = runs["shuffled"]["mean_over_tasks"] - wording
+    found.append(("... above majority or the first answer named", above, f"<= {SHUFFLED_BAR}", above <= SHUFFLED_BAR))
     above = runs["shuffled"]["mean_over_tasks"] - runs[TEXT_ONLY]["mean_over_tasks"]
     found.append(("... above language model alone", above, f"<= {SHUFFLED_BAR}", above <= SHUFFLED_BAR))
     if "later_views" in metrics["majority"]:

@@ -32,7 +32,7 @@ from training.vqa.options import VQAOptions
 
 SHOWN, TEXT_ONLY = "none", "text_only"
 NAMES = {SHOWN: "real views", TEXT_ONLY: "language model alone"}
-_MAJORITY = "majority answer"
+_MAJORITY, _MENTIONED = "majority answer", "first one named"
 _WIDTH = 24
 Answers = list[tuple[str, str]]
 
@@ -193,11 +193,10 @@ def scores_table(metrics: dict[str, Any]) -> str:
     columns = [*tasks, *(["later_views"] if "later_views" in metrics["majority"] else [])]
     titles = [column.removeprefix("task/") for column in columns]
     lines = [" " * _WIDTH + f"{'mean':>9}" + "".join(f"{title:>12}" for title in titles) + f"{'stopped':>9}"]
-    majority = metrics["majority"]
-    mean = sum(majority[task]["em"] for task in tasks) / len(tasks)
-    lines.append(
-        _MAJORITY.ljust(_WIDTH) + f"{mean:>9.3f}" + "".join(f"{majority[one]['em']:>12.3f}" for one in columns)
-    )
+    trivial = {_MAJORITY: {one: metrics["majority"][one]["em"] for one in columns}, _MENTIONED: metrics["mentioned"]}
+    for name, scores in trivial.items():
+        mean = sum(scores[task] for task in tasks) / len(tasks)
+        lines.append(f"{name:<{_WIDTH}}{mean:>9.3f}" + "".join(f"{scores[one]:>12.3f}" for one in columns))
     for name, run in metrics["runs"].items():
         cells = (f"{run['groups'][one]['em']:>12.3f}" for one in columns)
         line = f"{NAMES.get(name, name):<{_WIDTH}}{run['mean_over_tasks']:>9.3f}" + "".join(cells)

@@ -229,6 +229,28 @@ def majority_by_group(records: Sequence[QARecord]) -> dict[str, MajorityAnswer]:
     return found
 
 
+def mentioned_by_group(records: Sequence[QARecord]) -> dict[str, float]:
+    """Exact match of answers that follow from the wording: of all answers to a task the first that its question names.
+
+    Where it names none, the task's majority answer. Of "which is nearer, the red ball or the blue box?" every second
+    one is right, though each name is rare among all answers.
+    """
+    majority = majority_by_group(records)
+    known: dict[str, set[str]] = {}
+    for record in records:
+        known.setdefault(record.task, set()).update(cleaned(text) for text in record.answers)
+    right: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for record in records:
+        question = f" {cleaned(record.question)} "
+        named = {question.find(f" {answer} "): answer for answer in known[record.task] if f" {answer} " in question}
+        guess = named[min(named)] if named else majority[f"task/{record.task}"].answer
+        for group in groups_of(record):
+            sizes[group] += 1
+            right[group] += exact_match(guess, record.answers)
+    return {group: right[group] / size for group, size in sorted(sizes.items())}
+
+
 def mean_over_tasks(scores: Mapping[str, AnswerScores]) -> float:
     """Mean of the tasks' exact match, each counting alike."""
     tasks = [one.em for group, one in scores.items() if group.startswith("task/")]
@@ -253,13 +275,14 @@ def require_scorable(records: Sequence[QARecord]) -> None:
 
 
 def report(records: Sequence[QARecord], runs: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, Any]:
-    """Everything for `metrics.json`: majority answers, and scores of each run (name -> (id, answer)) by group.
+    """Everything for `metrics.json`: trivial answers, and scores of each run (name -> (id, answer)) by group.
 
     Raises:
         InputError: as `join`, and for records without references, naming the run.
     """
     require_scorable(records)
-    found: dict[str, Any] = {"majority": {k: asdict(v) for k, v in majority_by_group(records).items()}, "runs": {}}
+    majority = {group: asdict(one) for group, one in majority_by_group(records).items()}
+    found: dict[str, Any] = {"majority": majority, "mentioned": mentioned_by_group(records), "runs": {}}
     for name, predictions in runs.items():
         try:
             scores = scores_by_group(join(records, predictions))

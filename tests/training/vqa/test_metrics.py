@@ -15,6 +15,7 @@ from training.vqa.metrics import (
     groups_of,
     join,
     majority_by_group,
+    mentioned_by_group,
     refined_match,
     report,
     scores_by_group,
@@ -79,6 +80,14 @@ def test_groups_and_majority():
     assert groups_of(records[2]) == ["all", "task/exists", "question/other"]
     assert majority_by_group(records)["all"].answer == "red"
     assert majority_by_group(records)["all"].em == pytest.approx(2 / 3)
+    names = ("red ball", "blue box")
+    nearer = [
+        record(str(n), f"Which is nearer, the {a} or the {b}?", names[n % 2], task="nearest")
+        for n, (a, b) in enumerate([names, names[::-1], names[::-1], names])
+    ]
+    found = mentioned_by_group([*nearer, *records])
+    assert (found["task/nearest"], found["task/color"]) == (0.5, 1.0)
+    assert majority_by_group(nearer)["task/nearest"].em == 0.5
     scores = scores_by_group(join(records, [("2", "dark red"), ("1", "red"), ("3", "yes")]))
     assert (scores["task/color"].em, scores["task/exists"].em, scores["later_views"].count) == (1.0, 0.0, 1)
 

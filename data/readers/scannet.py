@@ -8,6 +8,8 @@
 `datadir` holds such folders or is one.
 """
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -30,8 +32,9 @@ from data.readers.splits import (
     split_views,
 )
 from data.scene import Frame, PosedScene
-from data.view_selection.neighbors import complete_neighbors
+from data.view_selection.neighbors import NeighborsByCenter
 from geometry import InputError, check_camera, rigid_inverse
+from geometry.cameras import MAX_ROTATION_ERROR
 from geometry.conversions import intrinsics_from_integer_centers
 
 NEAR, FAR = 0.1, 10.0
@@ -71,17 +74,29 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     size = first_image_size(images.values())
     depths = file_names(folder / "depth")
     frames = {}
-    for view in sorted(images):
-        try:
-            frames[view] = _read_frame(folder, view, images[view], size, depths)
-        except InputError as error:
-            report(error)
+    cameras = _cameras(folder, images)  # a scan has thousands
+    for view, camera in cameras.items():
+        if isinstance(camera, InputError):
+            report(camera)
+            continue
+        depth = f"{images[view].stem}.png"
+        frames[view] = Frame(
+            view_id=view,
+            image_path=images[view],
+            w2c=camera[0],
+            intrinsics=camera[1],
+            height=size[0],
+            width=size[1],
+            near=NEAR,
+            far=FAR,
+            depth_path=folder / "depth" / depth if depth in depths else None,
+        )
     train, held_out = split_views(sorted(images))
     return PosedScene(
         name=scan,
         scan=scan,
         frames=frames,
-        neighbors=complete_neighbors({view: frame.center for view, frame in frames.items()}, {}),
+        neighbors=NeighborsByCenter({view: frame.center for view, frame in frames.items()}),
         train_views=present_only(train, frames),
         held_out_views=present_only(held_out, frames),
         read_depth=_read_depth if any(frame.depth_path for frame in frames.values()) else None,
@@ -89,38 +104,64 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     )
 
 
-def _read_frame(folder: Path, view: int, image: Path, size: tuple[int, int], depths: frozenset[str]) -> Frame:
-    pose_path = folder / "pose" / f"{image.stem}.txt"
-    pose = _matrix(pose_path)
+def _cameras(folder: Path, images: Mapping[int, Path]) -> dict[int, tuple[torch.Tensor, torch.Tensor] | InputError]:
+    """World to camera and intrinsics of each photograph, in the order of their numbers, or why it has none."""
+    found: dict[int, tuple[torch.Tensor, torch.Tensor] | InputError] = {}
+    read = functools.cache(_matrix)
+    shared = folder / "intrinsic" / _SHARED_INTRINSICS
+    own = file_names(folder / "intrinsic")
+    for view in sorted(images):
+        name = f"{images[view].stem}.txt"
+        try:
+            pose = _pose(folder / "pose" / name)
+            path = folder / "intrinsic" / name if name in own else shared
+            intrinsics = read(path)
+            if intrinsics.shape not in ((3, 3), (4, 4)):
+                raise InputError(f"{path}: expected 3x3 or 4x4 numbers, got {'x'.join(map(str, intrinsics.shape))}")
+            found[view] = pose, intrinsics_from_integer_centers(intrinsics[:3, :3])
+        except InputError as error:
+            found[view] = error
+    _check(folder, images, found)
+    return found
+
+
+def _pose(path: Path) -> Float[torch.Tensor, "4 4"]:
+    """Camera to world."""
+    pose = _matrix(path)
     if pose.shape != (4, 4):
-        raise InputError(f"{pose_path}: expected 4x4 numbers, got {'x'.join(map(str, pose.shape))}")
+        raise InputError(f"{path}: expected 4x4 numbers, got {'x'.join(map(str, pose.shape))}")
     if not pose.isfinite().all():
-        raise LeftOut("photographs without pose", f"{pose_path}: expected finite numbers, got a pose that was lost")
-    path = folder / "intrinsic" / f"{image.stem}.txt"
-    path = path if path.is_file() else folder / "intrinsic" / _SHARED_INTRINSICS
-    intrinsics = _matrix(path)
-    if intrinsics.shape not in ((3, 3), (4, 4)):
-        raise InputError(f"{path}: expected 3x3 or 4x4 numbers, got {'x'.join(map(str, intrinsics.shape))}")
-    intrinsics = intrinsics_from_integer_centers(intrinsics[:3, :3])
-    w2c = rigid_inverse(pose)
-    check_camera(w2c, intrinsics, str(pose_path))
-    depth = f"{image.stem}.png"
-    return Frame(
-        view_id=view,
-        image_path=image,
-        w2c=w2c.float(),
-        intrinsics=intrinsics.float(),
-        height=size[0],
-        width=size[1],
-        near=NEAR,
-        far=FAR,
-        depth_path=folder / "depth" / depth if depth in depths else None,
-    )
+        raise LeftOut("photographs without pose", f"{path}: expected finite numbers, got a pose that was lost")
+    return pose
+
+
+def _check(
+    folder: Path, images: Mapping[int, Path], found: dict[int, tuple[torch.Tensor, torch.Tensor] | InputError]
+) -> None:
+    """Camera to world becomes world to camera, all at once; those that look wrong get their error one by one."""
+    cameras = {view: camera for view, camera in found.items() if not isinstance(camera, InputError)}
+    if not cameras:
+        return
+    w2c = rigid_inverse(torch.stack([pose for pose, _ in cameras.values()]))
+    intrinsics = torch.stack([matrix for _, matrix in cameras.values()])
+    rotations = w2c[:, :3, :3]
+    off = (rotations @ rotations.mT - torch.eye(3, dtype=w2c.dtype)).abs().flatten(1).amax(1)
+    is_right = (off <= MAX_ROTATION_ERROR) & (torch.linalg.det(rotations) >= 0) & intrinsics.isfinite().all(-1).all(-1)
+    is_right &= (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    is_right &= (intrinsics[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype)).all(-1)
+    for row, view in enumerate(cameras):
+        try:
+            if not is_right[row]:
+                check_camera(w2c[row], intrinsics[row], str(folder / "pose" / f"{images[view].stem}.txt"))
+            found[view] = w2c[row].float(), intrinsics[row].float()
+        except InputError as error:
+            found[view] = error
 
 
 def _matrix(path: Path) -> Float[torch.Tensor, "rows cols"]:
     try:
-        values = np.loadtxt(path, ndmin=2)
+        lines = path.read_text().splitlines()
+        values = np.array([[float(word) for word in line.split()] for line in lines if line.strip()], ndmin=2)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a matrix, got no file") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -100,6 +100,26 @@ def complete_neighbors(
         listed = [other for other in (pairs or {}).get(view, ()) if other in centers]
         neighbors[view] = tuple(dict.fromkeys([*listed, *nearest_by_center(centers, view, others)]))
     return neighbors
+
+
+class NeighborsByCenter(Mapping[int, tuple[int, ...]]):
+    """`complete_neighbors` without pair lists, of a view when it is asked for: a video has thousands."""
+
+    def __init__(self, centers: Mapping[int, Float[Tensor, "3"]]) -> None:
+        self._centers = dict(centers)
+        self._found: dict[int, tuple[int, ...]] = {}
+
+    def __getitem__(self, view: int) -> tuple[int, ...]:
+        if view not in self._found:
+            others = [other for other in self._centers if other != view]
+            self._found[view] = tuple(nearest_by_center(self._centers, view, others))
+        return self._found[view]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._centers)
+
+    def __len__(self) -> int:
+        return len(self._centers)
 
 
 def most_similar(w2c: Float[Tensor, "view 4 4"], view: int) -> list[int]:

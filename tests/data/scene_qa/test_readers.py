@@ -48,6 +48,15 @@ def test_views_of_a_scan(scannet: Path):
     np.testing.assert_allclose(geometry.intrinsics[0, :2, 2], [5.5, 5.5])  # centers of pixels at +0.5
     assert geometry.depth_range.tolist() == [[2.5, 2.5]] * 2
     assert views("scene0009_00") is None
+    np.savetxt(scannet / "scans/scene0001_00/pose/000002.txt", 2 * POSE)
+    (scannet / "scans/scene0001_00/pose/000001.txt").write_text("1 0\n0\n")
+    problems.clear()
+    again = PosedViews("scannet", str(scannet / "scans"), 4, problems.append)("scene0001_00")
+    assert again is not None
+    assert [path.name for path in again.images] == ["000000.jpg"]
+    messages = list(map(str, problems))
+    assert "000001.txt: expected a matrix, got other text" in messages[0]
+    assert "000002.txt: expected a rotation matrix" in messages[1]
 
 
 def scanqa_row(**changes: object) -> dict[str, object]:

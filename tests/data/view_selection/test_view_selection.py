@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from data.readers.splits import choose_scans, scan_order, shipped_list, shipped_path, split_views
-from data.view_selection.neighbors import complete_neighbors, nearest_by_center, read_pairs, select_sources, write_pairs
+from data.view_selection.neighbors import (
+    NeighborsByCenter,
+    complete_neighbors,
+    nearest_by_center,
+    read_pairs,
+    select_sources,
+    write_pairs,
+)
 from geometry import InputError
 
 
@@ -61,6 +68,7 @@ def test_nearest_by_center_is_l1_and_stable():
 
 def test_neighbors_are_pairs_then_nearest():
     centers = {view: torch.tensor([float(view), 0, 0]) for view in (0, 1, 2, 5)}
+    assert NeighborsByCenter(centers) == complete_neighbors(centers, {})
     assert complete_neighbors(centers, {0: (5, 7)}) == {0: (5, 1, 2), 1: (0, 2, 5), 2: (1, 0, 5), 5: (2, 1, 0)}
 
 

@@ -54,7 +54,9 @@ class LeftOut(InputError):
 class Problems:
     """Problems of a data set, each once: scans share camera files, and splits are read one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, lister: str = "data.check") -> None:
+        """`lister`: the module that lists all of them; "": there is none."""
+        self._lister = lister
         self._lines: dict[str, str | None] = {}
         """With the kind of those that have one."""
 
@@ -76,7 +78,9 @@ class Problems:
         if not self._lines:
             return
         count = counted(len(self._lines), "problem")
-        why = "the files, views or scans concerned are left out; python -m data.check lists all"
+        why = "what is concerned is left out"
+        if self._lister:
+            why = f"the files, views or scans concerned are left out; python -m {self._lister} lists all"
         kinds = Counter(kind for kind in self._lines.values() if kind is not None)
         left_out = ", ".join(counted(number, re.sub(r"s\b", "", kind, count=1), kind) for kind, number in kinds.items())
         first_of_kind = {kind: line for line, kind in reversed(self._lines.items()) if kind is not None}

@@ -206,7 +206,7 @@ def build_qa_data(
             if spec.val_rooms:
                 val.append(RoomSource(derived_seed(_VALIDATION_STREAM), 0, spec.val_rooms, **settings))
             continue
-        problems = Problems()
+        problems = Problems("" if name == "arkit" else "data.scene_qa.check")
         read = QA_READERS[name](ReadSpec(datadir, spec.scannet_dir, spec.max_views), problems.add)
         if read.val is None:
             to_train, to_validate = split_by_scene(read.train, problems.add, spec.val_ratio, spec.split_seed)

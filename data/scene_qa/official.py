@@ -13,6 +13,9 @@ from data.scene_qa.types import QARecord
 from data.scene_qa.views import FindViews
 from geometry import InputError
 
+_AnswerOf = Callable[[Mapping[str, Any]], tuple[str, object]]
+"""Row of a question -> its task and its answers as they stand in a file."""
+
 
 class SplitFiles(NamedTuple):
     """Files of one part of a data set."""
@@ -65,10 +68,11 @@ def read_sqa3d(files: SplitFiles, find_views: FindViews | None, report: Report =
     """
     answers: dict[str, Any] = {}
     if files.annotations is not None:
-        for entry in read_entries(files.annotations, ("annotations",)):
+        for number, entry in enumerate(read_entries(files.annotations, ("annotations",)), start=1):
             name = str(entry.value.get("question_id")) if isinstance(entry.value, dict) else ""
             if not name or name in answers:
                 what = f"{files.annotations}, line {entry.line}, question_id: expected an id of its own, got {name!r}"
+                what += f" (entry {number})"
                 report(LeftOut("answers with the id of others", what))
                 continue
             answers[name] = entry.value.get("answers")
@@ -97,23 +101,29 @@ class _Rows:
     def records(
         self,
         entries: Sequence[Entry],
-        answer_of: Callable[[Mapping[str, Any]], tuple[str, object]],
+        answer_of: _AnswerOf,
         *,
         is_answered: bool = True,
     ) -> list[QARecord]:
         found = []
-        for entry in entries:
+        for number, entry in enumerate(entries, start=1):
             try:
-                found.append(self._record(entry, answer_of, is_answered=is_answered))
+                found.append(self._record(number, entry, answer_of, is_answered=is_answered))
             except LeftOut as problem:
                 self._report(problem)
         return found
 
     def _record(
-        self, entry: Entry, answer_of: Callable[[Mapping[str, Any]], tuple[str, object]], *, is_answered: bool
+        self,
+        number: int,
+        entry: Entry,
+        answer_of: _AnswerOf,
+        *,
+        is_answered: bool,
     ) -> QARecord:
         def wrong(kind: str, key: str, message: str) -> LeftOut:
-            return LeftOut(kind, f"{self._path}, line {entry.line}, {key}: {message}")
+            where = f"{self._path}, line {entry.line}, {key}"  # whole files may be one line
+            return LeftOut(kind, f"{where}: {message} (entry {number})")
 
         row = entry.value
         if not isinstance(row, dict):

@@ -43,8 +43,8 @@ def read_records(
     seen: dict[str, str] = {}
     records = []
     for path in expanded(patterns):
-        for entry in read_entries(path, RECORD_KEYS):
-            record = _usable(path, entry, seen, report, wants_images=wants_images)
+        for number, entry in enumerate(read_entries(path, RECORD_KEYS), start=1):
+            record = _usable(path, number, entry, seen, report, wants_images=wants_images)
             if record is not None:
                 records.append(record)
     return records
@@ -92,17 +92,19 @@ def geometry_json(geometry: ViewGeometry, decimals: int = 6) -> dict[str, Any]:
 
 
 class _Place:
-    """Where an entry stands, for what is reported about it."""
+    """Where an entry stands, for what is reported about it; whole files may be one line."""
 
-    def __init__(self, path: Path, line: int) -> None:
-        self.path, self.line = path, line
+    def __init__(self, path: Path, line: int, number: int) -> None:
+        self.path, self.line, self.number = path, line, number
 
     def problem(self, kind: str, key: str, message: str) -> LeftOut:
-        return LeftOut(kind, f"{self.path}, line {self.line}, {key}: {message}")
+        return LeftOut(kind, f"{self.path}, line {self.line}, {key}: {message} (entry {self.number})")
 
 
-def _usable(path: Path, entry: Entry, seen: dict[str, str], report: Report, *, wants_images: bool) -> QARecord | None:
-    place = _Place(path, entry.line)
+def _usable(
+    path: Path, number: int, entry: Entry, seen: dict[str, str], report: Report, *, wants_images: bool
+) -> QARecord | None:
+    place = _Place(path, entry.line, number)
     problems: list[LeftOut] = []
     if not isinstance(entry.value, dict):
         report(place.problem("entries that are no objects", "record", f"expected an object, got {_shown(entry.value)}"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.image_io import write_image, write_uint16
-from data.problems import LeftOut
+from data.problems import LeftOut, Problems
 from data.scene_qa.arkit import read_arkit
 from data.scene_qa.official import SplitFiles, read_scanqa, read_sqa3d, sqa3d_files
 from data.scene_qa.readers import QA_READERS, ReadSpec
@@ -76,7 +76,10 @@ def test_scanqa(scannet: Path):
     assert found.train[0].geometry is not None
     kinds = [problem.kind for problem in problems if isinstance(problem, LeftOut)]
     assert kinds.count("questions about scenes without images") == 2
-    (scannet / "x.json").write_text(json.dumps([scanqa_row(answers=[])]))
+    (scannet / "x.json").write_text(json.dumps([scanqa_row(question_id=name, answers=[]) for name in "ab"]))
+    counted = Problems()
+    assert read_scanqa(SplitFiles(scannet / "x.json"), None, counted.add) == []
+    assert sorted(line[-9:] for line in counted.lines) == ["(entry 1)", "(entry 2)"]  # of one line
     with pytest.raises(LeftOut, match=r"line 1, answers: expected a list of texts, got \[\]"):
         read_scanqa(SplitFiles(scannet / "x.json"), None)
 

@@ -27,6 +27,9 @@ WORDS: list[tuple[str, str]] = [
     (r"SESSION", "toys/sessions/drone_20260101_000000"),
     (r"forecaster\.safetensors", "toys/forecaster.safetensors"),
     (r"/path/to/(records\.jsonl|questions\.json|vqa\.safetensors|room/view\d\.png)", r"toys/\1"),
+    # what commands write that do not run here
+    (r"runs/vqa_rooms_merged", "ckpts/vqa_rooms.lm"),
+    (r"runs/vqa_actions/vqa_actions\.safetensors", "ckpts/vqa_rooms.safetensors"),
     (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
@@ -134,6 +137,10 @@ NOT_RUN: list[tuple[str, str]] = [
     (
         r"python -m benchmarks\.mapanything( |$)",
         "trains for minutes; tests/test_benchmarks_mapanything.py runs it --quick",
+    ),
+    (
+        r"python train_vqa\.py .*(vqa_rooms_merged|tiny_actions\.txt)",
+        "trains on shipped weights, which have no toy size; tests/training/vqa/test_shipped.py runs them",
     ),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),

@@ -18,7 +18,7 @@ def write_weights(path: Path, image_size: int = 32) -> Path:
     """Behind the shipped nano VGGT, for three views."""
     vggt = FrozenVGGT.load(VGGT, (0, 3))
     config = VQAConfig(
-        visual=VisualConfig(layers=(0, 3), channels=vggt.channels, max_views=3),
+        visual=VisualConfig(layers=(0, 3), channels=vggt.channels, max_views=4),
         perceiver=PerceiverConfig(width=16, num_latents=4, num_layers=1, num_heads=2, ffn_dim=16),
         geometry=GeometryConfig("relative", 3),
     )

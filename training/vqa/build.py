@@ -105,6 +105,8 @@ def build_task(options: VQAOptions, vggt: FrozenVGGT, record: VGGTRecord, data: 
         network = VQA_TRAINING.build(
             checkpoint.record, language=options.language_model, dtype=dtype, is_hollow=is_hollow
         )
+        wrong = sorted(network.state_dict().keys() ^ checkpoint.weights.keys())
+        require(not wrong, f"--ckpt {options.ckpt}: expected the weights of its record, got others: {wrong[:3]}")
         task = VQATask(options, network, vggt, record)
         task.resume(checkpoint)
         return task

@@ -60,6 +60,8 @@ class VQATask(RunTask):
         self.vggt_record = vggt_record
         self.language_identity = model.language.identity
         self.sums: dict[str, MeanScores] = {}
+        if options.is_sharded:  # Lightning would look for the base in a checkpoint; `build_task` is strict instead
+            self.strict_loading = False
 
     @property
     def network(self) -> SceneQA:

@@ -234,7 +234,7 @@ def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--dataset_name", "cats", "--datadir", "-", "--weights", "1"], "--dataset_name"),
         (["--language_model", "nowhere"], "--language_model nowhere"),
         (["--lora_targets", "z_proj"], "LoRA"),
-        (["--freeze_text_layers", "3"], "frozen layers"),
+        (["--freeze_text_layers", "9"], "frozen layers"),
         (["--eval_only"], "--eval_only"),
         (["--eval_only", "--export", "x.safetensors"], "--eval_only and --export"),
         (["--merge", "x"], "--merge: expected --init_from"),

@@ -20,6 +20,8 @@ from geometry.errors import require
 Triple = tuple[float | int, float | int, float | int]
 ORIENTATIONS = ("yaw", "full")
 Z_REFERENCES = ("vehicle", "world")
+_MAX_VOXELS = 2**31 - 1
+"""Of a grid: a byte each is 2 GiB."""
 SIZE_TOLERANCE = 1e-6
 """Of a voxel: (40 - -40) / 0.4 rounds to below 200 in floating point and still means 200."""
 
@@ -43,11 +45,12 @@ class VoxelGrid:
                 f"grid: expected three finite numbers for {name}, got {getattr(self, name)}",
             )
             object.__setattr__(self, name, values)
-        require(
-            all(size > 0 for size in self.voxel) and all(count > 0 for count in self.size),
-            f"grid: expected voxels > 0 that fit at least once into the range, got {self.voxel} in {self.minimum} to "
-            f"{self.maximum}",
-        )
+        asked = f"{self.voxel} in {self.minimum} to {self.maximum}"
+        require(all(size > 0 for size in self.voxel), f"grid: expected voxels > 0, got {asked}")
+        counts = [(high - low) / step for low, high, step in zip(self.minimum, self.maximum, self.voxel, strict=True)]
+        require(max(counts) < _MAX_VOXELS, f"grid: expected at most {_MAX_VOXELS} voxels, got {asked}")
+        require(all(count > 0 for count in self.size), f"grid: expected voxels that fit at least once, got {asked}")
+        require(math.prod(self.size) <= _MAX_VOXELS, f"grid: expected at most {_MAX_VOXELS} voxels, got {asked}")
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -170,7 +173,7 @@ class EgoGrid:
         )
         grid = VoxelGrid(tuple(record["minimum"]), tuple(record["maximum"]), tuple(record["voxel"]))
         size = record.get("size", list(grid.size))
-        require(tuple(size) == grid.size, f"grid: expected size {list(grid.size)} of its range, got {size}")
+        require(list(grid.size) == size, f"grid: expected size {list(grid.size)} of its range, got {size}")
         return cls(grid, GridFrame(record["orientation"], record["z_reference"]))
 
     def heights(self, poses: Float[Tensor, "*batch 13"]) -> Float[Tensor, "*batch x y z"]:

@@ -189,7 +189,7 @@ def _check_frames(session: Session, overall: Agreement, report: Report) -> list[
         occupied = _run(lambda number=number: grid(number), report)
         sweep = session.folder / "lidar" / f"{number:06d}_LIDAR.npy"
         if sweep.is_file():
-            _run(lambda sweep=sweep: read_points(sweep), report)
+            _run(lambda sweep=sweep: read_points(sweep, report), report)
         if occupied is None:
             before = None
             continue

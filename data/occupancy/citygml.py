@@ -24,8 +24,10 @@ _LOD = re.compile(r"lod(\d)\w+")
 _PARTS = ("Building", "BuildingPart", "BuildingInstallation", "Bridge", "BridgePart")
 _SEMI_MAJOR, _FLATTENING = 6378137.0, 1 / 298.257222101
 """Meters; of GRS 80, on which JGD2011, ETRS89 and (to 0.1 mm) WGS 84 rest."""
-_GEOGRAPHIC = {"6697", "6668", "4326", "4979", "4258", "4937"}
+_GEOGRAPHIC = {"6697", "6668", "4612", "4326", "4979", "4258", "4937", "4269", "6318", "6319", "4283", "7843", "7844"}
 """EPSG numbers with latitude, longitude order in degrees."""
+_LONGITUDE_FIRST = re.compile(r"CRS84h?$|CRS:84$", re.IGNORECASE)
+"""Names of OGC's systems of longitude, latitude (OGC 09-048r5, table 2)."""
 _MAX_SPAN = 0.5
 """Degrees of a tile: in a plane larger than about 50 km the earth's curve is meters."""
 
@@ -95,7 +97,10 @@ def read_city(path: Path, *, origin: Origin | None = None, max_level: int = 2) -
     """
     problems: list[str] = []
     root = _parsed(path, problems)
-    is_geographic = _is_geographic(root, path)
+    order = _geographic_order(root, path)
+    is_geographic = order is not None
+    if origin is not None and not is_geographic:
+        problems.append(f"{path}: coordinates are meters, which --origin does not move")
     rings: list[list[np.ndarray]] = []
     objects: list[int] = []
     levels: dict[int, int] = defaultdict(int)
@@ -110,9 +115,17 @@ def read_city(path: Path, *, origin: Origin | None = None, max_level: int = 2) -
                 rings += found
                 objects += [number] * len(found)
     require(len(rings) > 0, f"{path}: expected polygons of LOD 1 to {max_level} or terrain, got none")
-    if is_geographic:
+    if order is not None:
+        rings = [[ring[:, order] for ring in polygon] for polygon in rings]
         places = np.concatenate([ring for polygon in rings for ring in polygon])
-        origin = _center(places, path) if origin is None else origin
+        center = _center(places, path)
+        origin = center if origin is None else origin
+        apart = max(abs(center.latitude - origin.latitude), abs(center.longitude - origin.longitude))
+        require(
+            apart <= _MAX_SPAN,
+            f"{path}: expected a tile within {_MAX_SPAN} degrees of its --origin {origin[0]:g} {origin[1]:g}, which "
+            f"neighboring tiles share, got {center[0]:.4f} {center[1]:.4f}",
+        )
         rings = [[origin.plane(ring) for ring in polygon] for polygon in rings]
     return CityModel(
         mesh=_mesh(rings, objects, problems, path),
@@ -147,18 +160,27 @@ def _name(node: etree._Element | str) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
-def _is_geographic(root: etree._Element, path: Path) -> bool:
-    """Whether coordinates are latitude, longitude, height; by the name of the system, else by the numbers."""
+def _geographic_order(root: etree._Element, path: Path) -> list[int] | None:
+    """Where latitude, longitude, height stand among the numbers of a corner; None of meters.
+
+    By the name of the system (of a compound one by all its parts), else by the numbers.
+    """
     names = {value for node in root.iter() for key, value in node.attrib.items() if _name(key) == "srsName"}
-    numbers = {match[1] for name in names if (match := re.search(r"(\d{4,5})\D*$", name))}
+    if any(_LONGITUDE_FIRST.search(name) for name in names):
+        return [1, 0, 2]
+    numbers = {number for name in names for number in re.findall(r"(?<!\d)\d{4,5}(?!\d)", name)}
     if numbers & _GEOGRAPHIC:
-        return True
+        return [0, 1, 2]
     if numbers:
-        return False  # a projected system: meters
+        return None  # a projected system: meters
     first = next((node for node in root.iter() if _name(node) == "posList" and node.text), None)
-    values = [float(word) for word in first.text.split()[:3]] if first is not None else []
+    try:
+        values = [float(word) for word in first.text.split()[:3]] if first is not None else []
+    except ValueError:
+        values = []
     require(len(values) == 3, f"{path}: expected gml:posList with three numbers per corner, got none")
-    return abs(values[0]) <= 90 and abs(values[1]) <= 180 and "." in (first.text or "")
+    is_degrees = abs(values[0]) <= 90 and abs(values[1]) <= 180 and "." in (first.text or "")
+    return [0, 1, 2] if is_degrees else None
 
 
 def _objects(
@@ -209,6 +231,8 @@ def _rings(polygon: etree._Element, path: Path, problems: list[str]) -> list[np.
 
 def _corners(ring: etree._Element) -> np.ndarray | None:
     """Of one ring, from posList, or from several pos."""
+    if any(node.get("srsDimension", "3") != "3" for node in ring.iter()):
+        return None
     lists = [node.text or "" for node in ring.iter() if _name(node) in ("posList", "pos", "coordinates")]
     try:
         numbers = np.array([float(word) for text in lists for word in text.replace(",", " ").split()])

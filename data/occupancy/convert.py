@@ -7,7 +7,7 @@ grids, and, where asked for, LiDAR sweeps and pictures. Or a folder of LiDAR swe
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.occupancy.citygml import Origin
 from data.occupancy.grids import add_grid_options, grid_of_options
 from data.occupancy.mesh_scene import Scene, count_inside, free_space, read_scene
+from data.occupancy.meshes import CITY_SUFFIXES
 from data.occupancy.points import SUFFIXES as POINT_SUFFIXES
 from data.occupancy.points import Carving, Sweep, read_points
 from data.occupancy.procedural_world import WorldSpec, make_world
@@ -37,9 +38,18 @@ ALTITUDE = {"drone": 30.0, "rover": 1.5}
 """Meters above the ground."""
 SPEED = {"drone": 5.0, "rover": 2.0}
 """Meters per second."""
-_ONLY_OF_POINTS = {"poses": None, "every": 1, "accumulate": 0, "min_hits": 1, "min_share": 0.1}
-_ONLY_OF_MESHES = {"lidar": False, "images": None, "fill_ground": False, "trajectory": "survey", "mode": "union"}
-"""Options and the values they have where they are not given."""
+_NEEDS: tuple[tuple[str, Callable[[argparse.Namespace], bool], str], ...] = (
+    ("--points", lambda one: bool(one.points), "poses every accumulate min_hits min_share"),
+    ("--mesh", lambda one: bool(one.mesh), "lidar images fill_ground trajectory mode y_up scale"),
+    ("a city model", lambda one: any(path.suffix.lower() in CITY_SUFFIXES for path in one.mesh), "max_lod origin"),
+    ("--mesh or --points", lambda one: bool(one.mesh or one.points), "ground_height"),
+    ("--mesh and a path that is no file", lambda one: _makes_path(one), "speed altitude margin"),
+    ("--trajectory survey", lambda one: _makes_path(one) and one.trajectory == "survey", "spacing"),
+    ("--trajectory random or --lidar", lambda one: one.lidar or one.trajectory == "random", "seed"),
+    ("--lidar", lambda one: one.lidar, "lidar_beams lidar_columns lidar_elevation lidar_range lidar_noise"),
+    ("--images", lambda one: one.images is not None, "camera_pitch"),
+)
+"""What options act with, when, and the options."""
 _WORLD_FRAMES = 11
 """Of a procedural world: 3 past frames, then two maneuvers of 4."""
 _START_DISTANCE = 20.0
@@ -55,6 +65,7 @@ def path_of(scene: Scene, pattern: str, frames: int, *, agent: str, number: int,
     low, high = scene.bounds[:, :2]
     margin = options.margin
     bounds = np.stack([low - margin, high + margin])
+    require(bool((bounds[0] <= bounds[1]).all()), f"--margin {margin:g}: expected something left of the mesh")
     z = scene.ground + (ALTITUDE[agent] if options.altitude is None else options.altitude)
     speed = SPEED[agent] if options.speed is None else options.speed
     step = speed * period
@@ -94,7 +105,7 @@ def convert_points(options: argparse.Namespace, space: EgoGrid) -> Path:
     problems, raw, kept = Problems(), [], []
     for number in tqdm(chosen, desc="sweeps", unit="sweep", leave=False):
         try:
-            raw.append(read_points(files[number]))
+            raw.append(read_points(files[number], problems.add))
             kept.append(number)
         except InputError as error:
             problems.add(error)
@@ -141,8 +152,11 @@ def session_name(options: argparse.Namespace, number: int) -> str:
     return f"{options.agent}_{options.date}_{hour:02d}{rest // 60:02d}{rest % 60:02d}"
 
 
-def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def _makes_path(options: argparse.Namespace) -> bool:
+    return bool(options.mesh) and options.trajectory in PATTERNS
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data.occupancy.convert", description=__doc__.splitlines()[0])
     parser.add_argument("--mesh", type=Path, nargs="+", default=[], help="files of one world")
     parser.add_argument("--procedural", type=int, metavar="SEED", help="worlds of moving and still boxes, not a mesh")
@@ -182,10 +196,10 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--min_hits", type=int, default=1, help="--points: points that make a voxel occupied")
     parser.add_argument("--min_share", type=float, default=0.1, help="--points: share of rays that must end in it")
     add_grid_options(parser)
-    return parser.parse_args(arguments)
+    return parser
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     sources = [bool(options.mesh), bool(options.points), options.procedural is not None]
     require(sum(sources) == 1, "--mesh, --points, --procedural: expected exactly one of them")
     for name in ("sessions", "every"):
@@ -194,25 +208,33 @@ def _check(options: argparse.Namespace) -> None:
         require(getattr(options, name) >= 0, f"--{name}: expected a number from 0 on, got {getattr(options, name)}")
     for name in ("period", "spacing", "scale", "speed"):
         value = getattr(options, name)
-        require(value is None or value > 0, f"--{name}: expected a number above 0, got {value}")
+        require(value is None or 0 < value < math.inf, f"--{name}: expected a number above 0, got {value}")
+    for name in ("altitude", "margin", "ground_height", "camera_pitch"):
+        value = getattr(options, name)
+        require(value is None or math.isfinite(value), f"--{name}: expected a finite number, got {value}")
+    latitude, longitude = options.origin or (0.0, 0.0)
+    require(
+        abs(latitude) <= 90 and abs(longitude) <= 180,
+        f"--origin: expected latitude and longitude in degrees, got {latitude} {longitude}",
+    )
     is_file = options.trajectory not in PATTERNS
     require(not is_file or options.sessions == 1, "--sessions: expected 1 with a trajectory from a file")
     require(
         options.images is None or min(options.images) >= 8,
         f"--images: expected at least 8 pixels, got {options.images}",
     )
-    for name, default in _ONLY_OF_POINTS.items():
-        require(bool(options.points) or getattr(options, name) == default, f"--{name}: expected only with --points")
-    for name, default in _ONLY_OF_MESHES.items():
-        require(bool(options.mesh) or getattr(options, name) == default, f"--{name}: expected only with --mesh")
+    for needed, is_there, names in _NEEDS:
+        for name in names.split() if not is_there(options) else ():
+            require(getattr(options, name) == parser.get_default(name), f"--{name}: expected only with {needed}")
     require(not options.points or options.sessions == 1, "--sessions: expected 1 with --points")
 
 
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write sessions, and say what they hold."""
-    options = options_of(arguments)
-    _check(options)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(options, parser)
     torch.set_num_threads(1)
     space = grid_of_options(options, "tokyo" if options.procedural is None else "small")
     announce(f"grid: {space.grid.description()}; {space.frame.orientation} frame, z from the {space.frame.z_reference}")

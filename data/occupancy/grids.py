@@ -16,6 +16,8 @@ GRIDS = {
 }
 """`tokyo`: heights above the datum, level; `uavscenes` and `nuscenes`: the sensor's frame; `local`, `small`: level."""
 
+_OPTIONS = ("grid", "range", "voxel", "orientation", "z_reference")
+
 
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
     """--grid, and what overrules parts of it."""
@@ -25,6 +27,11 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--voxel", type=float, nargs=3, metavar="M", help="size of a voxel along x y z, meters")
     group.add_argument("--orientation", choices=ORIENTATIONS, help="level grids, or the vehicle's own frame")
     group.add_argument("--z_reference", choices=Z_REFERENCES, help="heights from the vehicle, or the world's")
+
+
+def has_grid_options(options: argparse.Namespace) -> bool:
+    """Whether any of them was given."""
+    return any(getattr(options, name) is not None for name in _OPTIONS)
 
 
 def grid_of_options(options: argparse.Namespace, default: str = "tokyo") -> EgoGrid:

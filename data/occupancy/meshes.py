@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from geometry.errors import InputError, require
 
 SUFFIXES = (".obj", ".gltf", ".glb", ".ply", ".stl", ".off", ".gml", ".xml", ".citygml")
+_FARTHEST = 1e9
+"""Meters of a corner from the origin: float64 knows it to a micrometer, and projected coordinates are smaller."""
 CITY_SUFFIXES = (".gml", ".xml", ".citygml")
 
 
@@ -84,9 +86,12 @@ def read_mesh(path: Path, *, y_up: bool = False, scale: float = 1.0) -> Triangle
     suffix = path.suffix.lower()
     require(suffix in SUFFIXES, f"--mesh {path}: expected one of {', '.join(SUFFIXES)}, got {suffix or 'no suffix'}")
     mesh = read_obj(path) if suffix == ".obj" else _read_other(path)
-    require(len(mesh.faces) > 0, f"{path}: expected triangles, got none")
-    require(bool(np.isfinite(mesh.vertices).all()), f"{path}: expected finite corners")
     vertices = mesh.vertices * scale
+    require(
+        bool((np.abs(vertices) <= _FARTHEST).all()),  # False of nan
+        f"{path}: expected finite corners within {_FARTHEST:g} m (--scale)",
+    )
+    require(len(mesh.faces) > 0, f"{path}: expected triangles, got none")
     if y_up:
         vertices = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=-1)
     return TriangleMesh(vertices, mesh.faces, mesh.objects)
@@ -99,15 +104,20 @@ def read_obj(path: Path) -> TriangleMesh:
         InputError: naming file and line.
     """
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     vertices: list[list[float]] = []
     faces: list[np.ndarray] = []
     objects: list[int] = []
     group = -1
+    begun: list[str] = []
     for number, line in enumerate(lines, start=1):
-        words = line.split("#", 1)[0].split()
+        words = begun + line.split("#", 1)[0].split()
+        begun = []
+        if words and words[-1] == "\\":  # the line goes on in the next one
+            begun = words[:-1]
+            continue
         if not words:
             continue
         try:

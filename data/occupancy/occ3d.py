@@ -146,7 +146,7 @@ def read_occ3d(
     for name in frames if scenes is None else scenes:
         try:
             found += _parts(root, name, frames[name], report)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch's, of shapes
             if isinstance(error, InputError):
                 report(error)
             else:

@@ -13,12 +13,15 @@ import numpy as np
 import trimesh
 from jaxtyping import Bool, Float
 
+from data.problems import LeftOut, Report, counted
 from geometry.errors import InputError, require
 from geometry.voxels import EgoGrid
 
 SUFFIXES = (".npy", ".txt", ".bin", ".ply")
 _STEP = 0.5
 """Voxels between two places looked at along a ray: one that a ray crosses for less may be passed over."""
+_FARTHEST = 1e6
+"""Meters: no sensor of a vehicle reaches so far."""
 _BATCH = 4_000_000
 """Places looked at at once."""
 
@@ -93,8 +96,10 @@ def _count_passes(passes: np.ndarray, origin: np.ndarray, ends: np.ndarray, size
         np.add.at(passes, flat[is_new], 1)
 
 
-def read_points(path: Path) -> Float[np.ndarray, "point 4"]:
+def read_points(path: Path, report: Report | None = None) -> Float[np.ndarray, "point 4"]:
     """x y z and intensity (0 where the file has none) of a sweep: .npy, .txt (numbers by line), .bin (float32), .ply.
+
+    Points that are not finite (no return), or farther away than a sensor sees, are left out; `report` hears of them.
 
     Raises:
         InputError: naming the file.
@@ -115,7 +120,11 @@ def read_points(path: Path) -> Float[np.ndarray, "point 4"]:
         points.ndim == 2 and points.shape[1] >= 3 and points.dtype.kind == "f",
         f"{path}: expected rows of 3 numbers or more, got {points.dtype} {points.shape}",
     )
-    points = points[np.isfinite(points[:, :3]).all(axis=-1)].astype(np.float64)
+    is_place = (np.abs(points[:, :3]) <= _FARTHEST).all(axis=-1)  # False of nan
+    if report is not None and not is_place.all():
+        lost = f"{counted(int((~is_place).sum()), 'point')} of {len(points)}"
+        report(LeftOut("sweeps with points left out", f"{path}: {lost} not finite, or beyond {_FARTHEST:g} m"))
+    points = points[is_place].astype(np.float64)
     intensity = points[:, 3:4] if points.shape[1] > 3 else np.zeros((len(points), 1))
     return np.concatenate([points[:, :3], intensity], axis=-1)
 

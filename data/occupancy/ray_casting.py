@@ -35,7 +35,7 @@ class Lidar:
     def __post_init__(self) -> None:
         """Refuse what cannot scan."""
         require(
-            self.beams >= 1 and self.columns >= 4 and self.max_range > 0 and self.noise >= 0,
+            self.beams >= 1 and self.columns >= 4 and self.max_range > 0 and 0 <= self.noise < math.inf,
             f"--lidar_*: expected beams, columns and range above 0, got {self}",
         )
         low, high = self.elevation

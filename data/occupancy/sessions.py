@@ -13,8 +13,6 @@ body_poses.py). docs/occupancy_data.md describes the entries.
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,12 +87,16 @@ class SessionInfo:
             raise InputError(f"{path}: {error}") from error
         height, period, masks = record.get("ground_height"), record.get("period", DEFAULT_PERIOD), record.get("masks")
         require(
-            isinstance(period, int | float) and period > 0, f"{path}: expected a period above 0 seconds, got {period}"
+            isinstance(period, int | float) and 0 < period < math.inf,
+            f"{path}: expected a period above 0 seconds, got {period}",
         )
         require(
             height is None or isinstance(height, int | float), f"{path}: expected a ground_height in m, got {height}"
         )
-        require(set(masks or ()) <= set(MASKS), f"{path}: expected masks of {', '.join(MASKS)}, got {masks}")
+        require(
+            masks is None or (isinstance(masks, list) and all(mask in MASKS for mask in masks)),
+            f"{path}: expected masks of {', '.join(MASKS)}, got {masks}",
+        )
         return cls(
             space=space,
             period=float(period),
@@ -176,8 +178,9 @@ def read_grid_file(path: Path, space: EgoGrid, names: Sequence[str]) -> dict[str
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in names if name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # numpy and zipfile raise whatever a broken part leads to; arrays can be too large, too
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {reason}") from error
     for name in names:
         require(name in found, f"{path}: expected an array {name}, got none")
         array = found[name]
@@ -201,8 +204,10 @@ def parse_pose(record: Any, where: str) -> list[float]:
     else:
         numbers = [_entry(record, where, "position", axis) for axis in "xyz"]
         numbers += [_entry(record, where, "orientation", axis) for axis in "wxyz"]
+        velocities = {} if record.get("velocity") is None else record["velocity"]
+        require(isinstance(velocities, dict), f"{where}: expected velocity as linear and angular, got {velocities}")
         for kind in ("linear", "angular"):
-            velocity = record.get("velocity", {}).get(kind)
+            velocity = velocities.get(kind)
             numbers += [0.0] * 3 if velocity is None else [_entry(velocity, where, axis) for axis in "xyz"]
     require(
         all(isinstance(number, int | float) and math.isfinite(number) for number in numbers),
@@ -342,13 +347,20 @@ class SessionWriter:
         Raises:
             InputError: for a name without agent, and a session that is there already.
         """
-        require(agent_of(name) is not None, f"session {name}: expected a name that begins with drone_ or rover_")
+        is_name = agent_of(name) is not None and Path(name).name == name
+        require(is_name, f"session {name}: expected the name of a folder that begins with drone_ or rover_")
         self.folder = root / name
         self.info = info
         self._kinds: set[str] | None = None
-        require(not self.folder.exists(), f"{self.folder}: expected no such session yet, got one; nothing is replaced")
-        for part in ("occupancy", "poses"):
-            (self.folder / part).mkdir(parents=True)
+        require(
+            not self.folder.exists(),
+            f"{self.folder}: expected no such session yet, got one; nothing is replaced",
+        )
+        try:
+            for part in ("occupancy", "poses"):
+                (self.folder / part).mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--out {root}: expected a folder that can be written, got {error.strerror}") from None
 
     def add(
         self,

@@ -21,6 +21,8 @@ from geometry.errors import InputError, require
 PATTERNS = ("survey", "orbit", "random")
 _TURN_TRIES = 24
 """Headings tried before a random drive turns on the spot."""
+_MAX_LINES = 100_000
+"""Of a survey: more is a world in another unit, or a slip in --spacing."""
 _CORNER_STEPS = 6
 """Frames of the turn between two survey lines."""
 
@@ -61,6 +63,10 @@ def survey(
 ) -> Float[Tensor, "frame 13"]:
     """Parallel lines over the bounds (least and greatest x y), `spacing` meters apart, back and forth along x."""
     (x0, y0), (x1, y1) = bounds
+    require(
+        bool(y1 - y0 <= _MAX_LINES * spacing),
+        f"--spacing {spacing:g}: expected at most {_MAX_LINES} survey lines over {y1 - y0:g} m",
+    )
     rows = np.arange(y0, max(y1, y0 + 1e-6), spacing)
     ends = [[(x0, y), (x1, y)] if number % 2 == 0 else [(x1, y), (x0, y)] for number, y in enumerate(rows)]
     waypoints = np.array([point for line in ends for point in line], dtype=np.float64)
@@ -139,9 +145,9 @@ def read_trajectory(path: Path, period: float) -> Float[Tensor, "frame 13"]:
         text = path.read_text()
         entries = json.loads(text) if path.suffix == ".json" else _lines(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"--trajectory {path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
     entries = entries.get("frames", entries) if isinstance(entries, dict) else entries
-    require(isinstance(entries, list) and len(entries) > 0, f"--trajectory {path}: expected a list of poses, got none")
+    require(isinstance(entries, list) and len(entries) > 0, f"{path}: expected a list of poses, got none")
     numbers = [_numbers(entry, f"{path}, frame {number}") for number, entry in enumerate(entries)]
     lengths = sorted({len(row) for row in numbers})
     require(len(lengths) == 1, f"{path}: expected poses of one kind, got lengths {lengths}")

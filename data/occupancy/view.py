@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.occupancy.grids import add_grid_options, grid_of_options
+from data.occupancy.grids import add_grid_options, grid_of_options, has_grid_options
 from data.occupancy.sessions import Session, read_grid_file, read_session
 from data.occupancy.voxel_mesh import error_colors, exposed_faces, height_colors
 from data.problems import Problems
@@ -117,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.session.is_dir():
         raise InputError(f"{options.session}: expected the folder of a session")
     problems = Problems()
-    has_grid = (options.session / "session.json").is_file()
-    session = read_session(options.session, None if has_grid else grid_of_options(options), problems.add)
+    is_told = (options.session / "session.json").is_file() and not has_grid_options(options)
+    session = read_session(options.session, None if is_told else grid_of_options(options), problems.add)
     problems.announce(str(options.session))
     serve(Grids(session, options.compare), port=options.port, period=session.info.period, seconds=options.seconds)
 

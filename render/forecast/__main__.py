@@ -182,6 +182,9 @@ def run(options: ForecastOptions) -> dict[str, list[dict[str, float | int | None
     device = usable_device(options.device)
     loaded = load_weights(options.ckpt)
     commands = [Command(text) for text in options.command]
+    folders = [command.folder for command in commands]
+    same = [name for name in folders if folders.count(name) > 1]
+    require(not same, f"--command: expected names that tell the folders of forecasts apart, got {same[:1]} twice")
     session, period, windows = session_windows(Path(options.session), loaded, options.infos)
     chosen = evenly_spread(range(len(windows)), options.max_windows or len(windows))
     out = Path(options.out)
@@ -201,7 +204,7 @@ def run(options: ForecastOptions) -> dict[str, list[dict[str, float | int | None
             }
             _show(batch, variants, counts, loaded, options.side, write)
             for command in commands:
-                _write_grids(out / command.name, batch, variants[command.text])
+                _write_grids(out / command.folder, batch, variants[command.text])
     table = {text: one.rows(period) for text, one in counts.items()}
     numbers = [windows[item].frames.tolist() for item in chosen]
     record = {"session": session, "weights": loaded.identity.name, "weights_sha256": loaded.identity.sha256}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.occupancy.trajectories import read_trajectory, with_velocities
 from geometry.body_poses import POSITION, relative_to, rotation_about_z, rotation_of, yaw_of
-from geometry.errors import InputError, require
+from geometry.errors import require
 
 RECORDED, PREDICTED = "recorded", "predicted"
 """The poses that were driven, and none: the network has to say where the vehicle goes."""
@@ -46,6 +46,11 @@ class Command:
         )
 
     @property
+    def folder(self) -> str:
+        """Name of a folder for it, with the rate where one was given: left_0.2; of a file its stem."""
+        return self.text.replace(":", "_") if self.name in NAMES else self.name
+
+    @property
     def name(self) -> str:
         """The command without its rate; of a file its stem."""
         head = self.text.split(":")[0]
@@ -57,9 +62,11 @@ class Command:
         if name not in _RATES or name == "straight" or not number:
             return None
         try:
-            return abs(float(number))
+            rate = abs(float(number))
         except ValueError:
-            raise InputError(f"--command {self.text}: expected a number after {name}:, got {number!r}") from None
+            rate = math.nan
+        require(math.isfinite(rate), f"--command {self.text}: expected a number after {name}:, got {number!r}")
+        return rate
 
     def plan(
         self, history: Float[Tensor, "history 13"], recorded: Float[Tensor, "future 13"], period: float

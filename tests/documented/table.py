@@ -79,7 +79,7 @@ TOY: dict[str, str] = {
     "--samples_per_update 2 --token_cache tokens",
     "training.vggt.inspect": f"{_RUN} --n_views 2 --max_img_per_gpu 2 --image_size 56 --aspect 1",
     "data.check": "--max_pairs 1",
-    "data.occupancy.convert": "--range -4 -4 -4 4 4 4 --voxel 1 1 1 --frames 2 --margin 30",
+    "data.occupancy.convert": "--range -4 -4 -4 4 4 4 --voxel 1 1 1 --frames 2",
     "data.occupancy.view": "--port 0 --seconds 0.1",
     "data.download": "",
     "data.wai.convert": "--workers 1",

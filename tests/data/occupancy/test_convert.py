@@ -15,6 +15,7 @@ from data.occupancy.ray_casting import SKY, Lidar, PinholeCamera, picture, scan
 from data.occupancy.sessions import read_session
 from data.occupancy.trajectories import orbit, random_drive, read_trajectory, survey
 from data.occupancy.windows import SessionWindows
+from data.problems import Problems
 from geometry import InputError
 from geometry.body_poses import body2world, yaw_of
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
@@ -136,6 +137,8 @@ def test_images_and_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     main(
         ["--mesh", str(mesh), "--trajectory", "random", "--frames", "2", "--margin", "9", "--images", "12", "16", *out]
     )
+    one = tmp_path / "one.txt"
+    one.write_text("0 0 0\n")
     images = sorted((tmp_path / "out" / "drone_20260101_000000" / "images").iterdir())
     assert len(images) == 12
     assert images[0].name == "000000_CAM_BACK.jpg"
@@ -145,9 +148,20 @@ def test_images_and_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--mesh", str(mesh), "--fill_ground"], "--fill_ground"),
         (["--mesh", str(tmp_path / "x.step")], "x.step"),
         (["--mesh", str(mesh), "--period", "0"], "--period"),
+        (["--mesh", str(mesh), "--speed", "inf"], "--speed"),
+        (["--mesh", str(mesh), "--margin", "-9"], "--margin"),
+        (["--mesh", str(mesh), "--spacing", "1e-9"], "--spacing"),
+        (["--mesh", str(mesh), "--lidar_beams", "8"], "--lidar"),
+        (["--mesh", str(mesh), "--max_lod", "1"], "--max_lod"),
+        (["--mesh", str(mesh), "--trajectory", "orbit", "--spacing", "9"], "--spacing"),
+        (["--mesh", str(mesh), "--trajectory", str(one), "--altitude", "9"], "--altitude"),
+        (["--mesh", str(mesh), "--trajectory", str(one), "--date", "../x"], "session"),
+        (["--mesh", str(mesh), "--trajectory", str(one), "--out", str(mesh)], "--out"),
+        (["--procedural", "1", "--speed", "3"], "--speed"),
+        (["--mesh", str(mesh), "--voxel", "1e-300", "1", "1"], "grid"),
     ):
         with pytest.raises(SystemExit):
-            main([*wrong, *out])
+            main([*out, *wrong])
         error = capsys.readouterr().err
         assert named in error.splitlines()[-1]
         assert "Traceback" not in error
@@ -167,6 +181,10 @@ def test_what_rays_pass_through_is_free(tmp_path: Path) -> None:
     assert raw[3, 1, 0]
     np.savetxt(tmp_path / "sweep.txt", np.full((3, 4), 0.5), delimiter=",")
     assert read_points(tmp_path / "sweep.txt").shape == (3, 4)
+    np.save(tmp_path / "sweep.npy", np.array([[1.0, 2, 3], [np.nan, 0, 0], [0, 1e200, 0], [0, 0, -np.inf]]))
+    problems = Problems()
+    assert read_points(tmp_path / "sweep.npy", problems.add).tolist() == [[1, 2, 3, 0]]
+    assert "3 points of 4" in problems.lines[0]
 
 
 def test_procedural_worlds_by_their_meshes_are_the_worlds(tmp_path: Path) -> None:

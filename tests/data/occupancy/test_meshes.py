@@ -1,5 +1,6 @@
 """Mesh files and city models: polygons, groups, numbers from the end, degrees."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from data.occupancy.citygml import Origin, read_city
 from data.occupancy.meshes import read_mesh, triangulated
 from data.occupancy.voxelize import prepared
 from geometry import InputError
+
+OBJ_OF_NAN = "v 0 0 nan\nv 1 0 0\nv 1 1 0\nv 0 1e300 0\nf 1 2 3 4\n"
 
 
 def area(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -45,9 +48,12 @@ def test_obj_of_polygons_groups_and_negative_numbers(tmp_path: Path) -> None:
     assert mesh.vertices[mesh.faces[2], 2].tolist() == [2, 2, 2]
     upright = read_mesh(path, y_up=True, scale=2.0)
     assert upright.bounds.tolist() == [[0, -4, 0], [2, 0, 2]]
-    path.write_text("v 0 0 0\nf 1 2 3\n")
-    with pytest.raises(InputError, match="line 2"):
-        read_mesh(path)
+    path.write_text("\ufeffv 0 0 0\nv 1 0 0\nv 1 1 0\nf 1 2 \\\n3\n")
+    assert read_mesh(path).faces.tolist() == [[0, 1, 2]]
+    for text, named in (("v 0 0 0\nf 1 2 3\n", "line 2"), ("v 0 0 0\n", "triangles"), (OBJ_OF_NAN, "finite")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=named):
+            read_mesh(path)
     with pytest.raises(InputError, match="--mesh"):
         read_mesh(tmp_path / "none.obj")
 
@@ -115,6 +121,10 @@ def test_city_models_by_level_and_in_meters(tmp_path: Path) -> None:
     assert np.allclose(best.mesh.bounds, [[-5, -10, 0], [5, 10, 8]], atol=2e-3)
     assert low.mesh.bounds[1, 2] == 5
     assert prepared(best.mesh.vertices, best.mesh.faces, best.mesh.objects).num_open == 0
+    with pytest.raises(InputError, match="--origin"):
+        read_city(path, origin=Origin(-LAT, LON))
+    path.write_text(path.read_text().replace("EPSG/0/6697", "urn:ogc:def:crs,crs:EPSG::4258,crs:EPSG::7837"))
+    assert np.array_equal(read_city(path).mesh.bounds, best.mesh.bounds)  # a system of its own for heights
     corner = read_city(path, origin=Origin(LAT, LON)).mesh.bounds
     assert np.allclose(corner, [[0, 0, 0], [10, 20, 8]], atol=2e-3)
 
@@ -134,6 +144,12 @@ def test_terrain_and_what_is_broken(tmp_path: Path) -> None:
     path.write_text(city(relief)[:-40])
     with pytest.raises(InputError, match="cannot be read"):
         read_city(path)
+    flat = triangle.replace("<gml:posList>", '<gml:posList srsDimension="2">')
+    path.write_text(city(relief.replace(broken, flat)))
+    assert len(read_city(path).problems) == 1
+    turned = re.sub(r"(35[\d.]*) (139[\d.]*)", r"\2 \1", triangle)
+    path.write_text(city(relief.replace(triangle, turned), "OGC/1.3/CRS84"))
+    assert np.array_equal(read_city(path).mesh.bounds, model.mesh.bounds)
     path.write_text(city("<bldg:Building/>"))
     with pytest.raises(InputError, match="expected polygons"):
         read_city(path)

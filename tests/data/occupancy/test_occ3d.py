@@ -34,6 +34,14 @@ def test_pickles_of_arrays_only(tmp_path: Path, protocol: int) -> None:
     with pytest.raises(InputError, match="no array and no plain container"):
         read_plain_pickle(path)
     assert not Path("touched_by_a_pickle").exists()
+    (tmp_path / "gts").mkdir()
+    frame = {"token": "t", "ego2global_translation": [0, 0, 0], "ego2global_rotation": [1, 0, 0, 0]}
+    for wrong in ({"gt_ego_fut_trajs": np.zeros((1, 3))}, {"gt_ego_fut_trajs": []}, {"pose_mode": []}, {"token": 1}):
+        (tmp_path / "odd.pkl").write_bytes(pickle.dumps({"infos": {"s": [frame | wrong]}}, protocol=protocol))
+        problems = Problems()
+        with pytest.raises(InputError, match="expected gts"):
+            read_occ3d(tmp_path, tmp_path / "odd.pkl", report=problems.add)
+        assert len(problems.lines) == 1
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(InputError, match="cannot be read"):
         read_plain_pickle(path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.occupancy.sessions import SessionInfo, SessionWriter, is_moving, read_session, read_sessions
+from data.occupancy.sessions import SessionInfo, SessionWriter, is_moving, parse_pose, read_session, read_sessions
 from data.occupancy.splits import leaks, require_disjoint, split_sessions
 from data.occupancy.windows import SessionWindows
 from data.problems import Problems
@@ -85,10 +85,23 @@ def test_other_grids_and_broken_files_are_named(tmp_path: Path) -> None:
     (folder / "occupancy" / "000002_occupancy.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"000002_occupancy.npz cannot be read"):
         read_session(folder, SPACE).occupancy(2)
-    record = SessionInfo(SPACE).record() | {"altitude": 3}
-    (folder / "session.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="altitude"):
-        read_session(folder)
+    with (folder / "occupancy" / "000003_occupancy.npz").open("wb") as file:
+        np.save(file, np.zeros(3))  # no archive, but an array
+    with pytest.raises(InputError, match=r"000003_occupancy.npz cannot be read"):
+        read_session(folder, SPACE).occupancy(3)
+    wrong = {"altitude": 3, "masks": [{}], "period": math.inf, "grid": {**SPACE.record(), "size": 3}}
+    for name, value in wrong.items():
+        (folder / "session.json").write_text(json.dumps(SessionInfo(SPACE).record() | {name: value}))
+        with pytest.raises(InputError, match=name):
+            read_session(folder)
+
+
+def test_poses_that_say_less_or_nonsense() -> None:
+    place = {"position": dict.fromkeys("xyz", 1), "orientation": dict.fromkeys("wxyz", 0.5)}
+    assert parse_pose(place | {"velocity": None}, "here") == parse_pose(place, "here")
+    for wrong in ({"velocity": [1, 2, 3]}, {"velocity": {"linear": 3}}, {"position": [0, 0, 0]}, {"pose_13d": ["a"]}):
+        with pytest.raises(InputError, match="here"):
+            parse_pose(place | wrong, "here")
 
 
 def test_dummies_are_skipped_only_when_asked_for(tmp_path: Path) -> None:

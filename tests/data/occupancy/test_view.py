@@ -49,5 +49,8 @@ def test_errors_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "IoU 0.250" in line
     main([str(session.folder), "--compare", str(other), "--port", "0", "--seconds", "0.1"])
     assert "1 frames; http://" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(session.folder), "--grid", "small", "--port", "0"])
+    assert "expected the grid" in capsys.readouterr().err
     with pytest.raises(InputError, match="--compare"):
         Grids(session, tmp_path / "nothing")

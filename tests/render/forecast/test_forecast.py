@@ -55,7 +55,7 @@ def test_maneuvers_go_on_from_the_last_pose(batch: OccupancyBatch) -> None:
     stay = Command("stay").plan(history, recorded, 0.5)
     assert stay is not None
     assert float(stay[:, :3].abs().max()) < 1e-9
-    for wrong in ("up", "left:fast", "straight:1"):
+    for wrong in ("up", "left:fast", "left:nan", "straight:1"):
         with pytest.raises(InputError, match="--command"):
             Command(wrong)
 
@@ -93,9 +93,11 @@ def test_a_session_from_files_to_video(tmp_path: Path, capsys: pytest.CaptureFix
     first, second = torch.tensor(poses, dtype=torch.float64)
     torch.testing.assert_close(yaw_of(rotation_of(relative_to(first, second)[3:7])), torch.tensor(0.15).double())
     assert np.load(out / "left" / "000003_occupancy.npz")["occupancy"].shape == (32, 32, 16)
-    with pytest.raises(SystemExit):
-        main([*common, "--command", "sideways"])
-    assert "--command" in capsys.readouterr().err
+    for wrong in (["sideways"], ["left", "left"]):
+        with pytest.raises(SystemExit):
+            main([*common, "--command", *wrong])
+        assert "--command" in capsys.readouterr().err
+    assert [Command(text).folder for text in ("left", "left:0.1", "left:0.2")] == ["left", "left_0.1", "left_0.2"]
 
 
 def test_classes_of_a_scene_of_occ3d(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

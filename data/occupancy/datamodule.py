@@ -14,7 +14,15 @@ from data.occupancy.augmentation import GridAugmentation
 from data.occupancy.occ3d import OCC3D_SPACE, Occ3dScene, official_splits, read_occ3d
 from data.occupancy.procedural_world import ProceduralWorlds, WorldSpec
 from data.occupancy.sessions import Session, read_sessions
-from data.occupancy.splits import SPLITS, require_disjoint, split_by_names, split_sessions
+from data.occupancy.splits import (
+    SPLIT_BY,
+    SPLITS,
+    require_disjoint,
+    require_shares,
+    require_split_kind,
+    split_by_names,
+    split_sessions,
+)
 from data.occupancy.types import OccupancyBatch, WindowSource
 from data.occupancy.windows import EVERYTHING, Occ3dWindows, SessionWindows
 from data.problems import Problems, UnreadableFiles, announce, counted
@@ -88,6 +96,20 @@ class OccupancyDataSpec:
         require(
             self.dataset == OCC3D or (self.visible == EVERYTHING and not self.infos and not self.val_infos),
             f"--visible, --infos: expected only with --dataset {OCC3D}, got them with {self.dataset}",
+        )
+        require_shares((self.val_share, self.test_share))
+        require_split_kind(self.split_by)
+        of_sessions = {
+            "--skips_dummies": self.skips_dummies,
+            "--needs_motion": self.needs_motion,
+            "--split_by": self.split_by != SPLIT_BY[0],
+        }
+        given = [name for name, is_given in of_sessions.items() if is_given and self.dataset != SESSIONS]
+        require(not given, f"{', '.join(given)}: expected only with --dataset {SESSIONS}, got {self.dataset}")
+        names = self.train_sessions or self.val_sessions or self.test_sessions
+        require(
+            self.dataset != PROCEDURAL or not (names or self.datadir),
+            f"--datadir, --train_sessions, --val_sessions, --test_sessions: expected none with --dataset {PROCEDURAL}",
         )
 
 

@@ -171,12 +171,8 @@ def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
         scenes = json.loads(path.read_text())["scene_infos"]
         return {
             name: [
-                {
-                    "token": token,
-                    "ego2global_translation": frame["ego_pose"]["translation"],
-                    "ego2global_rotation": frame["ego_pose"]["rotation"],
-                }
-                for token, frame in sorted(frames.items(), key=lambda entry: _time(entry[1]["timestamp"]))
+                {"token": token} | {f"ego2global_{key}": value for key, value in (frame.get("ego_pose") or {}).items()}
+                for token, frame in sorted(frames.items(), key=lambda entry: _time(entry[1].get("timestamp")))
             ]
             for name, frames in scenes.items()
         }
@@ -184,9 +180,10 @@ def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
         raise InputError(f"{path}: expected scene_infos with timestamp and ego_pose of each frame: {error}") from error
 
 
-def _time(stamp: int | float | str) -> float:
+def _time(stamp: object) -> float:
     """A token in the place of a number says nothing; frames stand in order of time as it is."""
-    return float(stamp) if isinstance(stamp, int | float) or stamp.isdecimal() else 0.0
+    is_number = isinstance(stamp, int | float) or (isinstance(stamp, str) and stamp.isdecimal())
+    return float(stamp) if is_number else 0.0  # type: ignore[arg-type]
 
 
 def official_splits(root: Path, infos: Path | None = None) -> dict[str, tuple[str, ...]]:

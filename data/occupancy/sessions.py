@@ -147,7 +147,11 @@ class Session:
         Raises:
             InputError: as `occupancy`, or where one is missing.
         """
-        return read_grid_file(self.folder / "occupancy" / f"{number:06d}_occupancy.npz", self.info.space, names)
+        path = self.folder / "occupancy" / f"{number:06d}_occupancy.npz"
+        found = read_grid_file(path, self.info.space, names)
+        largest = max((int(array.max()) for array in found.values()), default=0)
+        require(largest <= 1, f"{path}: expected 0 and 1, got {largest}")
+        return found
 
     def windows(self, count: int, skip: int, *, needs_motion: bool = False) -> list[tuple[int, ...]]:
         """Frame numbers of all windows of `count` frames, every `skip`-th frame; n frames give n - (count - 1) skip.
@@ -263,7 +267,7 @@ def read_session(folder: Path, space: EgoGrid | None = None, report: Report = ra
     numbers, poses = [], []
     for number in sorted(grids & posed):
         try:
-            poses.append(_read_pose(folder / "poses" / f"{number:06d}.json"))
+            poses.append(read_pose(folder / "poses" / f"{number:06d}.json"))
             numbers.append(number)
         except InputError as error:
             report(error)
@@ -290,7 +294,8 @@ def _info_of(folder: Path, space: EgoGrid | None) -> SessionInfo:
     return SessionInfo(space)
 
 
-def _read_pose(path: Path) -> list[float]:
+def read_pose(path: Path) -> list[float]:
+    """13 numbers of a pose file, the quaternion as stored; raises an `InputError` that names the file."""
     try:
         return parse_pose(json.loads(path.read_text()), str(path))
     except (OSError, ValueError) as error:

@@ -17,6 +17,20 @@ SPLITS = ("train", "val", "test")
 SPLIT_BY = ("session", "world")
 
 
+def require_split_kind(split_by: str) -> None:
+    """Raise an `InputError` for what sessions cannot be split by."""
+    require(split_by in SPLIT_BY, f"--split_by: expected {' or '.join(SPLIT_BY)}, got {split_by!r}")
+
+
+def require_shares(shares: tuple[float, float]) -> None:
+    """Raise an `InputError` for shares of validation and test below 0, or that leave nothing to train on."""
+    val, test = shares
+    require(
+        min(shares) >= 0 and val + test < 1,
+        f"--val_share, --test_share: expected shares from 0 on that leave sessions to train on, got {val:g} {test:g}",
+    )
+
+
 def split_sessions(
     sessions: Sequence[Session], shares: tuple[float, float], *, split_by: str = "session", seed: int = 42
 ) -> dict[str, list[Session]]:
@@ -31,12 +45,9 @@ def split_sessions(
     Raises:
         InputError: for impossible shares.
     """
-    require(split_by in SPLIT_BY, f"--split_by: expected {' or '.join(SPLIT_BY)}, got {split_by!r}")
+    require_split_kind(split_by)
+    require_shares(shares)
     val, test = shares
-    require(
-        min(shares) >= 0 and val + test < 1,
-        f"--val_share, --test_share: expected shares from 0 on that leave sessions to train on, got {val:g} {test:g}",
-    )
     groups = defaultdict(list)
     for session in sessions:
         groups[session.name if split_by == "session" else session.world].append(session)

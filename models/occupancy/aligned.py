@@ -117,6 +117,8 @@ class AlignedForecaster(nn.Module):
 
     def __init__(self, config: AlignedConfig, ego: EgoGrid) -> None:
         super().__init__()
+        side = min(ego.grid.size[:2])
+        require(2**config.levels <= side, f"--levels {config.levels}: expected a plane of {side} voxels to be halved")
         self.config, self.ego = config, ego
         self.voxels = BinaryVoxels(config, ego) if config.num_classes == 1 else SemanticVoxels(config, ego)
         self.unet = PlaneUnet(

@@ -5,6 +5,7 @@ Writes a video (truth and forecasts from above and in 3-D), a table by future st
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class ForecastOptions:
         require(self.max_windows >= 0, f"--max_windows: expected 0 or more, got {self.max_windows}")
         require(0 < self.threshold < 1, f"--threshold: expected a probability, got {self.threshold:g}")
         require(self.side >= 16, f"--side: expected 16 pixels or more, got {self.side}")
-        require(self.fps > 0, f"--fps: expected a number above 0, got {self.fps:g}")
+        require(0 < self.fps < math.inf, f"--fps: expected a number above 0, got {self.fps:g}")
         doubled = [one for one in self.command if self.command.count(one) > 1]
         require(not doubled, f"--command: expected each once, got {doubled[:1]} twice")
 
@@ -188,7 +189,6 @@ def run(options: ForecastOptions) -> dict[str, list[dict[str, float | int | None
     session, period, windows = session_windows(Path(options.session), loaded, options.infos)
     chosen = evenly_spread(range(len(windows)), options.max_windows or len(windows))
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     network, plan = loaded.network.to(device).eval(), loaded.plan
     period *= plan.skip
     counts = {command.text: StepCounts([[0, 0, 0] for _ in range(plan.future)]) for command in commands}

@@ -109,7 +109,10 @@ def build_task(options: OccupancyOptions, data: OccupancyDataModule) -> Occupanc
     start = WeightIdentity(f"random:{options.model}:{options.seed}", "")
     if options.init_from:
         start = start_from(network, options.init_from, options.init_allow)
-    return OccupancyTask(options, network, plan, data, start)
+    task = OccupancyTask(options, network, plan, data, start)
+    learns = len(task.clipping_groups()["network"]) > 0
+    require(learns, f"--freeze {' '.join(options.freeze)}: expected something left to learn")
+    return task
 
 
 def build_data(options: OccupancyOptions) -> OccupancyDataModule:

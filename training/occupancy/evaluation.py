@@ -47,14 +47,18 @@ class Measured:
 def evaluate(options: OccupancyOptions) -> dict[str, Any]:
     """Measure, print the table, write `--out` and a picture beside it.
 
-    The weights are those of `--ckpt`, else `--init_from`, else `--eval_ckpt`.
+    The weights are those of `--ckpt`, `--init_from` or `--eval_ckpt`.
 
     Raises:
         InputError: for no weights, weights and data that do not fit, or a split without windows.
     """
-    source = options.ckpt or options.init_from or options.eval_ckpt
+    sources = {f"--{name}": getattr(options, name) for name in ("ckpt", "init_from", "eval_ckpt")}
+    given = [name for name, source in sources.items() if source]
     require_one_process("--eval_only")
-    require(bool(source), "--eval_only: expected weights by --ckpt, --init_from or --eval_ckpt, got none")
+    named = " and ".join(given) or "none"
+    require(len(given) == 1, f"--eval_only: expected weights by one of {', '.join(sources)}, got {named}")
+    source, out = sources[given[0]], Path(options.out)
+    require(out.suffix != ".png", f"--out {out}: expected a name for JSON; a picture .png is put beside it")
     device = usable_device(options.accelerator)
     options = replace(options, precision=resolved_precision(options.precision, device))
     loaded = load_weights(source)
@@ -64,7 +68,6 @@ def evaluate(options: OccupancyOptions) -> dict[str, Any]:
         f"--eval_split {options.eval_split}: expected windows to measure on, got none",
     )
     require_same_data(loaded, options, data)
-    out = Path(options.out)
     with staged_file(out) as partial, staged_file(out.with_suffix(".png")) as picture:
         measured = measure(options, loaded, data, device)
         metrics = {

@@ -1,7 +1,7 @@
 """Options of train_occupancy.py."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from data.occupancy.augmentation import GridAugmentation
 from data.occupancy.datamodule import DATASETS, PROCEDURAL, OccupancyDataSpec
@@ -18,6 +18,11 @@ TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 STAGES = (TOKENIZER, TRANSFORMER)
 DYNAMIC = "dynamic"
 COMMANDED, PREDICTED = "commanded", "predicted"
+_ONLY_OF = {
+    OCCWORLD: ("stage", "restart_after", "quantizer_weight", "code_weight", "planning_weight"),
+    SIXDOF: ("use_transformer", "relocalization_weight", "place_weight"),
+}
+"""Options that nothing but one model reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +174,13 @@ class OccupancyOptions(RunOptions):
             self.steps_per_window <= self.future,
             f"--steps_per_window {self.steps_per_window}: expected at most --future {self.future}",
         )
-        require(
-            not self.use_transformer or self.model == SIXDOF, f"--use_transformer: expected only with --model {SIXDOF}"
-        )
+        defaults = {field.name: field.default for field in fields(self)}
+        for model, names in _ONLY_OF.items():
+            given = [name for name in names if getattr(self, name) != defaults[name]]
+            require(
+                self.model == model or not given,
+                f"--{(given or [''])[0]}: expected only with --model {model}, got {self.model}",
+            )
         require(
             bool(self.init_from) or not self.init_allow,
             f"--init_allow {' '.join(self.init_allow)}: expected --init_from with it",

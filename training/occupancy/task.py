@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from data.occupancy.datamodule import OccupancyDataModule
 from data.occupancy.types import OccupancyBatch
 from data.seeds import derived_seed
+from geometry import require
 from models.occupancy.networks import OCCWORLD, NetworkPlan
 from models.occupancy.occworld.tokenizer import VectorQuantizer, restart_codes
 from models.vggt import WeightIdentity
@@ -92,6 +93,7 @@ class OccupancyTask(RunTask):
     def training_step(self, batch: OccupancyBatch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses."""
         losses = self.learner.losses(batch)
+        require(len(losses) > 0, "--..._weight: expected a weight above 0 of what this model learns, got 0 for all")
         objective = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.watch_loss(objective, identity_of(batch))
         scalars = {f"train/{name}": value.detach() for name, value in losses.items()}

@@ -45,11 +45,14 @@ def test_sound_sessions_pass_and_wrong_poses_are_found(sessions: Path, capsys: p
         numbers = pose.pop("pose_13d")
         pose["pose_13d"] = [*numbers[:3], *numbers[4:7], numbers[3], *numbers[7:]]
         path.write_text(json.dumps(pose))
+    pose["pose_13d"][3:7] = [0, 0, 0, 0]
+    path.write_text(json.dumps(pose))
     (folder / "occupancy" / "000002_occupancy.npz").write_bytes(b"")
     assert check("--dataset_name", "sessions", "--datadir", str(sessions)) == 1
     printed = capsys.readouterr().out
     assert "better with quaternions in the order x y z w" in printed
     assert "000002_occupancy.npz cannot be read" in printed
+    assert f"{path}: expected a quaternion of length 1, got 0" in printed
     shutil.copytree(sessions / "drone_copy", sessions / "drone_copy_2")
     assert check("--dataset_name", "sessions", "--datadir", str(sessions), "--scans", "drone_copy", "drone_copy_2") == 1
     assert "9 frames of drone_copy" in capsys.readouterr().out

@@ -92,5 +92,13 @@ def test_occ3d_and_procedural_windows(tmp_path: Path) -> None:
     assert worlds.windows("val")[worlds.keys("val")[1]].history.shape == (2, 32, 32, 16)
     with pytest.raises(InputError, match="--datadir"):
         OccupancyDataSpec(dataset="sessions")
-    with pytest.raises(InputError, match="--visible"):
-        OccupancyDataSpec(visible="camera")
+    wrong: dict[str, dict] = {
+        "--visible": {"visible": "camera"},
+        "--datadir": {"datadir": "data"},
+        "--split_by": {"split_by": "world"},
+        "--needs_motion": {"needs_motion": True},
+        "--val_share": {"val_share": -0.5, "dataset": "occ3d", "datadir": "data"},
+    }
+    for name, settings in wrong.items():
+        with pytest.raises(InputError, match=name):
+            OccupancyDataSpec(**settings)

@@ -57,6 +57,9 @@ class MultiViewOptions(RunOptions):
     procedural_rolls: float = option(
         DEFAULT_ROLLS, "share of the groups of --procedural_motions, but for rig, that are rolled by up to 180 degrees"
     )
+    procedural_photos: float = option(
+        0.0, "share of the groups of --procedural_motions, but for rig, that show a photograph on a wall: homographies"
+    )
     procedural_sensor: float = option(
         0.0, "share of procedural training groups with exposure, white balance, blur, noise and JPEG per frame"
     )
@@ -186,7 +189,8 @@ class MultiViewOptions(RunOptions):
                 PROCEDURAL in self.dataset_name or self.eval_only,  # whose data may be others than the config's
                 f"--{name}: expected {PROCEDURAL} in --dataset_name, got {list(self.dataset_name)}",
             )
-        for name, default in (("procedural_rooms", DEFAULT_ROOMS), ("procedural_rolls", DEFAULT_ROLLS)):
+        defaults = {"procedural_rooms": DEFAULT_ROOMS, "procedural_rolls": DEFAULT_ROLLS, "procedural_photos": 0.0}
+        for name, default in defaults.items():
             require(
                 bool(self.procedural_motions) or getattr(self, name) == default,
                 f"--{name} {getattr(self, name)}: expected --procedural_motions beside it, got none",
@@ -217,7 +221,9 @@ class MultiViewOptions(RunOptions):
         """
         if not self.procedural_motions:
             return None
-        return MotionMix.parse(self.procedural_motions, self.procedural_rooms, self.procedural_rolls)
+        return MotionMix.parse(
+            self.procedural_motions, self.procedural_rooms, self.procedural_rolls, self.procedural_photos
+        )
 
     @property
     def reads_images(self) -> bool:

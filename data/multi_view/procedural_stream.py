@@ -31,6 +31,7 @@ from data.procedural.motions import (
     raised,
     random_lens,
 )
+from data.procedural.photographs import photograph_wall
 from data.procedural.rigs import AIM_HEIGHT, DTU_INTRINSICS, dtu_rig, look_at, on_sphere
 from data.procedural.rooms import MARGIN, clear_of, furnished, random_room, room_around
 from data.procedural.scene import NUM_LIGHTS, Item, Scene, enlarged, make_scene, random_texture, rotation_z
@@ -240,8 +241,13 @@ def _rig_group(
 def _moving_group(
     rng: np.random.Generator, recipe: Recipe, seed: tuple[int, ...], count: int, key: GroupKey
 ) -> tuple[Scene, Cameras]:
-    """A table, open or with walls around, or a room, seen by cameras that move as the recipe says."""
+    """A table, open or with walls around, a room, or a photograph, seen by cameras that move as the recipe says."""
     lens = random_lens(rng, key.height, key.width)
+    if recipe.is_photo:
+        stand = before_table(rng, lens)
+        w2c = moving_cameras(rng, recipe, stand, lens, count)
+        centers = np.stack([center_of(one) for one in w2c])
+        return photograph_wall(rng, stand, lens, centers), lens.cameras(rng, w2c)
     scene = make_scene(seed, has_backdrop=False)
     if recipe.in_room:
         room = random_room(rng)

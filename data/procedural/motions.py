@@ -48,6 +48,8 @@ class MotionMix:
     """Share of `parallel` and `pan` groups that stand inside a room instead of before a table."""
     rolls: float = 0.1
     """Share of all groups but `rig` whose cameras are rolled about their axes by up to 180 degrees."""
+    photos: float = 0.0
+    """Share of all groups but `rig` that show a photograph on a wall instead of solids."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn.
@@ -61,12 +63,12 @@ class MotionMix:
         require(len(set(kinds)) == len(kinds) > 0, f"--procedural_motions: expected each kind once, got {kinds}")
         for kind, share in self.shares:
             require(0 < share < np.inf, f"--procedural_motions: expected {kind}=SHARE above 0, got {kind}={share}")
-        for name in ("rooms", "rolls"):
+        for name in ("rooms", "rolls", "photos"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"--procedural_{name}: expected a share from 0 to 1, got {value}")
 
     @classmethod
-    def parse(cls, texts: tuple[str, ...], rooms: float, rolls: float) -> "MotionMix":
+    def parse(cls, texts: tuple[str, ...], rooms: float, rolls: float, photos: float = 0.0) -> "MotionMix":
         """From words `kind=share`.
 
         Raises:
@@ -79,14 +81,17 @@ class MotionMix:
                 shares.append((kind, float(number)))
             except ValueError:
                 require(False, f"--procedural_motions: expected words like pan=0.25, got {text!r}")
-        return cls(tuple(shares), rooms, rolls)
+        return cls(tuple(shares), rooms, rolls, photos)
 
     def draw(self, rng: np.random.Generator) -> "Recipe":
         """What one group is to show."""
         weights = np.array([share for _, share in self.shares])
         kind = self.shares[int(rng.choice(len(weights), p=weights / weights.sum()))][0]
         in_room, is_rolled = rng.random(2) < (self.rooms, self.rolls)
-        return Recipe(kind, bool(in_room) and kind in (PARALLEL, PAN), bool(is_rolled) and kind != RIG)
+        # without a share nothing is drawn, so that streams without photographs stay as they were
+        is_photo = self.photos > 0 and rng.random() < self.photos and kind != RIG
+        is_inside = bool(in_room) and kind in (PARALLEL, PAN) and not is_photo
+        return Recipe(kind, is_inside, bool(is_rolled) and kind != RIG, is_photo)
 
 
 class Recipe(NamedTuple):
@@ -96,6 +101,8 @@ class Recipe(NamedTuple):
     """One of `MOTIONS`."""
     in_room: bool
     is_rolled: bool
+    is_photo: bool = False
+    """A photograph on a wall, nothing else."""
 
 
 class Lens(NamedTuple):

@@ -25,6 +25,7 @@ from data.procedural.motions import (
     raised,
     random_lens,
 )
+from data.procedural.photographs import photograph_wall
 from data.procedural.rooms import Room, clear_of, furnished, magnified, random_room, room_around
 from data.procedural.textures import NoiseTexture, PatternTexture, PhotoTexture
 from data.procedural.torch_tracer import render_views
@@ -230,3 +231,53 @@ def test_shares_are_kept():
 def test_shares_that_cannot_be_drawn_are_refused(texts: tuple[str, ...], rooms: float, rolls: float, named: str):
     with pytest.raises(InputError, match=f"^{named}"):
         MotionMix.parse(texts, rooms, rolls)
+
+
+def test_pictures_of_a_photograph_differ_by_the_homography_of_its_plane():
+    """H = K2 (R + t n^T / d) K1^-1 for the plane n . x = d in the first camera (Hartley & Zisserman, 13.1)."""
+    rng = np.random.default_rng(3)
+    w2c = moving_cameras(rng, Recipe(PAN, in_room=False, is_rolled=True, is_photo=True), STAND, LENS, 2)
+    cameras = LENS.cameras(rng, w2c)
+    scene = photograph_wall(rng, STAND, LENS, np.stack([center_of(one) for one in w2c]))
+    (wall,) = scene.items
+    normal = w2c[0][:3, :3] @ wall.rotation[2]
+    distance = normal @ (w2c[0][:3, :3] @ STAND.aim + w2c[0][:3, 3])
+    relative = w2c[1] @ np.linalg.inv(w2c[0])
+    first, second = cameras.intrinsics.numpy()
+    inverse = np.linalg.inv(first)
+    homography = second @ (relative[:3, :3] + np.outer(relative[:3, 3], normal) / distance) @ inverse
+
+    views = render_views(scene, cameras, samples=4)
+    assert (views.depth > 0).all()
+    ys, xs = np.mgrid[: LENS.height, : LENS.width]
+    pixels = np.stack([xs + 0.5, ys + 0.5, np.ones(xs.shape)]).reshape(3, -1)
+    np.testing.assert_allclose(views.depth[0].flatten(), distance / (normal @ inverse @ pixels), rtol=1e-4)
+
+    x, y, z = homography @ pixels
+    grid = np.stack([2 * x / z / LENS.width - 1, 2 * y / z / LENS.height - 1], axis=-1)
+    is_inside = torch.from_numpy((np.abs(grid) < 0.95).all(-1) & (z > 0))
+    assert is_inside.float().mean() > 0.2
+    sampled = torch.nn.functional.grid_sample(
+        views.images[1:], torch.from_numpy(grid).float()[None, None], align_corners=False
+    )[0, :, 0]
+    error = (sampled - views.images[0].flatten(1)).abs().mean(0)[is_inside]
+    shuffled = (sampled.flip(1) - views.images[0].flatten(1)).abs().mean(0)[is_inside]
+    assert error.mean() < 0.03
+    assert error.mean() < 0.3 * shuffled.mean()
+
+
+def test_photographs_take_their_share_and_leave_other_streams_as_they_were():
+    shares = (("rig", 0.5), ("pan", 0.5))
+    mix, without = MotionMix(shares, rooms=1.0, photos=0.4), MotionMix(shares, rooms=1.0)
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    recipes = [mix.draw(rng) for _ in range(2000)]
+    assert sum(one.is_photo for one in recipes) / 2000 == pytest.approx(0.2, abs=0.03)
+    assert not any(one.is_photo and (one.in_room or one.kind == RIG) for one in recipes)
+    assert without.draw(np.random.default_rng(0))[:3] == (recipes[0].kind, recipes[0].kind == PAN, recipes[0].is_rolled)
+    for _ in range(5):
+        without.draw(other)
+    again = np.random.default_rng(0)
+    for _ in range(5):
+        again.choice(2, p=[0.5, 0.5])
+        again.random(2)
+    assert other.random() == again.random()

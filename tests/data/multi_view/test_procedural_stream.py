@@ -177,6 +177,17 @@ def test_a_mix_is_a_function_of_its_keys_whether_scenes_come_back_or_not():
         assert torch.equal(together[1].views.cameras.w2c, again.views.cameras.w2c)
 
 
+def test_a_group_of_a_photograph_shows_a_plane():
+    """Inverse depth of a plane is linear in the pixel."""
+    mix = MotionMix((("pan", 1.0), ("orbit", 1.0)), rooms=1.0, photos=1.0)
+    views = ProceduralFrames(seed=5, mix=mix).sample_many([_key(0, seed=3)])[0].views
+    inverse = 1 / views.depth.double()
+    assert inverse.isfinite().all()
+    assert inverse.flatten(1).std(1).min() > 0.01 * inverse.mean()
+    for axis in (1, 2):
+        assert inverse.diff(n=2, dim=axis).abs().max() < 1e-4 * inverse.mean()
+
+
 def test_the_sensor_photographs_the_share_of_groups_asked_for():
     clean = [ProceduralFrames(seed=7, mix=MIX).sample_many([_key(1, seed=seed)])[0].views for seed in range(8)]
     some = [

@@ -254,6 +254,7 @@ def test_the_number_of_tracks_is_an_option(tmp_path: Path) -> None:
         ({"procedural_sensor": 1.5}, "--procedural_sensor: expected a share from 0 to 1, got 1.5"),
         ({"procedural_rooms": 0.2}, "--procedural_rooms 0.2: expected --procedural_motions beside it, got none"),
         ({"procedural_rolls": 0.2}, "--procedural_rolls 0.2: expected --procedural_motions beside it, got none"),
+        ({"procedural_photos": 0.2}, "--procedural_photos 0.2: expected --procedural_motions beside it, got none"),
         (
             {"dataset_name": ("procedural",), "procedural_motions": ("spin=1",)},
             "--procedural_motions: expected kinds among",

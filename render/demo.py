@@ -1,10 +1,12 @@
 """The whole path in a few minutes on two cores: `make demo`, or python -m render.demo.
 
 Procedural scenes in DTU's layout -> general training -> evaluation on scans it has never seen -> fine-tuning on one of
-them -> evaluation on its held-out views -> video. Every stage is one of the project's commands, printed as it runs; a
-stage that finished before with the same command is not run again, an interrupted training is resumed.
+them -> evaluation on its held-out views -> video; then the shipped networks of the other tasks on rooms and a world
+that they have not seen. All of it ends on one page, index.html. Every stage is one of the project's commands, printed
+as it runs; a stage that finished before with the same command is not run again, an interrupted training is resumed.
 """
 
+import importlib.util
 import json
 import shlex
 import subprocess
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geometry import InputError, one_line_errors
+from geometry import InputError, one_line_errors, require
+from render.demo_page import write_page
 from render.stages import StageLog
 from training.cli import parse_options
 from training.files import write_json
@@ -24,6 +27,10 @@ from training.options import option
 _SCAN = "scan1"
 _PROTOCOL = "dtu-nearest3"
 """Scan to fine-tune on, one of DTU's test list, and protocol of both evaluations."""
+_TASKS = ("reconstruction", "questions", "forecast")
+"""Shown by their shipped networks; each is render.<task>_demo."""
+_NEEDS = {"questions": ("transformers", "peft")}
+"""Packages of an extra, by stage."""
 _SHOWN = (("psnr", "PSNR", ".2f"), ("ssim", "SSIM", ".3f"), ("depth_abs", "|depth| mm", ".1f"))
 
 
@@ -39,6 +46,16 @@ class DemoOptions:
     general_steps: int = option(380, "optimizer steps of general training")
     finetune_steps: int = option(250, "optimizer steps of fine-tuning")
     frames: int = option(20, "frames of the video")
+    tasks: tuple[str, ...] = option(_TASKS, f"other tasks to show: some of {', '.join(_TASKS)}", nargs="*")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: naming the option.
+        """
+        unknown = [name for name in self.tasks if name not in _TASKS]
+        require(not unknown, f"--tasks: expected some of {', '.join(_TASKS)}, got {unknown[:1]}")
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(DemoOptions, __doc__, argv)
     out = Path(options.out)
     log = StageLog(out / "stages.json")
-    seconds = {stage.name: _run(stage, log, sys.executable) for stage in stages(options)}
+    planned = stages(options)
+    missing = {stage.name: ", ".join(lacking) for stage in planned if (lacking := _lacking(stage.name))}
+    for name, packages in missing.items():
+        sys.stdout.write(f"[{name}] not run: {packages} not installed (pip install -e .[vqa])\n")
+    seconds = {stage.name: _run(stage, log, sys.executable) for stage in planned if stage.name not in missing}
     summary = summarize(out, seconds)
     write_json(out / "summary.json", summary)
-    sys.stdout.write(f"\n{table(summary)}\n\nvideo: {summary['video']}\nsummary: {out / 'summary.json'}\n")
+    page = write_page(out, summary, {stage.name: stage.arguments for stage in planned}, missing)
+    sys.stdout.write(
+        f"\n{table(summary)}\n\nvideo: {summary['video']}\nsummary: {out / 'summary.json'}\npage: {page}\n"
+    )
 
 
 def stages(options: DemoOptions) -> list[Stage]:
@@ -94,11 +118,17 @@ def stages(options: DemoOptions) -> list[Stage]:
             *("--ckpt", finetuned / last, "--out", out / "evaluate_finetuned"),
         ),
         _stage("video", "-m", "render.video", *dataset, "--ckpt", finetuned / last, *film, "--out", out / "video.mp4"),
+        *(_stage(name, "-m", f"render.{name}_demo", "--out", out / name) for name in _TASKS if name in options.tasks),
     ]
 
 
 def _stage(name: str, *arguments: object, resumable: Path | None = None) -> Stage:
     return Stage(name, tuple(str(argument) for argument in arguments), resumable)
+
+
+def _lacking(name: str) -> list[str]:
+    """Packages that a stage needs and that are not installed."""
+    return [package for package in _NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
 
 
 def _run(stage: Stage, log: StageLog, python: str) -> float:

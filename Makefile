@@ -1,8 +1,8 @@
-# Four entry points; the plain commands behind them stand in docs/results.md.
+# Five entry points; the plain commands behind them stand in docs/results.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-photos demo-reconstruction test
+.PHONY: demo demo-photos demo-reconstruction docs-test test
 
 demo: .venv/installed
 	$(BIN)/python -m render.demo
@@ -15,6 +15,10 @@ demo-photos: .venv/installed
 # the shipped MapAnything on a room it has not seen, from more and more inputs
 demo-reconstruction: .venv/installed
 	$(BIN)/python -m render.reconstruction_demo
+
+# what README, docs/, docstrings, configs and notebooks show: every command at toy size, citations, examples
+docs-test: .venv/installed
+	$(BIN)/python -m pytest -rfE --durations=10 tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py
 
 test: .venv/installed
 	$(BIN)/ruff check .

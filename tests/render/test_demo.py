@@ -1,11 +1,13 @@
 """The demonstration end to end at toy size, and what it keeps and prints."""
 
 import json
+import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
+from geometry import InputError
 from render import demo
 from tests import processes
 
@@ -18,7 +20,13 @@ def test_stages_are_the_projects_commands(tmp_path: Path) -> None:
     assert starts == [
         *("data.procedural", "train_general.py", "render.evaluate"),
         *("train_finetune.py", "render.evaluate", "render.video"),
+        *("render.reconstruction_demo", "render.questions_demo", "render.forecast_demo"),
     ]
+
+
+def test_what_cannot_be_shown_is_refused() -> None:
+    with pytest.raises(InputError, match="--tasks: expected some of reconstruction, questions, forecast, got"):
+        demo.DemoOptions(tasks=("forecast", "weather"))
 
 
 def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +35,19 @@ def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, m
 
     monkeypatch.setattr(demo.subprocess, "run", ended)
     out = tmp_path / "demo"
-    arguments = ["--out", str(out), *SIZES, "--general_steps", "2", "--finetune_steps", "2"]
+    arguments = [
+        "--out",
+        str(out),
+        *SIZES,
+        "--general_steps",
+        "2",
+        "--finetune_steps",
+        "2",
+        "--tasks",
+        "questions",
+        "forecast",
+    ]
+    monkeypatch.setattr(demo, "_NEEDS", {"questions": ("json", "a_package_that_nobody_has")})
     demo.main(arguments)
     summary = json.loads((out / "summary.json").read_text())
     assert {"mean_colour", "nearest_source", "general", "finetuned", "seconds", "video"} <= summary.keys()
@@ -41,4 +61,16 @@ def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, m
     before = (out / "general" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     demo.main(arguments)
     assert (out / "general" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
-    assert capfd.readouterr().out.count("finished before") == 6
+    assert capfd.readouterr().out.count("finished before") == 7
+    page = (out / "index.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []  # nothing of another file or the network
+    assert "@import" not in page
+    assert "url(" not in page
+    assert page.count("data:video/mp4;base64,") == 2
+    assert "because a_package_that_nobody_has is not installed" in page
+    assert f"<td class=number>{summary['finetuned']['psnr']:.2f}</td>" in page.replace('"', "")
+    for title in ("Photographs, depth and cameras", "New views and video", "Questions and answers", "Forecast"):
+        assert page.count(f"{title}</h2>") == 1
+    assert "Reconstruction" not in page
+    ids = set(re.findall(r'id="(\w+)"', page))
+    assert set(re.findall(r'href="#(\w+)"', page)) == ids == {"data", "video", "questions", "forecast"}

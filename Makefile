@@ -18,7 +18,7 @@ demo-reconstruction: .venv/installed
 
 # what README, docs/, docstrings, configs and notebooks show: every command at toy size, citations, examples
 docs-test: .venv/installed
-	$(BIN)/python -m pytest -rfE --durations=10 tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py
+	$(BIN)/python -m pytest -rfE --durations=10 tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py tests/test_troubleshooting.py
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
 
     A list whose default is empty can be emptied: `--freeze` without a value, or `freeze = []` in the file. A field with
     `is_positional` is a word without `--` (several with `nargs`), of the command line only; left out, it has its
-    default.
+    default. In --help options stand in groups by the class that introduces them, the script's own first.
 
     Raises:
         InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, a list left without a
@@ -40,12 +40,13 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     )
     parser.add_argument("--config", is_config_file=True, help="txt file of options")
     fields = dataclasses.fields(cast(Any, cls))
+    groups = _groups(parser, cls)
     for field in fields:
         if field.metadata.get("is_positional"):
             parser.add_argument(field.name, metavar=field.name.upper(), **{"nargs": "?", **_argument(field)})
             continue
         names = (field.name, *field.metadata.get("aliases", ()))
-        parser.add_argument(*(f"--{name}" for name in names), **_argument(field))
+        groups[field.name].add_argument(*(f"--{name}" for name in names), **_argument(field))
     arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
     del arguments["config"]
     for field in fields:
@@ -54,6 +55,18 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
         )
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return cls(**values)
+
+
+def _groups(parser: argparse.ArgumentParser, cls: type) -> dict[str, Any]:
+    """Where each field's option stands in --help: under the first line of its class's docstring."""
+    classes = [one for one in cls.__mro__ if dataclasses.is_dataclass(one)]
+    if len(classes) == 1:
+        return dict.fromkeys((field.name for field in dataclasses.fields(classes[0])), parser)
+    groups = {}
+    for one in classes:  # a base class comes later, and keeps an option whose default a script changes
+        title = (one.__doc__ or one.__name__).splitlines()[0].rstrip(".")
+        groups |= dict.fromkeys(vars(one).get("__annotations__", {}), parser.add_argument_group(title))
+    return groups
 
 
 def _argument(field: dataclasses.Field) -> dict[str, Any]:

@@ -185,3 +185,31 @@ def test_a_word_without_a_name(tmp_path: Path) -> None:
         parse_options(Copy, "test", ["first", "second"])
     with pytest.raises(InputError, match="--source"):
         parse_options(Copy, "test", ["--source", "a"])
+
+
+def test_help_stands_in_groups_by_the_class_that_has_the_option(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(_Child, "a script", ["--help"])
+    text = capsys.readouterr().out
+    own, base = text.index("The child's:"), text.index("The base's:")
+    assert text.count("--length") == 2  # in the usage line, and once below
+    assert own < text.rindex("--width") < base < text.rindex("--length")
+    assert "pixels (default: 7)" in text
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base's."""
+
+    length: int = option(3, "pixels")
+
+
+@dataclass(frozen=True)
+class _Child(_Base):
+    """The child's.
+
+    It has another length.
+    """
+
+    width: int = option(5, "pixels")
+    length: int = option(7, "pixels")

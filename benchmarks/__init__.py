@@ -1,0 +1,3 @@
+"""Measurements that pages quote."""
+
+import geometry  # noqa: F401  before torch: see geometry/waiting.py

@@ -6,23 +6,33 @@ that its operations read and write, counted by running it once under a counter. 
 machine delivers to a matrix product and to a copy of 64 MB, and takes the larger. It is an estimate and no bound: small
 tensors are read from the cache faster than that copy, and a single small volume is counted twice, since `cost_volume`
 convolves it in a batch of two. Without --ckpt the weights are random, at the same cost.
+
+`--under_load`: seconds per image instead, alone and beside one and two processes that never rest.
 """
 
 import math
+import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from geometry import Cameras, Views, one_line_errors, require
+from geometry.waiting import SPINS
 from models.nerf.guided.network import GuidedConfig, GuidedNeRF, GuidedSamples
 from models.nerf.vggt_nerf import VGGTNeRF
 from render.loading import peak_memory_mb
@@ -44,6 +54,7 @@ class SpeedOptions:
     chunk: int = option(8192, "rays at a time")
     threads: int = option(2, "CPU threads")
     repeats: int = option(5, "of every stage; the median counts")
+    under_load: bool = option(False, "time whole images alone and beside busy processes, in processes of their own")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name.
@@ -83,7 +94,10 @@ def _bytes(tensor: Tensor) -> int:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Time, count, print the table."""
-    options = parse_options(SpeedOptions, __doc__, argv)
+    options = parse_options(SpeedOptions, __doc__ or "", argv)
+    if options.under_load:
+        print_under_load(options)
+        return
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     flops, bandwidth = machine_rates()
@@ -101,6 +115,60 @@ def main(argv: Sequence[str] | None = None) -> None:
     rays = options.width * options.height
     memory = peak_memory_mb(torch.device("cpu"))
     print(f"{rays / total[0]:.0f} rays/s; {total[0] / total[4]:.1f} times the floor; peak {memory:.0f} MB")
+
+
+def print_under_load(options: SpeedOptions) -> None:
+    """A table of seconds per image: threads that wait as OpenMP has it, and as the project sets it."""
+    ways = {
+        f"libgomp's {_LIBGOMP_SPINS} looks": (options.threads, _LIBGOMP_SPINS),
+        f"{SPINS} looks": (options.threads, SPINS),
+        "0 looks": (options.threads, "0"),
+        "one thread": (1, SPINS),
+    }
+    print(f"| {options.threads} threads waiting by | {' | '.join(f'beside {busy}' for busy in _BUSY)} |")
+    print("|---" * (1 + len(_BUSY)) + "|")
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in _BUSY] for name in ways}
+    with tqdm(total=len(ways) * len(_BUSY), unit="process") as bar:
+        for place, busy in enumerate(_BUSY):
+            for name, (threads, spins) in ways.items():  # in turn: what else the machine does meets all
+                seconds[name][place] = _beside(busy, replace(options, threads=threads), spins)
+                bar.update()
+    for name, cells in seconds.items():
+        print(f"| {name} | {' | '.join(f'{statistics.median(cell):.2f} s' for cell in cells)} |")
+
+
+def _beside(busy: int, options: SpeedOptions, spins: str) -> list[float]:
+    """Seconds of every image of a process beside so many that never rest."""
+    others = [subprocess.Popen([sys.executable, "-c", _NEVER_RESTS]) for _ in range(busy)]
+    try:
+        own = multiprocessing.get_context("spawn")
+        with mock.patch.dict(os.environ, {"GOMP_SPINCOUNT": spins}), ProcessPoolExecutor(1, mp_context=own) as pool:
+            return pool.submit(image_seconds, options).result()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def image_seconds(options: SpeedOptions) -> list[float]:
+    """Wall seconds of whole images, after one that does not count."""
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    seconds = []
+    with torch.inference_mode():
+        parts = stages(options)
+        for _ in range(1 + options.repeats):
+            start = time.perf_counter()
+            for stage in parts.values():
+                stage()
+            seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+_NEVER_RESTS = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""As long as who started it is there."""
+_LIBGOMP_SPINS = "300000"
+_BUSY = (0, 1, 2)
 
 
 def stages(options: SpeedOptions) -> dict[str, Callable[[], Any]]:

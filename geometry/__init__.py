@@ -17,6 +17,9 @@ Opacity     A sample stands for an interval of length delta: opacity = 1 - exp(-
 Axes        Always in the order batch view ray sample channel height width.
 """
 
+import geometry.waiting  # noqa: F401  before torch
+
+# isort: split
 from geometry.cameras import (
     Cameras,
     Projection,

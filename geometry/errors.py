@@ -21,6 +21,15 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def is_sigterm_like_ctrl_c() -> bool:
+    """Whether this is such a block (`sigterm_like_ctrl_c`): SIGTERM is to end more than what runs in it."""
+    return signal.getsignal(signal.SIGTERM) is _terminate
+
+
 @contextlib.contextmanager
 def sigterm_like_ctrl_c() -> Iterator[None]:
     """SIGTERM, which would end the process at once, raises `Terminated` in this block.
@@ -28,12 +37,9 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
     Without effect in any but the main thread, which alone may set handlers.
     """
 
-    def end(*_: object) -> None:
-        raise Terminated
-
     before = signal.getsignal(signal.SIGTERM)
     with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:

@@ -5,7 +5,11 @@ A task makes one `CheckpointKind` for each kind of checkpoint it writes; this fi
 
 import os
 import pickle
+import shutil
+import struct
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +19,10 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from data.problems import announce
 from geometry import InputError
 
+LAST = "last.ckpt"
 _WEIGHTS_PREFIX = "model."
 """Lightning's, for the attribute of the task that holds the network."""
 
@@ -39,6 +45,7 @@ class CheckpointRecord:
         return cls(**plain)
 
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, IndexError)
 Record = TypeVar("Record", bound=CheckpointRecord)
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -95,15 +102,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._resumed = resumed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Replace `path` in one step."""
+        """Replace `path` in one step; the last.ckpt before it stays under another name (`previous`).
+
+        Raises:
+            InputError: when it cannot be written; then `path` is as it was.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            _keep_previous(path)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or "no space"  # torch's writer does not say why
+            stays = "; the one before it is whole: --ckpt goes on with it" if path.is_file() else ""
+            raise InputError(f"{path}: expected space and the right to write, got {reason}{stays}") from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever Lightning asks for."""
@@ -113,14 +133,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return _plain_contents(Path(path))
 
 
+def previous(path: Path) -> Path:
+    """Where the last.ckpt lies that was replaced by `path`."""
+    return path.with_name(f"{path.name}.previous")
+
+
 def read_checkpoint(path: Path, *kinds: CheckpointKind[Record, Network]) -> Checkpoint[Record, Network]:
     """A checkpoint of one of the kinds, on the CPU. Code inside the file is never executed.
+
+    In place of a last.ckpt that is damaged the one before it is read, with a warning.
 
     Raises:
         InputError: when the file is missing, damaged, holds anything but plain data, is of no such kind, or has a
             record of another version.
     """
-    contents = _plain_contents(path)
+    try:
+        contents = _plain_contents(path)
+    except DamagedCheckpointError as error:
+        if not previous(path).is_file():
+            raise
+        announce(f"warning: {error}; the one before it is taken: {previous(path)}")
+        path = previous(path)
+        contents = _plain_contents(path)
     kind = next((kind for kind in kinds if kind.key in contents), None)
     if kind is None or "state_dict" not in contents:
         scripts = " or ".join(dict.fromkeys(kind.written_by for kind in kinds))
@@ -163,15 +197,54 @@ def current_commit() -> str:
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
+class DamagedCheckpointError(InputError):
+    """A file that is no whole checkpoint."""
+
+
+def _keep_previous(path: Path) -> None:
+    """A second name for the last.ckpt that is about to be replaced; where there are no hard links, a copy."""
+    if path.name != LAST or not path.is_file():
+        return
+    name = previous(path).with_name(f"{previous(path).name}.partial")
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+    name.replace(previous(path))
+
+
+def _require_whole(path: Path) -> None:
+    """Compare all bytes with their checksums, which `torch.load` does not.
+
+    Raises:
+        DamagedCheckpointError: naming the first part that differs.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # of an old torch, or none at all
+    with zipfile.ZipFile(path) as file:
+        part = file.testzip()
+    if part is not None:
+        raise DamagedCheckpointError(f"checkpoint {path}: expected a whole file, got one whose {part} is damaged")
+
+
 def _plain_contents(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint {path}: expected a file, got nothing there")
     try:
+        _require_whole(path)
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise InputError(f"checkpoint {path}: expected tensors and plain values, got other pickled objects") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({error})") from None
+        raise DamagedCheckpointError(
+            f"checkpoint {path}: expected tensors and plain values, got other pickled objects"
+        ) from None
+    except InputError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, *_ZIP_ERRORS) as error:
+        reason = str(error).partition(". ")[0] or "nothing in it"
+        raise DamagedCheckpointError(
+            f"checkpoint {path}: expected a whole checkpoint, got a damaged file ({reason})"
+        ) from None
     if not isinstance(contents, dict):
         raise InputError(f"checkpoint {path}: expected the contents of a checkpoint, got a {type(contents).__name__}")
     return contents

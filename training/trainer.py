@@ -1,8 +1,10 @@
 """Run folder, callbacks, logger and the Lightning trainer; the same for every task."""
 
+import errno
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +18,19 @@ from pytorch_lightning.plugins import MixedPrecision
 
 from geometry import InputError
 from training.allocator import keep_freed_memory
-from training.checkpoint import AtomicCheckpointIO, current_commit
+from training.checkpoint import LAST, AtomicCheckpointIO, current_commit
 from training.cli import write_config
+from training.endings import StopOnSigterm, has_finished
+from training.folder_claim import FolderClaim
 from training.gradient_check import GradientCheck
+from training.last_checkpoint import LastCheckpoint
 from training.launch import World, launcher, resolved
 from training.options import RunOptions
 from training.precision import announce_slow, device_of
 from training.progress import StepProgress
 from training.run_task import RunTask
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @runtime_checkable
@@ -53,21 +60,23 @@ def fit(
     Raises:
         InputError: when the folder holds another run already, training meets a number that is not finite, or a
             parameter has no part in the loss.
+        InputError: also when the folder cannot be written any more; what is in it stays whole.
         KeyboardInterrupt: after Ctrl-C, when the loggers are closed; `Terminated` where the task was ended by that.
     """
     _quieten()
     keep_freed_memory()
     options = resolved(options)
     trainer = build_trainer(options, task, data, callbacks)
+    claim = FolderClaim(options.run_dir)
     if not is_continued:
-        _prepare_folder(options, trainer, task)
+        _prepare_folder(options, trainer, task, claim)
         _say_what_runs(options, trainer)
     path = None if task.resumed is None else task.resumed.path
     task.resumed = None  # the trainer has it: nothing but the trainer keeps its tensors, and only until they are loaded
-    with _ctrl_c_as_usual():
+    with claim, _writing_into(options), _ctrl_c_as_usual():
         trainer.fit(task, data, ckpt_path=path, weights_only=True)
-    if trainer.state.finished:  # the last step need not be one that --save_every names
-        trainer.save_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", weights_only=False)
+        if has_finished(trainer):  # the last step need not be one that --save_every names
+            trainer.save_checkpoint(options.run_dir / "checkpoints" / LAST, weights_only=False)
     return trainer
 
 
@@ -82,17 +91,19 @@ def build_trainer(
     folder = options.run_dir / "checkpoints"
     common = {"dirpath": folder, "save_weights_only": False, "enable_version_counter": False}
     total_steps = task.total_steps(data.steps_per_epoch(options.num_processes))
+    stop = StopOnSigterm(folder / LAST)
     every_run = [
-        ModelCheckpoint(filename="last", every_n_train_steps=options.save_every, save_top_k=1, **common),
         LearningRateMonitor("step"),
+        stop,
         GradientCheck(),
         StepProgress(options.log_every, task.shown, f"{options.expname}: {task.part}"),
     ]
     if task.monitor is not None:
         metric, best = task.monitor
         every_run.append(ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common))
+    last = LastCheckpoint(folder, options.save_every, stop)  # behind the best one, of which it tells
     try:
-        return _lightning_trainer(options, task, [*every_run, *callbacks], total_steps)
+        return _lightning_trainer(options, task, [*every_run, *callbacks, last], total_steps)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = f"--accelerator {options.accelerator} --devices {options.devices} --num_nodes {options.num_nodes}"
@@ -130,6 +141,38 @@ def _lightning_trainer(
 
 
 @contextmanager
+def _writing_into(options: RunOptions) -> Iterator[None]:
+    """A full disk, or a folder that became read-only, is no error of the program.
+
+    Raises:
+        InputError: then.
+    """
+    before = threading.excepthook
+
+    def of_threads(failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread fails first, the next line to log fails then."""
+        if not _is_about_writing(failure.exc_value):
+            before(failure)
+
+    threading.excepthook = of_threads
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__  # Lightning wraps those of loggers
+        if not _is_about_writing(cause):
+            raise
+        last = options.run_dir / "checkpoints" / LAST
+        rest = f"{last} is whole: --ckpt goes on with it" if last.is_file() else "there is no checkpoint yet"
+        raise InputError(f"{options.run_dir}: expected space and the right to write, got {cause}; {rest}") from None
+    finally:
+        threading.excepthook = before
+
+
+def _is_about_writing(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _CANNOT_WRITE
+
+
+@contextmanager
 def _ctrl_c_as_usual() -> Iterator[None]:
     """Lightning ends the process after Ctrl-C, with status 1 and deaf to a second one; a command may have more to say.
 
@@ -147,13 +190,13 @@ def _ctrl_c_as_usual() -> Iterator[None]:
         raise interrupt from None
 
 
-def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask) -> None:
+def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask, claim: FolderClaim) -> None:
     """The first process of all claims the run's folder; where a launcher has started more, all learn the outcome.
 
     Raises:
         InputError: on all of them, for a folder that holds another run or cannot be written.
     """
-    problem = _claim_folder(options) if trainer.is_global_zero else None
+    problem = _first_files(options, claim) if trainer.is_global_zero else None
     if trainer.world_size > 1 and launcher() is not None:  # without one Lightning starts the others later
         trainer.strategy.connect(task)
         trainer.strategy.setup_environment()
@@ -162,7 +205,7 @@ def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask) -> 
         raise InputError(problem)
 
 
-def _claim_folder(options: RunOptions) -> str | None:
+def _first_files(options: RunOptions, claim: FolderClaim) -> str | None:
     """Create the run's folder and write the resolved options into it; None, or why that is not possible."""
     existing = sorted((options.run_dir / "checkpoints").glob("*.ckpt"))
     if existing and not options.ckpt:
@@ -170,6 +213,8 @@ def _claim_folder(options: RunOptions) -> str | None:
         return f"--expname: {options.run_dir} holds a run already; {resume}"
     try:
         options.run_dir.mkdir(parents=True, exist_ok=True)
+        if not claim.take():
+            return f"--expname: another process trains in {options.run_dir} now"
         write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
     except OSError as error:
         return f"--basedir {options.basedir}: expected a folder that can be written, got {error}"

@@ -1,7 +1,7 @@
 """What the shipped models compute from procedural input that is made here, by name; the same input on every machine.
 
-`python -m benchmarks.reliability.forwards FILE --device D` writes it to a file: a CPU's capability level is chosen
-before torch is imported, so that each level needs a process of its own.
+Run as a module it writes them to a file: a CPU's capability level is chosen before torch is imported, so that each
+level needs a process of its own.
 """
 
 import time
@@ -155,7 +155,7 @@ _MODELS: dict[str, Callable[[torch.device, Views], Callable[[], Outputs]]] = dic
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Compute and write."""
-    options = parse_options(ForwardOptions, __doc__, argv)
+    options = parse_options(ForwardOptions, __doc__ or "", argv)
     torch.set_num_threads(1)  # sums in another order are another matter
     found = forwards(usable_device(options.device), options.height)
     torch.save({name: (one.outputs, one.seconds) for name, one in found.items()}, options.file)

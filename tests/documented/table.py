@@ -109,6 +109,7 @@ TOY: dict[str, str] = {
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
     "benchmarks.guided_memory": "--scenes 1 --width 64 --height 64 --rays_per_step 8 --vggt_config toys/sizes.json",
     "benchmarks.peer_scene": "--sizes 64x32 --seeds 0 --threads 1",
+    "benchmarks.reliability": "",
     "benchmarks.samplers": "--samples 2 4",
     "benchmarks.scaling": "--repeats 1 --views 2 3 --sizes 64x32 64x64 --samples 2 3 --threads 1",
     "benchmarks.speed": "--repeats 1 --width 64 --height 32 --threads 1",
@@ -141,6 +142,14 @@ NOT_RUN: list[tuple[str, str]] = [
     (
         r"python train_vqa\.py .*(vqa_rooms_merged|tiny_actions\.txt)",
         "trains on shipped weights, which have no toy size; tests/training/vqa/test_shipped.py runs them",
+    ),
+    (
+        r"python -m benchmarks\.reliability ",
+        "kills hundreds of runs; tests/training/test_endings.py is its short form",
+    ),
+    (
+        r"python -m benchmarks\.speed --under_load",
+        "keeps all cores busy; tests/test_benchmarks_reliability.py runs its parts",
     ),
     (r"ruff |basedpyright|python -m pytest", "the test command itself"),
     (r"cp \S+ ckpts/", "replaces weights that ship"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from training.endings import has_finished
 from training.launch import require_one_process, resolved
 from training.mapanything.build import build_data, build_task
 from training.mapanything.checkpoint import export_weights, load_weights
@@ -18,7 +19,7 @@ def train_run(options: MapAnythingOptions) -> pl.Trainer:
     task = build_task(options)
     data = build_data(options, task.network[0].patch_size)
     trainer = fit(options, task, data)
-    if trainer.is_global_zero and trainer.state.finished:
+    if trainer.is_global_zero and has_finished(trainer):
         last = options.run_dir / "checkpoints" / "last.ckpt"
         _export(options, str(last), options.run_dir / f"{options.expname}.safetensors")
     return trainer

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 
 from models.nerf.samplers import SAMPLERS
+from training.endings import has_finished
 from training.launch import resolved
 from training.nerf.budget import planned
 from training.nerf.build import (
@@ -49,7 +50,9 @@ def finetune_run(options: FinetuneOptions, callbacks: Sequence[pl.Callback] = ()
     if options.scene_field and start.is_before_the_field:
         task = build_scene_field_task(options, scene, start)
         task.validated_on = data.validated_on
-        fit(options, task, data, callbacks)
+        trainer = fit(options, task, data, callbacks)
+        if not has_finished(trainer):
+            return trainer
         field = task.field
     data.steps_before = options.steps_of_field
     task = build_finetune_task(options, scene, start, field)

@@ -7,10 +7,11 @@ import warnings
 import pytorch_lightning as pl
 
 from data.problems import announce
+from training.endings import has_finished
 from training.launch import resolved
 from training.occupancy.build import build_data, build_task, resumed_options
 from training.occupancy.checkpoint import export_weights, load_weights
-from training.occupancy.endings import StopOnSigterm, kept_checkpoints
+from training.occupancy.kept import kept_checkpoints
 from training.occupancy.options import OccupancyOptions
 from training.trainer import fit
 
@@ -23,10 +24,9 @@ def train_run(options: OccupancyOptions) -> pl.Trainer:
     if not task.has_validation:
         announce("no validation windows: training goes on without, best.ckpt is the last one")
         warnings.filterwarnings("ignore", ".*across ranks is zero.*")  # Lightning's, on the same
-    stop = StopOnSigterm()
     steps = data.steps_per_epoch(options.num_processes)
-    trainer = fit(options, task, data, [stop, *kept_checkpoints(options, steps)])
-    if trainer.is_global_zero and trainer.state.finished and not stop.is_asked:
+    trainer = fit(options, task, data, kept_checkpoints(options, steps))
+    if trainer.is_global_zero and has_finished(trainer):
         _finish(options, has_validation=task.has_validation)
     return trainer
 

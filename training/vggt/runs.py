@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from training.endings import has_finished
 from training.launch import require_one_process, resolved
 from training.trainer import fit
 from training.vggt.build import build_vggt_data, build_vggt_task, require_size_for_tracks
@@ -19,7 +20,7 @@ def train_run(options: VGGTOptions) -> pl.Trainer:
     require_size_for_tracks(options, task.model.config)
     data = build_vggt_data(options, task.model.config.aggregator.patch_size)
     trainer = fit(options, task, data)
-    if trainer.is_global_zero and trainer.state.finished:
+    if trainer.is_global_zero and has_finished(trainer):
         last = options.run_dir / "checkpoints" / "last.ckpt"
         _export(options, str(last), options.run_dir / f"{options.expname}.safetensors")
     return trainer

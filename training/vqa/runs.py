@@ -9,6 +9,7 @@ import torch
 from geometry import require
 from models.vggt import WeightIdentity
 from models.vqa.weights import save_weights
+from training.endings import has_finished
 from training.files import staged_file, staged_folder
 from training.launch import require_one_process, resolved
 from training.trainer import fit
@@ -24,7 +25,7 @@ def train_run(options: VQAOptions) -> pl.Trainer:
     data = build_data(options, vggt, options.config_for(vggt.channels))
     task = build_task(options, vggt, record, data)
     trainer = fit(options, task, data)
-    if trainer.is_global_zero and trainer.state.finished:
+    if trainer.is_global_zero and has_finished(trainer):
         last = options.run_dir / "checkpoints" / "last.ckpt"
         _export(options, str(last), options.run_dir / f"{options.expname}.safetensors")
     return trainer

@@ -72,7 +72,7 @@ def test_sigterm_saves_and_ends_well_and_resume_is_exact(
 
 def test_only_so_many_checkpoints_stay_and_nothing_else_goes(unbroken: OccupancyOptions, tmp_path: Path) -> None:
     names = {path.name for path in checkpoints(unbroken).iterdir()}
-    assert names == {"last.ckpt", "best.ckpt", "step_0000005.ckpt"}
+    assert names == {"last.ckpt", "last.ckpt.previous", "best.ckpt", "step_0000005.ckpt"}
     kept = tmp_path / "mine.ckpt"
     kept.write_bytes((checkpoints(unbroken) / "step_0000005.ckpt").read_bytes())
     other = replace(unbroken, basedir=str(tmp_path), ckpt=str(kept), keep_every=0)

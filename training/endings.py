@@ -1,14 +1,15 @@
-"""What ends a run early, and what stays of it."""
+"""SIGTERM, by which schedulers of clusters and of containers end a run before its time is up."""
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from tqdm import tqdm
 
-from training.occupancy.options import OccupancyOptions
+from geometry.errors import is_sigterm_like_ctrl_c
 
 
 class StopOnSigterm(pl.Callback):
@@ -17,12 +18,17 @@ class StopOnSigterm(pl.Callback):
     A second one ends the process as it would have before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: Path) -> None:
+        """`last`: the checkpoint that will be written."""
+        self.last = last
         self.is_asked = False
         self._before: Any = None
+        self._is_part_of_more = is_sigterm_like_ctrl_c()  # Lightning adds to the handler later
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen. Signals reach the main thread only, where Lightning trains."""
+        """Listen, unless the command is more than a training. Signals reach the main thread only."""
+        if self._is_part_of_more:
+            return
         try:
             self._before = signal.signal(signal.SIGTERM, self._ask)
         except ValueError:  # another thread
@@ -36,13 +42,16 @@ class StopOnSigterm(pl.Callback):
         """All processes stop when one was asked to."""
         if trainer.strategy.reduce_boolean_decision(self.is_asked, all=False):
             self.is_asked = True
-            trainer.should_stop = True
+            # should_stop would have it validated, for which there may be no time
+            trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what happened."""
         self._restore()
         if self.is_asked and trainer.is_global_zero:
-            sys.stdout.write(f"SIGTERM: stopped after step {trainer.global_step}; go on with --resume\n")
+            tqdm.write(
+                f"SIGTERM: stopped after step {trainer.global_step}; --ckpt {self.last} goes on", file=sys.stdout
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Listen no more."""
@@ -54,20 +63,7 @@ class StopOnSigterm(pl.Callback):
             self._before = None
 
 
-def kept_checkpoints(options: OccupancyOptions, steps_per_epoch: int) -> list[pl.Callback]:
-    """One every `--keep_every` epochs, of which the newest `--keep` stay; nothing else is ever deleted."""
-    if not options.keep_every:
-        return []
-    return [
-        ModelCheckpoint(
-            dirpath=options.run_dir / "checkpoints",
-            filename="step_{step:07d}",
-            auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=options.keep,
-            every_n_train_steps=options.keep_every * steps_per_epoch,
-            save_weights_only=False,
-            enable_version_counter=False,
-        )
-    ]
+def has_finished(trainer: pl.Trainer) -> bool:
+    """Whether the run has come to its own end: neither interrupted nor stopped by SIGTERM."""
+    was_asked = any(isinstance(one, StopOnSigterm) and one.is_asked for one in trainer.callbacks)  # pyright: ignore
+    return trainer.state.finished and not was_asked

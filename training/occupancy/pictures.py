@@ -27,7 +27,7 @@ def height_map(labels: Integer[Tensor, "x y z"], free_class: int) -> Float[Tenso
 
 def class_colors(classes: Integer[Tensor, " cell"]) -> Float[Tensor, "cell 3"]:
     """Twenty colors in turn."""
-    palette = torch.tensor(matplotlib.colormaps["tab20"].colors, device=classes.device)
+    palette = torch.tensor(matplotlib.colormaps["tab20"](range(20))[:, :3], dtype=torch.float32, device=classes.device)
     return palette[classes.long() % len(palette)]
 
 

@@ -7,8 +7,10 @@ Weights and images are random, so only seconds and bytes mean anything. On the C
 import argparse
 import resource
 import time
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from geometry.errors import InputError, one_line_errors
 from models.vggt import VGGT, VGGTConfig
@@ -16,20 +18,30 @@ from models.vggt.config import HEADS
 from models.vggt.depth_anything import DepthAnything3, DepthAnythingConfig, depth_anything_heads
 from models.vggt.frozen import default_layers
 
+Network = TypeVar("Network", bound=nn.Module)
 NUM_QUERY_POINTS = 64
 """Of the track head; its cost grows with their number."""
 NUM_FORWARDS = 2
 """The first one also pays for memory and kernels that the second finds ready."""
 
 
-def build_random(network: str, heads: list[str] | None, device: torch.device) -> VGGT | DepthAnything3:
-    """The network in evaluation mode without ever holding two copies of its weights; `heads` None: all."""
+def build_random(config: VGGTConfig, device: torch.device) -> VGGT:
+    """The network in evaluation mode without ever holding two copies of its weights."""
     with torch.device("meta"):
-        model: VGGT | DepthAnything3
-        if network == "da3-base":
-            model = DepthAnything3(DepthAnythingConfig(), depth_anything_heads(DepthAnythingConfig(), heads))
-        else:
-            model = VGGT(VGGTConfig().with_heads(list(HEADS) if heads is None else heads))
+        model = VGGT(config)
+    return with_random_weights(model, device)
+
+
+def build_depth_anything(heads: list[str] | None, device: torch.device) -> DepthAnything3:
+    """DA3-Base likewise; `heads` None: all."""
+    config = DepthAnythingConfig()
+    with torch.device("meta"):
+        model = DepthAnything3(config, depth_anything_heads(config, heads))
+    return with_random_weights(model, device)
+
+
+def with_random_weights(model: Network, device: torch.device) -> Network:
+    """A network of the meta device on a real one."""
     model = model.to_empty(device=device).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -61,7 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("views, chunk and size must be positive")
     device = options.device
 
-    model = build_random(options.network, options.heads, device)
+    model: VGGT | DepthAnything3
+    if options.network == "da3-base":
+        model = build_depth_anything(options.heads, device)
+    else:
+        model = build_random(VGGTConfig().with_heads(HEADS if options.heads is None else options.heads), device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     generator = torch.Generator(device).manual_seed(0)
     images = torch.rand(1, options.views, 3, *options.size, generator=generator, device=device)

@@ -77,7 +77,9 @@ def test_options_named_in_pages_exist(page: Path) -> None:
         return
     if page.name == "migration.md":
         text = re.sub(r"^\| [^|]* \|", "", text, flags=re.MULTILINE)
-    known = OTHER_OPTIONS.union(*(option_names(script) for script in [*TOY, "render.demo"]))
+    known = OTHER_OPTIONS.union(
+        *(option_names(script) for script in [*TOY, "render.demo", "benchmarks.occupancy", "benchmarks.vqa"])
+    )
     named = set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)(?![\w{*-])", text))
     assert sorted(named - known) == [], f"add options of other programs to OTHER_OPTIONS (page {page.name})"
 

@@ -291,11 +291,12 @@ def options_class(module: str) -> object:
 def option_names(module: str) -> set[str]:
     """What a script of the repository understands, aliases and `no-` of switches included."""
     found = options_class(module)
-    if found is None:
-        source = importlib.import_module(_main_module(module))
-        text = Path(str(source.__file__)).read_text()
-        text += (ROOT / "data/occupancy/grids.py").read_text() if "add_grid_options(" in text else ""
-        return set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
+    source = importlib.import_module(_main_module(module))
+    text = Path(str(source.__file__)).read_text()
+    text += (ROOT / "data/occupancy/grids.py").read_text() if "add_grid_options(" in text else ""
+    own = set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
+    if found is None or own:
+        return own
     fields = dataclasses.fields(cast(Any, found))
     names = {name for field in fields for name in (field.name, *field.metadata.get("aliases", ()))}
     return names | {"config"} | {f"no-{field.name}" for field in fields if bool in (field.type, *get_args(field.type))}

@@ -251,16 +251,16 @@ def _questions(folder: Path) -> str:
 def _forecast(folder: Path) -> str:
     record = json.loads((folder / "steps.json").read_text())
     cells = [
-        [name, f"{row['seconds']:.1f}", _number(row["iou"], ".3f"), _number(row["position_m"], ".2f")]
+        [name, f"{row['seconds']:.1f}", _number(row["iou"], ".3f")]
         for name, rows in record["commands"].items()
         for row in rows
     ]
     return (
         "<p>A vehicle flies through a procedural world that no training has. From three observed voxel grids the "
         "shipped world model forecasts the next four: as it was flown (recorded), and told to turn. IoU compares with "
-        "the world seen from where each forecast says the vehicle is; the last column: how far it is from there.</p>"
+        "the world as it is seen from where the command leads.</p>"
         + _video(folder / "forecast.mp4", "from above, in 3-D, and the columns that are wrong")
-        + _table(["command", "seconds ahead", "IoU", "off the flown path, m"], cells, numbers=3)
+        + _table(["command", "seconds ahead", "IoU"], cells, numbers=2)
     )
 
 

@@ -71,7 +71,7 @@ def serve(grids: Grids, *, port: int, period: float, seconds: float | None) -> N
     import trimesh
     import viser  # slow to import, and nothing else here needs it
 
-    server = viser.ViserServer(port=port, verbose=False)
+    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
     try:
         server.scene.set_up_direction("+z")
         last = len(grids.numbers) - 1

@@ -16,9 +16,11 @@ demo-photos: .venv/installed
 demo-reconstruction: .venv/installed
 	$(BIN)/python -m render.reconstruction_demo
 
-# what README, docs/, docstrings, configs and notebooks show: every command at toy size, citations, examples
+# what README, docs/, docstrings, configs and notebooks show: every command at toy size, launchers, citations, examples
 docs-test: .venv/installed
-	$(BIN)/python -m pytest -rfE --durations=10 tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py tests/test_troubleshooting.py
+	$(BIN)/python -m pytest -rfE --durations=10 \
+		tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py tests/test_troubleshooting.py \
+		tests/test_notebooks.py tests/training/test_launch.py
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -30,12 +30,12 @@ class RefinementOptions:
     """Which scenes, and how wrong their cameras are made."""
 
     datadir: tuple[str, ...] = option((), "scenes: folders with images and sparse/0", nargs="+")
-    degrees: tuple[float, ...] = option((2.0, 5.0, 10.0), "that every camera is turned by", nargs="+")
+    degrees: tuple[float, ...] = option((2.0, 5.0, 10.0), "degrees that every camera is turned by", nargs="+")
     centers: float = option(0.07, "deviation of the centers per axis, relative to their mean distance from the middle")
-    focal: float = option(0.05, "relative error of the focal lengths")
+    focal: float = option(0.05, "error of the focal lengths, as a share of them")
     max_images: int = option(12, "photographs per scene, spread evenly over it")
     threads: int = option(1, "CPU threads")
-    seed: int = option(0, "of the errors")
+    seed: int = option(0, "randomness of the errors")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name.

@@ -98,13 +98,13 @@ class FeatureOptions:
     init_from: str = option("", "guided: general checkpoint that the arms start from, which reads depth; not for none")
     photos: tuple[str, ...] = option((), "folders of real scenes with COLMAP models, evaluated on as well", nargs="+")
     photos_scale: float = option(0.5, "resize factor of their images")
-    seeds: tuple[int, ...] = option((0, 1, 2), "one run each", nargs="+")
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds, one run each", nargs="+")
     steps: int = option(250, "optimizer steps per run")
     rays: int = option(512, "rays per step")
     N_samples: int = option(32, "samples per ray of the coarse pass")
     N_importance: int = option(16, "further samples per ray of the fine pass")
-    extra_views: int = option(7, "training sources are drawn from so many more than 3 of the nearest")
-    views_per_scan: int = option(2, "targets per procedural test scan, at most 4")
+    extra_views: int = option(7, "views: training sources are drawn from so many more than 3 of the nearest")
+    views_per_scan: int = option(2, "target views per procedural test scan, at most 4")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name.

@@ -44,7 +44,7 @@ class SamplerOptions:
     datadir: str = option("runs/guided_data", "scenes in DTU's layout; the test scans are rendered")
     scale: float = option(1.0, "resize factor of the images")
     chunk: int = option(4096, "rays rendered at a time")
-    views_per_scan: int = option(1, "targets per scan, at most 4")
+    views_per_scan: int = option(1, "target views per scan, at most 4")
     samples: tuple[int, ...] = option((4, 8, 16, 32, 64, 128), "samples per ray", nargs="+")
     out: str = option("runs/samplers", "folder for the table and the plot")
 

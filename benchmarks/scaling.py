@@ -39,7 +39,7 @@ class ScalingOptions:
     samples: tuple[int, ...] = option((2, 4, 8, 16, 32, 64), "samples per ray", nargs="+")
     chunk: int = option(8192, "rays at a time")
     threads: int = option(2, "CPU threads")
-    repeats: int = option(3, "of every stage; the median counts")
+    repeats: int = option(3, "repeats of every stage; the median counts")
     out: str = option("runs/scaling", "folder for the numbers and the plots")
 
     def __post_init__(self) -> None:

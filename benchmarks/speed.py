@@ -53,7 +53,7 @@ class SpeedOptions:
     N_guided: int = option(6, "samples per ray")
     chunk: int = option(8192, "rays at a time")
     threads: int = option(2, "CPU threads")
-    repeats: int = option(5, "of every stage; the median counts")
+    repeats: int = option(5, "repeats of every stage; the median counts")
     under_load: bool = option(False, "time whole images alone and beside busy processes, in processes of their own")
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class LatencyOptions(RenderOptions):
 
     scan: str = option("", "the scan; may be left out when there is only one")
     steps: int = option(40, "coarse pictures along a flight through all source views")
-    max_side: int = option(640, "longest side of the full picture")
+    max_side: int = option(640, "longest side of the full picture, pixels")
     threads: int = option(2, "CPU threads")
     cpu_time: bool = option(False, "count seconds of computation instead: with --threads 1, those of a quiet core")
 

@@ -52,7 +52,7 @@ class AskOptions:
     attention: str = option("", "write a picture of where the network looked; of several questions the last")
     language_model: str = option("", "where the language model lies, if not where it was in training")
     vggt_ckpt: str = option("", "where VGGT lies, if not where it was in training")
-    max_new_tokens: int = option(MAX_TOKENS, "longest answer")
+    max_new_tokens: int = option(MAX_TOKENS, "longest answer, tokens")
     device: str = option("auto", "where to compute: auto, cpu, cuda, ...")
 
     def __post_init__(self) -> None:

@@ -1,7 +1,9 @@
 """Every command that pages, configs, docstrings and notebooks show runs to its end, at toy size."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.documented.workspace import (
     NotCovered,
     Workspace,
     option_names,
+    options_class,
     reason_not_to_run,
     runs,
     settings,
@@ -82,6 +85,24 @@ def test_options_named_in_pages_exist(page: Path) -> None:
     )
     named = set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)(?![\w{*-])", text))
     assert sorted(named - known) == [], f"add options of other programs to OTHER_OPTIONS (page {page.name})"
+
+
+UNITS = re.compile(
+    r"\b(meters?|m|mm|pixels?|degrees?|radians|seconds?|minutes?|hours?|GB|MB|bytes|characters|dB|no unit|units?|"
+    r"logarithm|share|probability|ratio|factor|scales?|scaled|times|norm|rate|weights?|deviations?|percentile|powers?|"
+    r"numbers?|seeds?|randomness|index|layers?|channels|width|rank|dropout|heads?|tokens|embeddings|blocks|codes|"
+    r"epochs?|steps?|processes|nodes|threads?|port|repeats|samples?|batch|rays?|planes|voxels?|cells?|points|edges|"
+    r"views?|frames?|images?|photographs?|scans?|scenes?|rooms?|worlds|cameras|records|questions|groups?|checkpoints?|SIGKILLs|cases)\b"
+)
+
+
+@pytest.mark.parametrize("module", sorted(TOY))
+def test_a_number_says_what_it_counts(module: str) -> None:
+    """--help names the unit of each option that is a number."""
+    options = options_class(module)
+    every = fields(cast(Any, options)) if options else ()
+    numbers = [field for field in every if {int, float} & {field.type, *get_args(field.type)}]
+    assert [field.name for field in numbers if not UNITS.search(field.metadata["help"])] == []
 
 
 def test_where_commands_are_found() -> None:

@@ -14,6 +14,20 @@ from geometry import InputError, require
 Options = TypeVar("Options")
 
 
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds each default as it is typed, and none where the help itself says what no value means."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = " ".join(map(str, action.default)) if isinstance(action.default, tuple) else action.default
+        if action.default is argparse.SUPPRESS or default in (None, ""):
+            return text
+        return f"{text} (default: %(default)s)" if default is action.default else f"{text} (default: {default})"
+
+
 class _Parser(configargparse.ArgumentParser):
     """Errors as `InputError`, so that they come out in one line like all others."""
 
@@ -32,17 +46,19 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
         InputError: for an unknown or misspelt key (in the file too), a value of the wrong type, a list left without a
             value that needs one, or a contradiction.
     """
+    fields = dataclasses.fields(cast(Any, cls))
+    words = [field for field in fields if field.metadata.get("is_positional")]
     parser = _Parser(
+        usage=" ".join(["%(prog)s [--config FILE] [options]", *(f"[{field.name.upper()}]" for field in words)]),
         description=description,
         config_file_parser_class=configargparse.DefaultConfigFileParser,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", is_config_file=True, help="txt file of options")
-    fields = dataclasses.fields(cast(Any, cls))
+    parser.add_argument("--config", is_config_file=True, metavar="FILE", help="txt file of options")
     groups = _groups(parser, cls)
     for field in fields:
-        if field.metadata.get("is_positional"):
+        if field in words:
             parser.add_argument(field.name, metavar=field.name.upper(), **{"nargs": "?", **_argument(field)})
             continue
         names = (field.name, *field.metadata.get("aliases", ()))
@@ -80,7 +96,8 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     if bool in (field.type, *get_args(field.type)):
         return {**argument, "action": argparse.BooleanOptionalAction}
     # tuple[int, ...] and int | None are read as int
-    return {**argument, "type": get_args(field.type)[0] if get_args(field.type) else field.type}
+    value_type = get_args(field.type)[0] if get_args(field.type) else field.type
+    return {"metavar": _METAVARS.get(value_type), **argument, "type": value_type}
 
 
 def write_config(options: Any, path: Path, header: str) -> None:

@@ -87,7 +87,7 @@ class MultiViewOptions(RunOptions):
         aliases=("view_sampling",),
     )
     expand_ratio: tuple[float, ...] = option(
-        (), "short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"
+        (), "ratio R: short for --frame_sampling nearby:R, for each data set or once for all", nargs="+"
     )
     augment: bool = option(True, "jitter colors of training images")
     blur: bool = option(False, "blur one training image in twenty as well")

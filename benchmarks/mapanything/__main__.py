@@ -46,7 +46,7 @@ class ProofOptions:
     """How much is trained."""
 
     out: str = option("runs/mapanything_proof", "folder of rooms, runs and results; what is finished in it is kept")
-    seeds: tuple[int, ...] = option((0, 1), "of the runs, side by side, one thread each", nargs="+")
+    seeds: tuple[int, ...] = option((0, 1), "seeds of the runs, side by side, one thread each", nargs="+")
     steps: int = option(5000, "optimizer steps of a run, 16 images each")
     workers: int = option(2, "processes that make rooms")
     quick: bool = option(False, "a few tiny rooms and no resumed run, to see that the command works; nothing is proved")

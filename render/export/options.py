@@ -108,7 +108,9 @@ class ExportOptions(RenderOptions):
         f"other views that must confirm a pixel's depth; not given: {USUAL_AGREEING} or as many as there are, 0 with "
         "--from vggt and mapanything",
     )
-    depth_tolerance: float = option(DEPTH_TOLERANCE, "relative difference in depth that counts as agreeing")
+    depth_tolerance: float = option(
+        DEPTH_TOLERANCE, "difference in depth that counts as agreeing, as a share of the depth"
+    )
     pixel_tolerance: float = option(
         PIXEL_TOLERANCE, "pixels between a pixel and its way there and back that count as agreeing"
     )

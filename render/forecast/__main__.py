@@ -56,7 +56,7 @@ class ForecastOptions:
         "with a rate (left:0.2 radians, climb:1 meters per frame), or a file of relative poses",
         nargs="+",
     )
-    max_windows: int = option(8, "windows shown, spread over the session; 0: all")
+    max_windows: int = option(8, "windows (observed and predicted frames) shown, spread over the session; 0: all")
     threshold: float = option(THRESHOLD, "probability from which a voxel counts as occupied")
     side: int = option(256, "height of a panel of the video, pixels")
     fps: float = option(3.0, "frames per second of the video")

@@ -43,7 +43,7 @@ class PhotosOptions:
     no_refine: bool = option(False, "leave VGGT's cameras as they are, without bundle adjustment over matches")
     max_side: int = option(MAX_SIDE, "longest side in pixels to which photographs are reduced")
     max_images: int | None = option(None, f"most photographs, or frames of a video, to use; not given: {MAX_IMAGES}")
-    minutes: float = option(5.0, "how long fine-tuning may take; 0: none")
+    minutes: float = option(5.0, "minutes that fine-tuning may take; 0: none")
     steps: int | None = option(
         None, "fine-tune for exactly so many optimizer steps instead of --minutes: the result can be repeated"
     )

@@ -192,9 +192,11 @@ def test_help_stands_in_groups_by_the_class_that_has_the_option(capsys: pytest.C
         parse_options(_Child, "a script", ["--help"])
     text = capsys.readouterr().out
     own, base = text.index("The child's:"), text.index("The base's:")
-    assert text.count("--length") == 2  # in the usage line, and once below
-    assert own < text.rindex("--width") < base < text.rindex("--length")
+    assert text.count("--length") == 1
+    assert own < text.index("--width INT") < base < text.index("--length INT")
     assert "pixels (default: 7)" in text
+    assert "scan names (default: a b)" in text  # as it is typed
+    assert "none: all\n" in text
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,8 @@ class _Base:
     """The base's."""
 
     length: int = option(3, "pixels")
+    scans: tuple[str, ...] = option(("a", "b"), "scan names", nargs="+")
+    views: tuple[int, ...] = option((), "none: all", nargs="*")
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ class MapAnythingOptions(MultiViewOptions):
         (), "rates of parts of the network, such as encoder=5e-6:5e-8 (peak:final), or encoder=0: frozen", nargs="+"
     )
     warmup_fraction: float = option(0.1, "share of the run in which the learning rate rises from 0")
-    weight_decay: float = option(0.05, "AdamW's, on all matrices and kernels")
-    max_objective: float = option(1000.0, "a larger objective stops the run as unstable")
+    weight_decay: float = option(0.05, "AdamW's decay of all matrices and kernels, as a share of the learning rate")
+    max_objective: float = option(1000.0, "a larger weighted sum of losses stops the run as unstable, no unit")
     checkpointing: bool = option(True, "compute activations again backwards: less memory")
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --model_ckpt")
 

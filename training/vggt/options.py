@@ -24,7 +24,7 @@ class VGGTOptions(MultiViewOptions):
     muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: AdamW learns them too")
     lrate_final: float = option(1e-8, "learning rate at the start of the warm-up and the end of the decay")
     warmup_fraction: float = option(0.05, "share of the run in which the learning rate rises")
-    weight_decay: float = option(0.05, "AdamW's, on every parameter")
+    weight_decay: float = option(0.05, "AdamW's decay of every parameter, as a share of the learning rate")
     grad_clip: float = option(1.0, "largest norm of the gradient of the aggregator and of each head")
     camera_weight: float = option(5.0, "weight of the camera loss; 0: a network without that head")
     depth_weight: float = option(1.0, "weight of the depth loss; 0: without that head")

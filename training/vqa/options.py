@@ -108,7 +108,9 @@ class VQAOptions(RunOptions):
     spelling_weight: float = option(
         0.0, "weight of writing captions of all views into the visual embeddings, word by word; 0: off"
     )
-    weight_decay: float = option(0.1, "AdamW's; not on norms, biases, latents and codes")
+    weight_decay: float = option(
+        0.1, "AdamW's decay of weights, as a share of the learning rate; not of norms, biases, latents and codes"
+    )
     warmup_fraction: float = option(0.03, "share of the run in which the learning rates rise from 0")
     checkpointing: bool = option(True, "compute the language model's activations again backwards: less memory")
     # ---- use

@@ -1,8 +1,8 @@
-# Five entry points; the plain commands behind them stand in docs/results.md.
+# Six entry points; the plain commands behind them stand in docs/results.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-photos demo-reconstruction docs-test test
+.PHONY: api-docs demo demo-photos demo-reconstruction docs-test test
 
 demo: .venv/installed
 	$(BIN)/python -m render.demo
@@ -21,6 +21,10 @@ docs-test: .venv/installed
 	$(BIN)/python -m pytest -rfE --durations=10 \
 		tests/test_documented_commands.py tests/test_docs.py tests/test_extending.py tests/test_troubleshooting.py \
 		tests/test_notebooks.py tests/training/test_launch.py
+
+# pages of all public classes and functions, from their docstrings, in runs/api
+api-docs: .venv/installed
+	$(BIN)/python -m pdoc -d google -o runs/api geometry models data training render
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -69,6 +69,7 @@ setup(
             "nbclient>=0.10,<1",
             "nbformat>=5.10,<6",
             "ipykernel>=6.29,<8",
+            "pdoc>=15,<17",  # make api-docs
         ],
     },
 )

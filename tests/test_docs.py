@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import pdoc
 import pytest
+
+import geometry
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "configs", "data", "docs", "geometry", "models", "notebooks", "render", "tests", "training")
@@ -70,3 +73,15 @@ def test_what_counts_as_a_citation() -> None:
     text = 'See docs/a.md, "One title" and "Another\n    title"; docs/b.md, which ... docs/c/d.md, "Two".'
     assert citations(text) == [("a.md", "One title"), ("a.md", "Another title"), ("b.md", None), ("c/d.md", "Two")]
     assert titles("# A page\n\n## 12. A title\n```\n# no title\n```\n") == {"A page", "A title"}
+
+
+def test_pages_of_the_interface_are_made_from_docstrings(tmp_path: Path) -> None:
+    """What `make api-docs` does, for one package: every public name has its place, what it raises is a section."""
+    try:
+        pdoc.render.configure(docformat="google")
+        pdoc.pdoc("geometry", output_directory=tmp_path)
+    finally:
+        pdoc.render.configure()
+    page = (tmp_path / "geometry.html").read_text()
+    assert [name for name in geometry.__all__ if f'id="{name}"' not in page] == []
+    assert '<h6 id="raises">Raises:</h6>' in page

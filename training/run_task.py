@@ -6,7 +6,7 @@ Checkpoints that say what they are, exact resume, clipping, steps that numbers t
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +26,7 @@ from training.errors import NonFiniteError
 from training.options import RunOptions
 from training.pictures import as_bytes
 
+Value = TypeVar("Value")
 _MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("expname", "basedir", "datadir", "ckpt", "init_from", "vggt_ckpt"),
@@ -101,13 +102,26 @@ class RunTask(pl.LightningModule, ABC):
         self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
     def is_repeated(self, batch_idx: int) -> bool:
-        """Whether this process's single validation sample only fills up the last turn (`share_of_process`).
+        """Whether this process's single validation sample only fills up the last turn: see `num_counted`."""
+        return self.num_counted(batch_idx, 1, batch_size=1) == 0
 
-        Such a sample runs through the network, because all processes must, and does not count.
+    def num_counted(self, batch_idx: int, num_samples: int, *, batch_size: int) -> int:
+        """How many samples of this process's validation batch count; those behind them fill up (`share_of_process`).
+
+        They run through the network, because all processes must. `num_samples` is `batch_size`, in the last batch less.
         """
         trainer = self.trainer
-        number = batch_idx * trainer.world_size + trainer.global_rank
-        return number >= trainer.datamodule.num_val_items  # pyright: ignore[reportAttributeAccessIssue]
+        items: int = trainer.datamodule.num_val_items  # pyright: ignore[reportAttributeAccessIssue]
+        mine = -((trainer.global_rank - items) // trainer.world_size)  # items rank, rank + world size, ..., rounded up
+        return min(max(mine - batch_idx * batch_size, 0), num_samples)
+
+    def gathered(self, value: Value) -> list[Value]:
+        """That of every process, in their order; tensors in it are on the CPU."""
+        if self.trainer.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """A step that was skipped is none for the schedule."""

@@ -248,6 +248,11 @@ class OccupancyDataModule(pl.LightningDataModule):
         sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)
         return self._loader("train", batch_sampler=sampler)
 
+    @property
+    def num_val_items(self) -> int:
+        """Windows that are validated on, of all processes together."""
+        return len(self.keys("val"))
+
     def val_dataloader(self) -> DataLoader[OccupancyBatch] | list[Any]:
         """Dealt to the processes of a distributed run, equally many to each; nothing where there is nothing."""
         return self._measured("val") if self.has_validation else []

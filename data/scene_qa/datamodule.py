@@ -164,22 +164,25 @@ class SceneQADataModule(pl.LightningDataModule):
         sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)
         return self._loader(self.train_samples(), batch_sampler=sampler)
 
+    @property
+    def num_val_items(self) -> int:
+        """Records that are validated on, of all processes together."""
+        return len(self._val_draws(self.val_samples()))
+
     def val_dataloader(self) -> DataLoader[QABatch]:
         """Records dealt to the processes, equally many to each."""
         samples = self.val_samples()
-        draws = samples.evaluation_draws()
-        if self.spec.num_val is not None:
-            draws = evenly_spread(draws, self.spec.num_val)
-        mine = share_of_process(draws, self.trainer.global_rank, self.trainer.world_size)
+        mine = share_of_process(self._val_draws(samples), self.trainer.global_rank, self.trainer.world_size)
         return self._loader(samples, sampler=mine, batch_size=self.spec.batch_size)
 
     def evaluation_loader(self, ablation: str = "none", *, batch_size: int | None = None) -> DataLoader[QABatch]:
         """Every validation record once, in order; needs no trainer."""
         samples = self.val_samples(ablation)
+        return self._loader(samples, sampler=self._val_draws(samples), batch_size=batch_size or self.spec.batch_size)
+
+    def _val_draws(self, samples: QADataset) -> list[Any]:
         draws = samples.evaluation_draws()
-        if self.spec.num_val is not None:
-            draws = evenly_spread(draws, self.spec.num_val)
-        return self._loader(samples, sampler=draws, batch_size=batch_size or self.spec.batch_size)
+        return draws if self.spec.num_val is None else evenly_spread(draws, self.spec.num_val)
 
     def _loader(self, samples: QADataset, **sampling: Any) -> DataLoader[QABatch]:
         accelerator = None if self.trainer is None else self.trainer.accelerator

@@ -125,12 +125,17 @@ def test_the_world_is_compared_on_resume_not_how_it_was_asked_for(tmp_path: Path
     ToyTask(options_of(tmp_path, 2)).require_same_run(ToyTask(options_of(tmp_path, 2, devices=1)).record())
 
 
-@pytest.mark.parametrize(("num_items", "world_size"), [(3, 2), (4, 2), (1, 3), (7, 4)])
-def test_what_fills_up_the_last_turn_of_a_validation_does_not_count(num_items: int, world_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize(("num_items", "world_size"), [(3, 2), (4, 2), (1, 3), (7, 4), (13, 2)])
+def test_what_fills_up_the_last_turn_of_a_validation_does_not_count(
+    num_items: int, world_size: int, batch_size: int
+) -> None:
     counted = []
     for rank in range(world_size):
         data = SimpleNamespace(num_val_items=num_items)
         task = SimpleNamespace(trainer=SimpleNamespace(world_size=world_size, global_rank=rank, datamodule=data))
         mine = share_of_process(range(num_items), rank, world_size)
-        counted += [item for turn, item in enumerate(mine) if not RunTask.is_repeated(task, turn)]
+        for index, first in enumerate(range(0, len(mine), batch_size)):
+            batch = mine[first : first + batch_size]
+            counted += batch[: RunTask.num_counted(task, index, len(batch), batch_size=batch_size)]
     assert sorted(counted) == list(range(num_items))

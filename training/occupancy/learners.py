@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from data.occupancy.types import OccupancyBatch
+from geometry import TensorStruct
 from models.occupancy.inputs import Forecast
 from models.occupancy.networks import OCCWORLD, NetworkPlan
 from models.occupancy.objective.occupancy import class_loss, lovasz_softmax_loss, occupancy_losses
@@ -22,7 +23,7 @@ from training.occupancy.options import COMMANDED, TOKENIZER, OccupancyOptions
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Predicted(TensorStruct):
     """A forecast as it is measured."""
 
     labels: Integer[Tensor, "batch step x y z"]

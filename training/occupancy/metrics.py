@@ -4,7 +4,7 @@ A quotient whose denominator is 0 is None, not 0 or 1: nothing can be said.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -117,6 +117,12 @@ class OccupancyScores:
         shares = [one.double().sum(axes) for one in (prediction, sure, target)]
         self.occupied += torch.stack(shares, dim=-1).cpu()
 
+    def join(self, other: "OccupancyScores") -> None:
+        """Count what another has counted as well."""
+        for name, counts in other.counts.items():
+            self.counts[name] = self.counts[name] + counts if name in self.counts else counts
+        self.occupied += other.occupied
+
     def of(self, stratum: str, step: int | None = None) -> Counts:
         """Of one step, or of all together."""
         rows = self.counts[stratum]
@@ -196,6 +202,11 @@ class ClassCounts:
         return sum(values) / len(values)
 
 
+def _sum(one: ClassCounts | None, other: ClassCounts | None) -> ClassCounts | None:
+    """None: nothing counted yet."""
+    return other if one is None else one if other is None else one + other
+
+
 @dataclass
 class SemanticScores:
     """IoU of classes and of occupied against free, by step."""
@@ -229,17 +240,12 @@ class SemanticScores:
                 (self.counts, ours, theirs, self.classes),
                 (self.occupied, (ours != self.free_class).int(), (theirs != self.free_class).int(), [1]),
             ):
-                found, before = ClassCounts.of(one, other, classes, seen), store[step]
-                store[step] = found if before is None else before + found
+                store[step] = _sum(store[step], ClassCounts.of(one, other, classes, seen))
 
-    def reduce(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Sums over processes take the place of this one's."""
-        for store, classes in ((self.counts, self.classes), (self.occupied, [1])):
-            for step, one in enumerate(store):
-                zeros = [0] * len(classes)
-                mine = ClassCounts(zeros, zeros, zeros) if one is None else one
-                sums = reduce(torch.tensor([mine.same, mine.either, mine.true], dtype=torch.float64))
-                store[step] = ClassCounts(*sums.round().long().tolist())
+    def join(self, other: "SemanticScores") -> None:
+        """Count what another has counted as well."""
+        self.counts = [_sum(*pair) for pair in zip(self.counts, other.counts, strict=True)]
+        self.occupied = [_sum(*pair) for pair in zip(self.occupied, other.occupied, strict=True)]
 
     def named(self) -> dict[str, list[float | None]]:
         """By step, with mIoU of both rules."""

@@ -1,6 +1,5 @@
 """Scores of forecasts of whole batches: occupancy by stratum, classes, poses, plans, collisions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,13 +89,15 @@ class Scores:
         rows = [torch.ones_like(tested.inside), tested.inside, tested.hit]
         self.hits += torch.stack([row.double().sum(0) for row in rows], dim=-1).cpu()
 
-    def reduced(self, reduce: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """Sums of all processes take the place of this one's; what is shown in training needs no more than counts."""
-        for name, counts in self.occupancy.counts.items():
-            self.occupancy.counts[name] = reduce(counts.to(device, torch.float64)).cpu().round().long()
-        self.occupancy.occupied = reduce(self.occupancy.occupied.to(device)).cpu()
-        if self.semantic is not None:
-            self.semantic.reduce(lambda sums: reduce(sums.to(device)).cpu())
+    def join(self, other: "Scores") -> None:
+        """Count what another has counted as well, of other samples (of another process)."""
+        self.occupancy.join(other.occupancy)
+        if self.semantic is not None and other.semantic is not None:
+            self.semantic.join(other.semantic)
+        self.consistency += other.consistency
+        self.pose += other.pose
+        self.plan += other.plan
+        self.hits += other.hits
 
     @property
     def main(self) -> float | None:

@@ -138,15 +138,20 @@ class OccupancyTask(RunTask):
     def validation_step(self, batch: OccupancyBatch, batch_idx: int) -> None:
         """Counts with the plan, and pictures of the first few windows."""
         found: Predicted = self.learner.predicted(batch, has_plan=True)
-        self.scores.add(found, batch, self.plan.space, moving_region(batch, self.plan.space))
+        counted = self.num_counted(batch_idx, len(batch.sessions), batch_size=self.options.batch_size)
+        if counted:
+            ours, theirs = found[:counted], batch[:counted]
+            self.scores.add(ours, theirs, self.plan.space, moving_region(theirs, self.plan.space))
         if batch_idx < _PICTURES and self.trainer.is_global_zero:
             self.save_picture(forecast_picture(batch, found, self.plan.free_class), batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Quotients of the counts of all processes."""
-        self.scores.reduced(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device)
-        values = {name: value for name, value in self.scores.summary().items() if value is not None}
-        score = self.scores.main
+        first, *others = self.gathered(self.scores)
+        for other in others:
+            first.join(other)
+        values = {name: value for name, value in first.summary().items() if value is not None}
+        score = first.main
         values["score"] = 0.0 if score is None else score
         self.log_dict({f"val/{name}": torch.tensor(float(value)) for name, value in values.items()}, sync_dist=True)
         self.scores = self._new_scores()

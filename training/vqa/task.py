@@ -138,14 +138,17 @@ class VQATask(RunTask):
 
     def validation_step(self, batch: QABatch, batch_idx: int) -> None:
         """Loss per token, and how many answers greedy decoding would give exactly, by task."""
+        loader: Any = self.trainer.val_dataloaders
+        counted = self.num_counted(batch_idx, batch.num_samples, batch_size=loader.batch_size)
         at_once = samples_at_once(self.options.batch, free_memory(self.device)) or batch.num_samples
         for first in range(0, batch.num_samples, at_once):
             part = batch[first : first + at_once]
             losses = self.model(self.inputs(part), training_rows(part, self.network.prompts))
-            self._count(part.tasks, losses)
+            self._count(part.tasks[: max(counted - first, 0)], losses)
 
     def _count(self, tasks: Sequence[str], losses: TokenLosses) -> None:
-        rows = zip(tasks, losses.sums.tolist(), losses.counts.tolist(), losses.is_exact.tolist(), strict=True)
+        """The first so many samples."""
+        rows = zip(tasks, losses.sums.tolist(), losses.counts.tolist(), losses.is_exact.tolist(), strict=False)
         for task, total, count, is_exact in rows:
             scores = self.sums.setdefault(task, MeanScores(("exact",)))
             scores.add({"exact": float(is_exact)})
@@ -153,7 +156,7 @@ class VQATask(RunTask):
 
     def on_validation_epoch_end(self) -> None:
         """Means over all records of all processes; tasks in an order that does not depend on who saw which."""
-        tasks = sorted({task for part in self._gathered(sorted(self.sums)) for task in part})
+        tasks = sorted({task for part in self.gathered(sorted(self.sums)) for task in part})
         values: dict[str, float] = {}
         for task in tasks:
             own = self.sums.get(task, MeanScores(("exact",) if task else ("loss",)))
@@ -163,13 +166,6 @@ class VQATask(RunTask):
         exact = [value for name, value in values.items() if name.startswith("val/exact_")]
         self.log_dict(values | {"val/exact": sum(exact) / len(exact)})
         self.sums = {}
-
-    def _gathered(self, names: list[str]) -> list[list[str]]:
-        if self.trainer.world_size == 1:
-            return [names]
-        found: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(found, names)
-        return found
 
     def configure_model(self) -> None:
         """Share the weights out where the strategy asks for it: layers of both transformers, then all the rest.

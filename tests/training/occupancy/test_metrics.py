@@ -12,7 +12,7 @@ from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
 from models.occupancy import AlignedConfig, NetworkPlan
 from training.occupancy.baselines import CONSTANT_VELOCITY, EMPTY, MEAN_MAP, PERSISTENCE, TRUE_MOTION, Baselines
 from training.occupancy.inputs import LEFT, RIGHT, STRAIGHT, chosen_steps, maneuvers, moving_region, plane_steps
-from training.occupancy.learners import labels_of
+from training.occupancy.learners import Predicted, labels_of
 from training.occupancy.metrics import (
     ALL,
     CHANGED,
@@ -20,6 +20,7 @@ from training.occupancy.metrics import (
     NON_GROUND,
     ClassCounts,
     OccupancyScores,
+    SemanticScores,
     collisions,
     temporal_consistency,
 )
@@ -56,6 +57,29 @@ def test_counts_add_up_over_batches_before_they_are_divided() -> None:
     assert scores.iou(ALL) == pytest.approx(9 / 12)
     scores.add(~target, target, {ALL: target}, visible=~target)  # what is not visible does not count
     assert scores.iou(ALL) == pytest.approx(9 / 12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_what_processes_have_counted_joins_to_what_one_counts(batch: OccupancyBatch, num_classes: int) -> None:
+    """One of them has counted nothing."""
+    batch = replace(batch, visible=torch.rand(batch.future.shape) < 0.5)
+    found = Predicted(1 - batch.future, torch.rand(batch.future.shape), poses=batch.relative_future)
+
+    def empty() -> Scores:
+        semantic = SemanticScores(steps, num_classes, 0) if num_classes > 2 else None
+        return Scores(steps, 0, (), OccupancyScores(steps), semantic)
+
+    steps = batch.future.shape[1]
+    parts = [empty(), empty(), empty()]
+    for scores, some in ((parts[0], slice(0, 2)), (parts[2], slice(2, 3))):
+        scores.add(found[some], batch[some], SPACE, None)
+    for other in parts[1:]:
+        parts[0].join(other)
+    one = empty()
+    for some in (slice(0, 2), slice(2, 3)):
+        one.add(found[some], batch[some], SPACE, None)
+    assert parts[0].named() == one.named()
+    assert parts[0].summary() == one.summary() != empty().summary()
 
 
 def test_baselines_score_what_they_must(batch: OccupancyBatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.scene_qa.types import QABatch, QARecord, QASample
 from geometry import InputError
@@ -29,6 +30,12 @@ from training.vqa.task import VQATask
 
 def weights_of(options: VQAOptions) -> dict[str, torch.Tensor]:
     return read_checkpoint(options.run_dir / "checkpoints" / "last.ckpt", VQA_TRAINING).weights
+
+
+def validated(options: VQAOptions) -> dict[str, float]:
+    """Metrics of the last validation."""
+    events = EventAccumulator(str(options.run_dir / "tensorboard")).Reload()
+    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("val/")}
 
 
 def built(options: VQAOptions) -> VQATask:
@@ -165,7 +172,14 @@ def test_two_processes_equal_one(strategy: str, unbroken: VQAOptions, tmp_path: 
     With fsdp only the first has the language model and reads what was trained before.
     """
     start = str(unbroken.run_dir / "a.safetensors")
-    less = {"lora_dropout": 0.0, "perceiver_dropout": 0.0, "lrate": 1e-3, "projector_lrate": 1e-3}
+    less = {
+        "lora_dropout": 0.0,
+        "perceiver_dropout": 0.0,
+        "lrate": 1e-3,
+        "projector_lrate": 1e-3,
+        "num_val": 3,
+        "val_every": 2,
+    }
     whole = tiny_options(tmp_path / "one", init_from=start, **less)
     train_run(whole)
     options = replace(whole, basedir=str(tmp_path / "two"), devices=2, strategy=strategy)
@@ -174,6 +188,7 @@ def test_two_processes_equal_one(strategy: str, unbroken: VQAOptions, tmp_path: 
     expected = weights_of(whole)
     for name, value in weights_of(options).items():
         torch.testing.assert_close(value, expected[name], atol=3e-4, rtol=1e-3, msg=name)
+    assert validated(options) == pytest.approx(validated(whole), abs=3e-4, rel=1e-3)  # of an odd number of records
 
 
 def test_memory_chooses_the_batch() -> None:

@@ -30,7 +30,7 @@ WORDS: list[tuple[str, str]] = [
     # what commands write that do not run here
     (r"runs/vqa_rooms_merged", "ckpts/vqa_rooms.lm"),
     (r"runs/vqa_actions/vqa_actions\.safetensors", "ckpts/vqa_rooms.safetensors"),
-    (r"scan10\d\d", "scan1002"),  # a scan of runs/general_nano_data
+    (r"scan10\d\d", "scan1001"),  # the scan of runs/general_nano_data
     # one letter for a path of the reader's, in usage lines of docstrings
     (r"[CG]", "ckpts/general_guided.ckpt"),
     (r"H", "ckpts/general_nano.ckpt"),
@@ -90,7 +90,7 @@ TOY: dict[str, str] = {
     "data.wai.view": "--port 0 --seconds 0.1 --points 100",
     "data.scene_qa.build": "--views 2",
     "data.scene_qa.check": "",
-    "data.procedural": "--scenes 2 --width 40 --height 32 --views 20 --workers 1",
+    "data.procedural": "--scenes 1 --width 40 --height 32 --views 20 --workers 1",
     "render.ask": "--device cpu --max_new_tokens 2",
     "render.benchmark": "--device cpu --devices 1",
     "render.evaluate": "--device cpu",
@@ -118,7 +118,7 @@ TOY: dict[str, str] = {
     "benchmarks.voxelization": "--buildings 20 --extent 100 --frames 1",
     "benchmarks.mapanything": "--quick --seeds 0 --steps 2",
     "benchmarks.mapanything_real": "--sets 1",
-    "benchmarks.vqa_language": "--steps 2 --rooms 2",
+    "benchmarks.vqa_language": "--steps 2 --rooms 2 --batch 8",
     "benchmarks.mapanything_memory": "--config models/mapanything/configs/rooms.json --size 32 40 --views 2 "
     "--modes forward",
     "benchmarks.occupancy_memory": "--grids 20x20x12 --modes stream --repeats 1",

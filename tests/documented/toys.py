@@ -1,6 +1,7 @@
 """What a reader has and the repository has not: data sets, VGGT's published weights, the peer's scene. Toy size."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from models.vggt import load_vggt
 from tests.data.occupancy.test_meshes import city, solid
 from tests.data.tiny_scenes import write_blender, write_llff
 from tests.data.wai.scenes import write_wall
+from tests.documented.extract import ROOT
 from tests.render.answering import write_weights
 from tests.render.forecast.test_forecast import write_network
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
@@ -30,28 +32,27 @@ _DTU_SCANS = (1, 3, 24)
 
 def _procedural(layout: str, **changes: int) -> Callable[[Path], None]:
     settings = {"width": 40, "height": 32, "views": 20, "seed": 1, "lights": 1, "first_scan": 1} | changes
-    return lambda folder: generate(folder, GeneratorSettings(layout=layout, **settings), 2, workers=1)
+    return lambda folder: generate(folder, GeneratorSettings(layout=layout, **settings), 1, workers=1)
 
 
 def _dtu(folder: Path) -> None:
-    """Scans of known numbers in one root."""
-    for scan in _DTU_SCANS:
-        settings = GeneratorSettings(layout="dtu", width=40, height=32, views=20, seed=scan, lights=1, first_scan=scan)
-        own = folder.with_name(f"scan{scan}_alone")
-        generate(own, settings, 1, workers=1)
-        for path in sorted(one for one in own.rglob("*") if one.is_file()):
-            target = folder / path.relative_to(own)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+    """One scene as scans of known numbers."""
+    first, *others = _DTU_SCANS
+    _procedural("dtu", views=20, first_scan=first)(folder)
+    for path in sorted(folder.rglob(f"scan{first}*")):
+        for scan in others:
+            copy = path.with_name(path.name.replace(f"scan{first}", f"scan{scan}"))
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
 
 
 def _annotations(folder: Path) -> None:
     """Those of the toy Co3D, in a folder of their own."""
-    whole = folder.with_name("annotated")
-    _procedural("co3d", views=24)(whole)
+    whole = folder.with_name("co3d")
+    if not whole.exists():
+        TOYS["co3d"](whole)
     folder.mkdir()
     for path in whole.rglob("*.jgz"):
-        path.replace(folder / path.name)
+        shutil.copy(path, folder)
 
 
 def _sizes(path: Path) -> None:
@@ -63,6 +64,21 @@ def _vggt(path: Path) -> None:
     sizes = path.with_suffix(".json")
     _sizes(sizes)
     save_file(load_vggt(f"random:{sizes}:0").model.state_dict(), path)
+
+
+def shipped_weights(folder: Path) -> None:
+    """Those of the repository; radiance fields look at small images, through few planes, and are otherwise the same."""
+    folder.mkdir()
+    for path in (ROOT / "ckpts").iterdir():
+        if path.suffix != ".ckpt":
+            (folder / path.name).symlink_to(path)
+            continue
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        record = checkpoint["vggt_nerf"]
+        record["vggt"]["image_size"] = 56
+        if "renderer" in record and record["renderer"]["sampler"] == "guided":
+            record["renderer"]["config"]["sweep_planes"] = 12
+        torch.save(checkpoint, folder / path.name)
 
 
 def _camera_path(path: Path) -> None:

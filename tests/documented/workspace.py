@@ -16,9 +16,10 @@ import configargparse
 import torch
 from torch.distributed import run as torchrun
 
+from data.cache import CACHE_VARIABLE
 from tests.documented.extract import ROOT, Command
 from tests.documented.table import NOT_RUN, SHAPES, SMALLER, TOY, WORDS
-from tests.documented.toys import SAME, TOYS
+from tests.documented.toys import SAME, TOYS, shipped_weights
 from training.cli import parse_options
 
 TABLE = "tests/documented/table.py"
@@ -28,7 +29,7 @@ _READ = (
     *("model_ckpt", "model_config", "weights", "language_model"),
 )
 """Options that name what a command reads; `none`, `-` and random: need nothing but a file of sizes."""
-_SHIPPED = ("configs", "ckpts", "models")
+_SHIPPED = ("configs", "models")
 
 
 class NotCovered(AssertionError):
@@ -42,8 +43,10 @@ class Workspace:
         self.folder = folder
         self._commands = commands
         self._done: dict[tuple[str, ...], Exception | None] = {}
+        self._environment = {CACHE_VARIABLE: str(folder / "cache")}
         for name in _SHIPPED:
             (folder / name).symlink_to(ROOT / name)
+        shipped_weights(folder / "ckpts")
         for name in ("data", "toys"):
             (folder / name).mkdir()
 
@@ -138,7 +141,7 @@ class Workspace:
         before = Path.cwd()
         os.chdir(self.folder)
         try:
-            with mock.patch.object(torch, "set_num_threads"):
+            with mock.patch.object(torch, "set_num_threads"), mock.patch.dict(os.environ, self._environment):
                 yield
         finally:
             os.chdir(before)
@@ -201,9 +204,19 @@ def shrunk(command: Command, module: str, arguments: list[str]) -> list[str]:
             words += [f"--{name}", *replaced]
         if name in SMALLER and name not in kept:
             words += [f"--{name}", *SMALLER[name].split()]
-    one_window = ("--rays_per_step", "64") if "window_rays" in given else ()  # of 8x8
-    square = ("--height", "40", "--views", "3") if _first(given, "layout", "") == "rooms_qa" else ()
-    return [*words, *TOY[module].split(), *one_window, *square]
+    return [*words, *TOY[module].split(), *_small_where_it_counts(module, given)]
+
+
+def _small_where_it_counts(module: str, given: dict[str, list[str]]) -> Iterator[str]:
+    """Options that would be refused, or mean something else, beside others than these."""
+    if "window_rays" in given:
+        yield from ("--rays_per_step", "64")  # one of 8x8
+    if _first(given, "layout", "") == "rooms_qa":
+        yield from ("--height", "40", "--views", "3")
+    if _first(given, "scene_field", "0") != "0" and _first(given, "surfaces", "model") == "model":
+        yield from ("--surface_views", "2")
+    if module == "benchmarks.features" and "sampler" not in given:
+        yield from ("--N_samples", "4", "--N_importance", "2", "--arms", _first(given, "arms", "vggt_depth"))
 
 
 def _require_replaced(command: Command, words: list[str]) -> None:

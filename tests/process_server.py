@@ -4,16 +4,22 @@ Most of a tiny run in a process of its own is imports (7 s). What runs here is a
 `subprocess`: own pid, environment, working directory and output; `__main__` is the script, signals end it alone.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import runpy
 import signal
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-PRELOADED = ("train_general", "train_finetune", "train_vggt", "render.evaluate", "render.video", "tests.training.toy")
+PRELOADED = (
+    *("train_general", "train_finetune", "train_vggt", "train_vqa", "render.evaluate", "render.video"),
+    *("tests.training.toy", "torch.distributed.fsdp", "torch.distributed.run"),
+)
 
 
 def next_request() -> dict[str, Any]:
@@ -57,10 +63,27 @@ def execute(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+def end(stop: SystemExit | None) -> NoReturn:
+    """As the interpreter does, without taking apart what was imported: that is seconds of a forked process."""
+    if stop is not None and not isinstance(stop.code, int | None):
+        print(stop.code, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    code = None if stop is None else stop.code
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.freeze()
     one = next_request()
     become(one)
-    execute(one["arguments"])
+    try:
+        execute(one["arguments"])
+    except SystemExit as stop:
+        end(stop)
+    end(None)

@@ -11,7 +11,15 @@ from geometry import InputError
 from render import demo
 from tests import processes
 
-SIZES = ["--scenes", "4", "--views", "20", "--width", "40", "--height", "32", "--frames", "2"]
+SIZES = ["--scenes", "3", "--views", "20", "--width", "40", "--height", "32", "--frames", "2"]
+_FEW_SAMPLES = ("--N_samples", "4", "--N_importance", "2", "--rays_per_step", "16")
+SMALLER = {
+    "data.procedural": ("--workers", "1"),
+    "train_general.py": _FEW_SAMPLES,
+    "train_finetune.py": _FEW_SAMPLES,
+    "render.forecast_demo": ("--windows", "1", "--side", "32"),
+}
+"""What the demonstration leaves at its own size, by command."""
 
 
 def test_stages_are_the_projects_commands(tmp_path: Path) -> None:
@@ -31,7 +39,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
 
 def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(command: list[str]) -> CompletedProcess:
-        return processes.run([*command, *(("--workers", "1") if "data.procedural" in command else ())], check=False)
+        smaller = [word for name, words in SMALLER.items() if name in command for word in words]
+        return processes.run([*command, *smaller], check=False)
 
     monkeypatch.setattr(demo.subprocess, "run", ended)
     out = tmp_path / "demo"

@@ -19,6 +19,7 @@ def tiny_arguments(script: str, datadir: Path, basedir: Path, *more: str) -> lis
         common += ["--feature_channels", "8", "--hidden", "8", "--fused", "8"]
     else:
         common += ["--residual_channels", "2", "--residual_resolution", "8"]
+        common += ["--surface_views", "2"] if "--scene_field" in more and "--surfaces" not in more else []
     return [sys.executable, script, *common, *more]
 
 

@@ -3,7 +3,9 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -101,19 +103,39 @@ def at_once(*commands: list[str], environments: tuple[dict[str, str], ...] = ({}
     return [(result.returncode, result.stdout, result.stderr) for result in results]
 
 
-def on_two_nodes(arguments: list[str]) -> list[list[str]]:
-    """The command of docs/launching.md, once for each node."""
-    port, torchrun = free_port(), [sys.executable, "-m", "torch.distributed.run"]
-    where = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", port]
-    return [[*torchrun, *where, "--node_rank", str(rank), *arguments] for rank in (0, 1)]
+@contextmanager
+def torchrun_on_two_nodes(folder: Path) -> Iterator[list[dict[str, str]]]:
+    """The command of docs/launching.md, once for each node: the environments in which it starts processes.
+
+    What it starts is a shell that waits for the end of the block; processes without imports of their own (`Running`)
+    take its place in the block.
+    """
+    wait = 'env -0 > "$0/$RANK.partial" && mv "$0/$RANK.partial" "$0/$RANK"; until [ -e "$0/end" ]; do sleep 0.05; done'
+    where = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", free_port()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--no_python", *where]
+    agents = [Running([*torchrun, "--node_rank", str(rank), "sh", "-c", wait, str(folder)]) for rank in (0, 1)]
+    try:
+        for _ in range(3000):
+            if all((folder / str(rank)).is_file() for rank in (0, 1)):
+                break
+            time.sleep(0.02)
+        texts = [(folder / str(rank)).read_text() for rank in (0, 1)]
+        yield [dict(line.split("=", 1) for line in text.split("\0") if "=" in line) for text in texts]
+    finally:
+        (folder / "end").touch()
+        results = [agent.result() for agent in agents]
+    assert [result.returncode for result in results] == [0, 0], results
 
 
 def test_torchrun_on_two_nodes_is_one_run(small_dtu: Path, tmp_path: Path) -> None:
     """And a folder that holds a run is refused on both, though the first process alone looks."""
     base = tmp_path / "runs"
     more = ("--max_steps", "3", "--save_every", "3", "--n_views", "2", "--expname")
-    _, *arguments = tiny_arguments("train_general.py", small_dtu, base, *more, "two")
-    results = at_once(*on_two_nodes(arguments))
+    command = tiny_arguments("train_general.py", small_dtu, base, *more, "two")
+    with torchrun_on_two_nodes(tmp_path) as environments:
+        assert [one["TORCHELASTIC_USE_AGENT_STORE"] for one in environments] == ["True", "True"]
+        first, second = environments
+        results = at_once(command, command, environments=(first, second))
     assert [status for status, *_ in results] == [0, 0], results
     printed = "".join(output for _, output, _ in results)
     assert printed.count("processes: ") == printed.count("processes: 2 (2 nodes x 1), accelerator: cpu") == 1
@@ -124,7 +146,7 @@ def test_torchrun_on_two_nodes_is_one_run(small_dtu: Path, tmp_path: Path) -> No
     assert (two.record.options["devices"], two.record.options["num_nodes"]) == (1, 2)
     for key, expected in one.contents["state_dict"].items():
         torch.testing.assert_close(two.contents["state_dict"][key], expected, atol=2e-4, rtol=1e-3, msg=key)
-    refused = launched([sys.executable, *arguments], nodes=2)
+    refused = launched(command, nodes=2)
     assert [result.returncode for result in refused] == [2, 2]
     assert all(result.stderr.count("error: --expname: ") == 1 for result in refused), refused
 

@@ -18,6 +18,7 @@ from geometry.tensor_struct import TensorStruct
 
 MAX_ROTATION_ERROR = 1e-3
 """Largest entry of R R^T - I that counts as a rotation: room for the rounding of text files; chosen by hand."""
+_LAST_ROW = torch.tensor([0.0, 0.0, 0.0, 1.0])
 
 
 class Projection(NamedTuple):
@@ -208,12 +209,13 @@ class Cameras(TensorStruct):
 def possible_cameras(w2c: Float[Tensor, "view 4 4"], intrinsics: Float[Tensor, "view 3 3"]) -> Bool[Tensor, " view"]:
     """Which of many cameras `check_camera` accepts, all at once: one by one takes 0.3 ms each."""
     rotation = w2c[:, :3, :3].double()
-    is_finite = torch.isfinite(w2c).flatten(1).all(1) & torch.isfinite(intrinsics).flatten(1).all(1)
+    is_finite = torch.isfinite(w2c.float()).flatten(1).all(1) & torch.isfinite(intrinsics.float()).flatten(1).all(1)
+    is_rigid = ((w2c[:, 3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all(1)
     deviation = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().amax((1, 2))
     is_rotation = (deviation <= MAX_ROTATION_ERROR) & (torch.linalg.det(rotation) >= 0)
     has_focal = (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
     last_row = torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype, device=intrinsics.device)
-    return is_finite & is_rotation & has_focal & (intrinsics[:, 2] == last_row).all(1)
+    return is_finite & is_rigid & is_rotation & has_focal & (intrinsics[:, 2] == last_row).all(1)
 
 
 def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], where: str) -> None:
@@ -224,8 +226,10 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
     Raises:
         InputError: naming `where`, for a non-finite entry, a rotation that is not one, or impossible intrinsics.
     """
-    if not (torch.isfinite(w2c).all() and torch.isfinite(intrinsics).all()):
-        raise InputError(f"{where}: expected finite camera matrices, got NaN or infinity")
+    if not (torch.isfinite(w2c.float()).all() and torch.isfinite(intrinsics.float()).all()):
+        raise InputError(f"{where}: expected finite camera matrices, got NaN, infinity or more than float32 holds")
+    if not bool(((w2c[3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all()):
+        raise InputError(f"{where}: expected a last row 0 0 0 1, got {w2c[3].tolist()}")
     rotation = w2c[:3, :3].double()
     deviation = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().max().item()
     if deviation > MAX_ROTATION_ERROR or torch.linalg.det(rotation) < 0:

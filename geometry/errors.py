@@ -6,9 +6,26 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
+_LONGEST = 1000
+"""Characters of a message."""
+_TRACEBACK = "Traceback (most recent call last)"
+
 
 class InputError(ValueError):
-    """Bad input from outside the program. The message names what, where, expected and got, in one line."""
+    """Bad input from outside the program. The message names what, where, expected and got, in one line.
+
+    What it quotes from a file may be of any length and hold any character: the middle of a long message is left out,
+    and what cannot be printed is escaped.
+    """
+
+    def __str__(self) -> str:
+        """The message in one readable line."""
+        message = super().__str__()
+        if _TRACEBACK in message:  # from a data-loading process: `one_line_errors` takes the message out of it
+            return message
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
 
 
 class Terminated(KeyboardInterrupt):

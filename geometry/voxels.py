@@ -168,7 +168,7 @@ class EgoGrid:
             f"grid: expected the entries {', '.join(sorted(expected))}, got {record}",
         )
         require(
-            all(isinstance(record[name], list | tuple) for name in ("minimum", "maximum", "voxel")),
+            all(_is_triple(record[name]) for name in ("minimum", "maximum", "voxel")),
             f"grid: expected lists of three numbers, got {record}",
         )
         grid = VoxelGrid(tuple(record["minimum"]), tuple(record["maximum"]), tuple(record["voxel"]))
@@ -181,6 +181,11 @@ class EgoGrid:
         centers = self.grid.centers(device=poses.device, dtype=poses.dtype)
         upright = self.frame.grid2world(poses)[..., 2, :]  # *batch 4
         return torch.einsum("xyzc,...c->...xyz", centers, upright[..., :3]) + upright[..., 3, None, None, None]
+
+
+def _is_triple(values: Any) -> bool:
+    is_list = isinstance(values, list | tuple) and len(values) == 3
+    return is_list and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
 
 
 def source_coordinates(grid: VoxelGrid, motion: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch x y z 3"]:

@@ -4,7 +4,6 @@ A JSON object: `cameras`, a list of poses; `frames`, how many frames a smooth cu
 cameras are the frames); `closed`; `fps`; `width` and `height` in pixels. nerfstudio's `camera_path.json` is read too.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from geometry import Cameras, InputError, check_camera, require, rigid_inverse
 from geometry.conversions import w2c_from_opengl_c2w
+from geometry.plain_json import parse_json
 from training.files import staged_file, write_json
 
 _MAX_SIDE = 16384
@@ -123,10 +123,10 @@ def read_path(file: Path, size: tuple[int, int]) -> PathFile:
         InputError: naming the file and the entry.
     """
     try:
-        plain = json.loads(file.read_text())
+        plain = parse_json(file.read_text())
     except OSError as error:
         raise InputError(f"--path {file}: expected a file, got {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"--path {file}: expected JSON, got {error}") from None
     require(isinstance(plain, dict), f"--path {file}: expected a JSON object, got a {type(plain).__name__}")
     if "camera_path" in plain:

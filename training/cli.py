@@ -63,7 +63,10 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
             continue
         names = (field.name, *field.metadata.get("aliases", ()))
         groups[field.name].add_argument(*(f"--{name}" for name in names), **_argument(field))
-    arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        arguments = vars(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"--config: expected a text file in UTF-8, got other bytes ({error.reason})") from None
     del arguments["config"]
     for field in fields:
         require(

@@ -12,7 +12,6 @@ is read: only numpy's arrays and plain containers are admitted.
 import builtins
 import collections
 import io
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from data.occupancy.sessions import read_grid_file
 from data.problems import LeftOut, Report, raise_problem
 from geometry.body_poses import body2world, unit_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_json import parse_json
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
 
 OCC3D_SPACE = EgoGrid(VoxelGrid((-40, -40, -1), (40, 40, 5.4), (0.4, 0.4, 0.4)), GridFrame("full", "vehicle"))
@@ -168,7 +168,7 @@ def _frames_of_pickle(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Occ3D's own record; frames are put in the order of their time stamps where these are numbers."""
     try:
-        scenes = json.loads(path.read_text())["scene_infos"]
+        scenes = parse_json(path.read_text())["scene_infos"]
         return {
             name: [
                 {"token": token} | {f"ego2global_{key}": value for key, value in (frame.get("ego_pose") or {}).items()}
@@ -191,7 +191,7 @@ def official_splits(root: Path, infos: Path | None = None) -> dict[str, tuple[st
     path = root / "annotations.json" if infos is None else infos
     if path.suffix != ".json":
         return {}
-    content = json.loads(path.read_text())
+    content = parse_json(path.read_text())
     names = {split: content.get(f"{split}_split") for split in ("train", "val")}
     return {split: tuple(map(str, found)) for split, found in names.items() if isinstance(found, list)}
 

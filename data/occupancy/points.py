@@ -14,6 +14,7 @@ import trimesh
 from jaxtyping import Bool, Float
 
 from data.problems import LeftOut, Report, counted
+from data.untrusted_files import read_array
 from geometry.errors import InputError, require
 from geometry.voxels import EgoGrid
 
@@ -107,7 +108,7 @@ def read_points(path: Path, report: Report | None = None) -> Float[np.ndarray, "
     require(path.suffix in SUFFIXES, f"{path}: expected a file {', '.join(SUFFIXES)}, got {path.suffix}")
     try:
         if path.suffix == ".npy":
-            points = np.load(path, allow_pickle=False)
+            points = read_array(path)
         elif path.suffix == ".bin":
             points = np.fromfile(path, dtype=np.float32).reshape(-1, 4)
         elif path.suffix == ".txt":

@@ -25,8 +25,10 @@ from torch import Tensor
 
 from data.occupancy.types import AERIAL, GROUND
 from data.problems import LeftOut, Report, raise_problem
+from data.untrusted_files import read_archive
 from geometry.body_poses import unit_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_json import parse_json
 from geometry.voxels import EgoGrid
 
 AGENTS = {"drone": AERIAL, "rover": GROUND}
@@ -75,7 +77,7 @@ class SessionInfo:
             InputError: naming the file, for what cannot be read, unknown entries and impossible values.
         """
         try:
-            record = json.loads(path.read_text())
+            record = parse_json(path.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
         require(isinstance(record, dict) and "grid" in record, f"{path}: expected an object with a grid, got {record}")
@@ -179,12 +181,7 @@ def read_grid_file(path: Path, space: EgoGrid, names: Sequence[str]) -> dict[str
     Raises:
         InputError: naming the file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in names if name in file.files}
-    except Exception as error:  # numpy and zipfile raise whatever a broken part leads to; arrays can be too large, too
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {reason}") from error
+    found = read_archive(path, names, most=math.prod(space.grid.size))
     for name in names:
         require(name in found, f"{path}: expected an array {name}, got none")
         array = found[name]
@@ -297,7 +294,7 @@ def _info_of(folder: Path, space: EgoGrid | None) -> SessionInfo:
 def read_pose(path: Path) -> list[float]:
     """13 numbers of a pose file, the quaternion as stored; raises an `InputError` that names the file."""
     try:
-        return parse_pose(json.loads(path.read_text()), str(path))
+        return parse_pose(parse_json(path.read_text()), str(path))
     except (OSError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path} cannot be read: {error}") from error
 

@@ -5,11 +5,9 @@ version of the format below, is read anew.
 """
 
 import functools
-import gzip
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,10 @@ import torch
 from jaxtyping import Float, Int
 
 from data.cache import cached
+from data.untrusted_files import read_gzip
 from geometry import InputError, check_camera, possible_cameras
 from geometry.conversions import intrinsics_from_integer_centers
+from geometry.plain_json import parse_json
 
 MIN_FRAMES = 24
 """Shorter sequences are left out, as upstream does."""
@@ -93,10 +93,13 @@ def _read(resolved: Path, path: Path, size: int, modified: int) -> Annotation:
 
 def _parse(path: Path) -> Annotation:
     try:
-        with gzip.open(path, "rt") as file:
-            content = json.load(file)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: expected gzip-compressed JSON, got an unreadable file ({error})") from None
+        content = parse_json(read_gzip(path).decode())
+    except ValueError as error:
+        raise (
+            error
+            if isinstance(error, InputError)
+            else InputError(f"{path}: expected gzip-compressed JSON, got an unreadable file ({error})")
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(frames, list) for frames in content.values()):
         raise InputError(f"{path}: expected sequences with lists of frames, got other JSON")
     problems: list[tuple[str, str]] = []

@@ -7,7 +7,6 @@ A mask may be smaller than its image if it has the same aspect.
 """
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,15 @@ from data.image_io import image_size
 from data.readers.mvs_camera import check_principal_point
 from data.readers.splits import Report, dtu_view_lists, missing_views, present_only, split_views
 from data.scene import Frame, PosedScene
+from data.untrusted_files import read_archive
 from data.view_selection.neighbors import complete_neighbors
 from geometry import InputError, Traits, check_camera, look_at_point, rigid_inverse
 from geometry.conversions import camera_from_projection, intrinsics_from_integer_centers
 
 _CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 _DTU_METERS = 1e-3
+_MATRIX_BYTES = 4096
+"""Of one in the archive, with room for any type."""
 _DTU_RANGE = (425.0, 905.0)
 """Millimeters of camera z: near and far in MVSNet's camera files of DTU."""
 _DTU_DISTANCES = (300.0, 1500.0)
@@ -92,9 +94,9 @@ def _camera_file(folder: Path) -> Path:
 
 def _load_matrices(path: Path) -> dict[str, Float[Tensor, "4 4"]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            matrices = {name: torch.from_numpy(archive[name].astype(np.float64)) for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        found = read_archive(path, most=_MATRIX_BYTES)
+        matrices = {name: torch.from_numpy(array.astype(np.float64)) for name, array in found.items()}
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: expected an npz archive of matrices, got an unreadable one ({error})") from None
     wrong = [name for name, matrix in matrices.items() if matrix.shape != (4, 4)]
     if wrong:

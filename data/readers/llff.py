@@ -6,6 +6,7 @@
 `datadir` holds such folders or is one.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from data.readers.splits import (
     split_views,
 )
 from data.scene import Frame, PosedScene
+from data.untrusted_files import read_array
 from data.view_selection.neighbors import complete_neighbors
-from geometry import InputError, check_camera
+from geometry import InputError, check_camera, require
 from geometry.conversions import cameras_from_llff
 
 _POSES = "poses_bounds.npy"
@@ -129,10 +131,11 @@ def _image_files(folder: Path, factor: int | None) -> list[Path]:
 
 
 def _load_poses(path: Path, num_images: int) -> Float[Tensor, "view 17"]:
-    try:
-        poses = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected an array file, got an unreadable one ({error})") from None
+    poses = read_array(path)
     if poses.shape != (num_images, 17):
         raise InputError(f"{path}: expected {num_images} rows of 17, one per image, got shape {poses.shape}")
-    return torch.from_numpy(poses.astype(np.float64))
+    require(poses.dtype.kind in "fiu", f"{path}: expected numbers, got {poses.dtype}")
+    found = torch.from_numpy(poses.astype(np.float64))
+    height, width = found[0, [4, 9]].tolist()
+    require(0 < height < math.inf and 0 < width < math.inf, f"{path}: expected a size, got {width:g}x{height:g}")
+    return found

@@ -1,6 +1,5 @@
 """Photographs with cameras of any kind -> `PosedScene`: what the readers of COLMAP's and nerfstudio's files share."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from data.scene import Frame, PosedScene, ScenePoints
 from data.view_selection.covisibility import covisible_views
 from data.view_selection.neighbors import complete_neighbors
 from geometry import Cameras, InputError, check_camera, require
+from geometry.plain_json import parse_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _ASPECT_TOLERANCE = 0.02
@@ -106,8 +106,8 @@ def read_json(path: Path) -> dict:
         InputError: for an unreadable file, or anything else in it.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text())
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected JSON, got an unreadable file ({error})") from None
     require(isinstance(content, dict), f"{path}: expected a JSON object, got {type(content).__name__}")
     return content

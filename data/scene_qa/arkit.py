@@ -7,7 +7,6 @@
 .../lowres_depth/{id}_{seconds}.png                        optional: 16 bits, millimeters
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from data.scene_qa.records import action_text
 from data.scene_qa.types import QARecord, ViewGeometry
 from data.seeds import evenly_spread
 from geometry import InputError, rigid_inverse
+from geometry.plain_json import parse_json
 
 ANNOTATION = "_3dod_annotation.json"
 POSE_TOLERANCE = 0.1
@@ -103,17 +103,17 @@ def _scene_records(name: str, folder: Path, max_views: int, report: Report) -> l
 
 def _boxes(path: Path) -> list[_Box]:
     try:
-        rows = json.loads(path.read_text())["data"]
+        rows = parse_json(path.read_text())["data"]
         found = []
         for row in rows:
             box = row["segments"]["obbAligned"]
             axes = np.array(box["normalizedAxes"], dtype=np.float64).reshape(3, 3)
             center, extent = (np.array(box[key], dtype=np.float64) for key in ("centroid", "axesLengths"))
             found.append(_Box(str(row["label"]), center, extent, axes))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: expected oriented boxes under data[].segments.obbAligned, got: {error!r}") from None
     numbers = [part for box in found for part in (box.center, box.extent, box.axes)]
-    if not found or not all(np.isfinite(part).all() and part.shape[-1] == 3 for part in numbers):
+    if not found or not all(np.isfinite(part).all() and part.shape[-1:] == (3,) for part in numbers):
         raise InputError(f"{path}: expected boxes of finite numbers, got none or others")
     return found
 
@@ -146,7 +146,11 @@ def _geometry(frames: Path, images: Sequence[Path], report: Report) -> ViewGeome
         poses = np.loadtxt(trajectory, ndmin=2)
         w2c = torch.from_numpy(np.stack([_pose_at(poses, _seconds(path), path) for path in images]))
         lenses = np.stack([np.loadtxt(cameras / f"{path.stem}.pincam") for path in images])
-    except (OSError, ValueError) as error:
+        with np.errstate(over="ignore"):
+            is_finite = bool(w2c.float().isfinite().all()) and bool(np.isfinite(lenses.astype(np.float32)).all())
+        if not is_finite or lenses.shape[-1] < 6 or not (lenses[:, :4] > 0).all():
+            raise ValueError("numbers that are not finite, or no size and focal length above 0")
+    except (OSError, ValueError, IndexError) as error:
         report(LeftOut("scenes without geometry", f"{frames}: expected a pose and a camera for each view: {error}"))
         return None
     histogram, limits = depth_histograms([_depth(frames / "lowres_depth" / path.name) for path in images])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geometry import InputError
+from geometry.plain_json import DECODER, parse_json
 
 _SPACE = " \t\r\n\ufeff"
-_DECODER = json.JSONDecoder()
 
 
 class Entry(NamedTuple):
@@ -63,6 +63,18 @@ def _find(text: str, keys: Sequence[str]) -> Iterator[tuple[int, Any]]:
     return _lines(text) if inside is None else _array(text, inside, is_last=False)
 
 
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """A value and the position behind it."""
+    try:
+        return DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise json.JSONDecodeError(str(error), text, at) from None
+    except RecursionError:
+        raise json.JSONDecodeError("brackets that are nested too deeply", text, at) from None
+
+
 def _skip(text: str, at: int) -> int:
     while at < len(text) and text[at] in _SPACE:
         at += 1
@@ -80,7 +92,7 @@ def _expect(text: str, at: int, marks: str) -> int:
 def _array(text: str, at: int, *, is_last: bool) -> Iterator[tuple[int, Any]]:
     at = _expect(text, at, "[")
     while text[at : at + 1] != "]":
-        value, end = _DECODER.raw_decode(text, at)
+        value, end = _decoded(text, at)
         yield at, value
         at = _skip(text, end)
         if text[at : at + 1] != "]":
@@ -94,11 +106,11 @@ def _member(text: str, at: int, keys: Sequence[str]) -> int | None:
     try:
         at = _expect(text, at, "{")
         while text[at : at + 1] == '"':
-            key, end = _DECODER.raw_decode(text, at)
+            key, end = _decoded(text, at)
             at = _expect(text, end, ":")
             if key in keys and text[at : at + 1] == "[":
                 return at
-            at = _skip(text, _DECODER.raw_decode(text, at)[1])
+            at = _skip(text, _decoded(text, at)[1])
             if text[at : at + 1] == ",":
                 at = _skip(text, at + 1)
     except json.JSONDecodeError:
@@ -111,7 +123,8 @@ def _lines(text: str) -> Iterator[tuple[int, Any]]:
     for line in text.split("\n"):  # a string may hold other separators of lines, such as U+2028
         if line.strip(_SPACE):
             try:
-                yield at, json.loads(line.strip(_SPACE))
-            except json.JSONDecodeError as error:
-                raise json.JSONDecodeError(error.msg, text, at + error.pos) from None
+                yield at, parse_json(line.strip(_SPACE))
+            except ValueError as error:
+                position = at + getattr(error, "pos", 0)
+                raise json.JSONDecodeError(getattr(error, "msg", str(error)), text, position) from None
         at += len(line) + 1

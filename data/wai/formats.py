@@ -25,7 +25,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from data.image_io import DECODE_ERRORS, UnreadableFileError, write_atomic, write_bytes
+from data.untrusted_files import read_archive, read_array, read_gzip
 from geometry import InputError, require
+from geometry.plain_json import parse_json
 
 MAX_HALF = 65504.0
 """Largest finite number of a half float; farther depth is stored as infinity."""
@@ -39,6 +41,13 @@ _DECODE_ERRORS = (
     pickle.UnpicklingError,
     yaml.YAMLError,
     RuntimeError,
+    MemoryError,
+    EOFError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
 )
 
 
@@ -210,12 +219,11 @@ def _store_normals(path: Path, normals: np.ndarray) -> None:
 
 
 def _load_numpy(path: Path) -> np.ndarray:
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        require("arr_0" in found.files, f"{path}: expected an array arr_0, got {', '.join(found.files)}")
-        return found["arr_0"]
+    found = read_archive(path) if path.suffix == ".npz" else {"arr_0": read_array(path)}
+    require("arr_0" in found, f"{path}: expected an array arr_0, got {', '.join(found)}")
+    array = found["arr_0"]
+    require(array.dtype.kind in "fiub", f"{path}: expected numbers, got {array.dtype}")
+    return array
 
 
 def _store_numpy(path: Path, array: np.ndarray) -> None:
@@ -247,8 +255,7 @@ def _store_mapped(path: Path, array: np.ndarray) -> Path:
 
 
 def _load_pickled_tensor(path: Path) -> Any:
-    with gzip.open(path) as file:
-        return torch.load(io.BytesIO(file.read()), weights_only=True, map_location="cpu")
+    return torch.load(io.BytesIO(read_gzip(path)), weights_only=True, map_location="cpu")
 
 
 def _store_pickled_tensor(path: Path, tensor: Any) -> None:
@@ -269,7 +276,7 @@ def _store_latent(path: Path, tensor: torch.Tensor) -> None:
 
 def _load_readable(path: Path) -> Any:
     text = path.read_text()
-    return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    return parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
 
 
 def _store_readable(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from data.image_io import UnreadableFileError, write_bytes
 from data.readers.splits import read_list, scan_order
 from data.seeds import derived_seed
+from data.untrusted_files import read_array
 from data.wai.stages import Parser, find_scenes
 from geometry import InputError, one_line_errors, require
 
@@ -52,7 +53,7 @@ def read_array_list(path: Path) -> tuple[str, ...]:
         if dtype.hasobject:
             names = np.asarray(_NamesUnpickler(content).load()).ravel().tolist()
         else:
-            names = np.load(path, allow_pickle=False).ravel().tolist()
+            names = read_array(path).ravel().tolist()
     except (OSError, ValueError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise UnreadableFileError(f"{path}: expected an array of scene names, got {error}") from None
     require(all(isinstance(name, str) for name in names), f"{path}: expected names of scenes, got {names!r:.60}")

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -81,14 +81,14 @@ def read_gzip(path: Path) -> bytes:
     return content
 
 
-def _pieces(file: IO[bytes], most: int) -> Iterator[bytes]:
+def _pieces(file: Any, most: int) -> Iterator[bytes]:
     """Until the end, or a piece beyond `most` bytes."""
     while most >= 0 and (piece := file.read(_PIECE)):
         most -= len(piece)
         yield piece
 
 
-def _require_warranted(file: IO[bytes], size: int) -> None:
+def _require_warranted(file: Any, size: int) -> None:
     """Refuse a header that promises more than `size` bytes: numpy would take the memory before it reads on."""
     start = io.BytesIO(file.read(8))
     version = np.lib.format.read_magic(start)

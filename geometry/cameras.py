@@ -213,7 +213,7 @@ def possible_cameras(w2c: Float[Tensor, "view 4 4"], intrinsics: Float[Tensor, "
     is_rigid = ((w2c[:, 3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all(1)
     deviation = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().amax((1, 2))
     is_rotation = (deviation <= MAX_ROTATION_ERROR) & (torch.linalg.det(rotation) >= 0)
-    has_focal = (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    has_focal = (intrinsics[:, [0, 1], [0, 1]].float() > 0).all(1)
     last_row = torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype, device=intrinsics.device)
     return is_finite & is_rigid & is_rotation & has_focal & (intrinsics[:, 2] == last_row).all(1)
 
@@ -237,7 +237,8 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
         raise InputError(
             f"{where}: expected a rotation matrix, got one off by {deviation:.3g}, determinant {determinant:.3g}"
         )
-    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or intrinsics[2].tolist() != [0, 0, 1]:
+    focal = intrinsics.diagonal()[:2].float()
+    if not bool((focal > 0).all()) or intrinsics[2].tolist() != [0, 0, 1]:
         raise InputError(
             f"{where}: expected intrinsics with positive focal lengths and last row 0 0 1, got {intrinsics.tolist()}"
         )

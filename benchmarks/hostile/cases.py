@@ -83,6 +83,10 @@ class Bench:
                 problems = FORMATS[name].read(self._roots[name], path)
         except InputError as error:
             problems = [error]
+            if any(isinstance(one, MemoryError) for one in _causes(error)):
+                return Outcome(
+                    FAILED, f"{path.name}: {_place(error)}: more than {MEMORY} bytes of memory: {error!s:.200}"
+                )
         except Garbage as error:
             return Outcome(FAILED, f"{path.name}: garbage taken for whole: {error}")
         except TimeOut:
@@ -113,6 +117,12 @@ def limits(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGPROF, before)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def _place(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from models.occupancy.networks import SIMPLE, NetworkPlan, build_network, save_n
 
 HEIGHT, WIDTH, FOCAL, DEPTH, STEP = 32, 40, 50.0, 7.0, 0.14
 """A step sideways moves the wall by one pixel."""
-VIEWS = 4
+VIEWS = 3
 SPACE = EgoGrid(VoxelGrid((-2, -2, -1), (2, 2, 1), (1, 1, 1)), GridFrame())
 
 Write = Callable[[Path], None]

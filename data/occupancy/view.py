@@ -69,9 +69,10 @@ class Grids:
 def serve(grids: Grids, *, port: int, period: float, seconds: float | None) -> None:
     """Serve the page until Ctrl-C, or for some seconds."""
     import trimesh
-    import viser  # slow to import, and nothing else here needs it
 
-    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
+    from data.private_server import PrivateServer  # viser is slow to import, and nothing else here needs it
+
+    server = PrivateServer(port=port)
     try:
         server.scene.set_up_direction("+z")
         last = len(grids.numbers) - 1

@@ -31,6 +31,8 @@ from geometry.plain_json import parse_json
 
 MAX_HALF = 65504.0
 """Largest finite number of a half float; farther depth is stored as infinity."""
+_MOST_PIXELS = 2**27
+"""Of an EXR file: its window may claim 2^62, and memory is taken for them before any is read."""
 _UNIT_LENGTH = 1e-3
 """Tolerance of the length of a stored normal."""
 _MAPPED_NAME = re.compile(r"(.+)--(\d+(?:[x,]\d+)*)\.npy")
@@ -169,6 +171,13 @@ def _store_binary(path: Path, mask: np.ndarray) -> None:
 
 def _load_exr(path: Path) -> np.ndarray:
     """Channel Y (or the only one) alone; of three B, G, R, the order in which OpenCV writes components 0, 1, 2."""
+    with OpenEXR.File(str(path), header_only=True) as file:
+        low, high = (corner.astype(np.int64) for corner in file.header()["dataWindow"])
+    sides = high - low + 1
+    require(
+        bool((sides > 0).all()) and int(sides.prod()) <= _MOST_PIXELS,
+        f"{path}: expected an image, got a window of {sides.tolist()}",
+    )
     with OpenEXR.File(str(path), separate_channels=True) as file:
         channels = {name: np.array(channel.pixels) for name, channel in file.channels().items()}
     if len(channels) == 1:

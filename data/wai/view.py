@@ -65,7 +65,9 @@ def serve(scene: PosedScene, *, port: int, threshold: float, num_points: int, se
     """Serve the page until Ctrl-C, or for some seconds."""
     import viser  # slow to import, and nothing else here needs it
 
-    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
+    from data.private_server import PrivateServer
+
+    server = PrivateServer(port=port)
     try:
         cloud = cloud_of(scene, num_points, 16)
         server.scene.set_up_direction("-y")

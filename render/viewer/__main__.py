@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import viser
 
+from data.private_server import PrivateServer
 from data.scene import PosedScene
 from geometry import InputError, one_line_errors, require
 from models.nerf.vggt_nerf import VGGTNeRF
@@ -31,7 +32,7 @@ from render.viewer.gauge import Gauge
 from render.viewer.looks import rendered
 from render.viewer.loop import RenderLoop
 from render.viewer.options import ViewerOptions
-from render.viewer.page import Page, PrivateServer, thumbnails_of
+from render.viewer.page import Page, thumbnails_of
 from render.viewer.questions import Asking
 from render.viewer.scene_renderer import SceneRenderer
 from render.viewer.schedule import Size
@@ -151,7 +152,7 @@ def _asking(options: ViewerOptions, scene: PosedScene, pool: SourcePool, device:
 def _server(options: ViewerOptions, gauge: Gauge, pool: SourcePool, first: int) -> PrivateServer:
     """With the first camera where a view in the middle of the pool is."""
     with redirect_stdout(io.StringIO()):  # viser's box of addresses; ours are announced when all is ready
-        server = PrivateServer(host=options.host, port=options.port, label="Radiance field", verbose=False)
+        server = PrivateServer(host=options.host, port=options.port, label="Radiance field")
     server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True)
     server.scene.set_up_direction(tuple(gauge.up.tolist()))
     index = pool.ids.index(first)

@@ -48,14 +48,6 @@ _LENSES = (10, 120)
 """Ends of the control, vertical field of view in degrees."""
 
 
-class PrivateServer(viser.ViserServer):
-    """Nothing leaves this machine unless somebody connects to it: viser's public tunnel cannot be asked for."""
-
-    def request_share_url(self, verbose: bool = True) -> str | None:
-        """There is none."""
-        return None
-
-
 class Page:
     """What one visitor sees and does; the first picture comes by `changed`."""
 

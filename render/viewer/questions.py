@@ -13,6 +13,8 @@ from render.answering import Answer, Answerer, ShownViews, attention_picture, de
 from render.source_pool import SourcePool
 
 _WAITING = "..."
+_LONGEST = 2000
+"""Characters of a question: visitors may send megabytes, which would keep all others waiting."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,12 @@ class Asking:
         return cls(answerer, shown, tuple(pool.ids.index(view) for view in chosen))
 
     def answer(self, question: str) -> Answer:
-        """Waits for the questions of others."""
+        """Waits for the questions of others.
+
+        Raises:
+            InputError: for a question of more than 2000 characters, and as the answerer.
+        """
+        require(len(question) <= _LONGEST, f"expected a question of at most {_LONGEST} characters, got {len(question)}")
         with self.lock:
             return self.answerer.ask(self.views, question)
 

@@ -115,10 +115,12 @@ def show(views: Views, cloud: ColoredPoints) -> None:
     import viser  # takes half a second, which other uses need not wait for
     import viser.transforms
 
+    from data.private_server import PrivateServer
+
     center = cloud.points_world.median(dim=0).values
     points = cloud.points_world - center
     extent = points.norm(dim=-1).median().item()
-    server = viser.ViserServer(host="127.0.0.1")
+    server = PrivateServer()
     server.scene.set_up_direction(tuple((-views.cameras.w2c[0, 1, :3]).tolist()))
     server.scene.add_point_cloud("/points", points.numpy(), cloud.colors.numpy(), point_size=extent / 500)
     for index, c2w in enumerate(views.cameras.c2w):

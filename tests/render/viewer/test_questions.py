@@ -57,6 +57,9 @@ def test_an_answer_marks_its_view(gui: viser.GuiApi):
     assert box.answer.content == "question: expected text, got none"
     assert marked == [7, 7, None]
     assert box.visit.disabled
+    box.question.value = "why " * 1000
+    box.ask()
+    assert box.answer.content == "expected a question of at most 2000 characters, got 4000"
 
 
 def test_the_frustum_of_the_view_changes_its_color():

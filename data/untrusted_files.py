@@ -101,4 +101,4 @@ def _require_warranted(file: Any, size: int) -> None:
 
 def _unreadable(path: Path, error: Exception, what: str = "an array file") -> UnreadableFileError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UnreadableFileError(f"{path}: expected {what}, got an unreadable one ({reason})")
+    return UnreadableFileError(f"{path} cannot be read as {what}: {reason}")

@@ -25,4 +25,4 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=_whole)
     except RecursionError:
-        raise ValueError("brackets that are nested too deeply") from None
+        raise ValueError("maximum recursion depth exceeded by nested brackets") from None

@@ -95,11 +95,7 @@ def _parse(path: Path) -> Annotation:
     try:
         content = parse_json(read_gzip(path).decode())
     except ValueError as error:
-        raise (
-            error
-            if isinstance(error, InputError)
-            else InputError(f"{path}: expected gzip-compressed JSON, got an unreadable file ({error})")
-        ) from None
+        raise InputError(f"{path}: expected gzip-compressed JSON, got an unreadable file ({error})") from None
     if not isinstance(content, dict) or not all(isinstance(frames, list) for frames in content.values()):
         raise InputError(f"{path}: expected sequences with lists of frames, got other JSON")
     problems: list[tuple[str, str]] = []

@@ -72,7 +72,7 @@ def _decoded(text: str, at: int) -> tuple[Any, int]:
     except ValueError as error:
         raise json.JSONDecodeError(str(error), text, at) from None
     except RecursionError:
-        raise json.JSONDecodeError("brackets that are nested too deeply", text, at) from None
+        raise json.JSONDecodeError("maximum recursion depth exceeded by nested brackets", text, at) from None
 
 
 def _skip(text: str, at: int) -> int:

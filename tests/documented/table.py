@@ -158,6 +158,7 @@ NOT_RUN: list[tuple[str, str]] = [
         r"python -m render\.export --from mapanything",
         "downloads; tests/render/export/test_mapanything.py runs it",
     ),
+    (r"python -m benchmarks\.fuzzing", "minutes; tests/test_hostile_input.py runs 300 cases, and the command on a few"),
     (r"python -m benchmarks\.covisibility_memory", "starts processes at full size; tests/test_benchmarks.py measures"),
     (r"python -m benchmarks\.occupancy( |$)", "trains for minutes; tests/test_benchmarks.py runs what it is made of"),
     (r"python -m render\.benchmark", "starts processes at full size; tests/render/test_benchmark.py runs it"),

@@ -24,6 +24,7 @@ from data.scene_qa.arkit import read_arkit
 from data.scene_qa.official import SplitFiles, read_scanqa, read_sqa3d
 from data.scene_qa.records import read_records
 from data.scene_qa.types import QARecord, ViewGeometry
+from data.seeds import evenly_spread
 from data.wai.formats import load
 from geometry import InputError
 from geometry.cameras import MAX_ROTATION_ERROR
@@ -40,6 +41,10 @@ Read = Callable[[Path, Path], list[InputError]]
 TOY = CheckpointKind("toy", "train_toy.py", CheckpointRecord, lambda record: samples.checkpoint_network())
 
 
+_MOST_VIEWS = 4
+"""Of a scene that are looked at; the first and the last are among them."""
+
+
 class Garbage(AssertionError):
     """A file was taken for whole, and what came of it cannot be."""
 
@@ -52,6 +57,8 @@ class Format:
     read: Read
     damaged: Mapping[str, str]
     """Pattern of files of the sample -> the kind of damage."""
+    is_one: bool = False
+    """All files are read together, whichever is damaged."""
 
 
 def demand(condition: bool, what: str) -> None:
@@ -73,7 +80,7 @@ def _check_scene(scene: PosedScene, problems: list[InputError]) -> None:
     demand(bool(views), "a scene without views")
     demand({*scene.train_views, *scene.held_out_views} <= views, "a split of views that are not there")
     demand(not {*scene.train_views} & {*scene.held_out_views}, "views both held out and trained on")
-    for view in views:
+    for view in evenly_spread(sorted(views), _MOST_VIEWS):
         try:
             frame = scene.frames[view]
             _check_camera(frame.w2c, frame.intrinsics)
@@ -241,7 +248,7 @@ def _checkpoints(folder: Path, file: Path) -> list[InputError]:
 
 
 def _reader(name: str, write: samples.Write, damaged: Mapping[str, str]) -> Format:
-    return Format(write, partial(_scenes, name), damaged)
+    return Format(write, partial(_scenes, name), damaged, is_one=True)
 
 
 _CAMERAS = {"**/*_cam.txt": "text", "**/pair.txt": "text"}
@@ -256,7 +263,7 @@ FORMATS: dict[str, Format] = {
     ),
     "COLMAP, binary": _reader("colmap", partial(samples.colmap, text=False), {"sparse/0/*.bin": "bytes"}),
     "COLMAP, text": _reader("colmap", partial(samples.colmap, text=True), {"sparse/0/*.txt": "text"}),
-    "Co3D": _reader("co3d", samples.co3d, {"*.jgz": "gzip_json", "toy/one/depths/*": "png"}),
+    "Co3D": _reader("co3d", samples.co3d, {"*.jgz": "gzip_json", "toy/one/depths/frame000000*": "png"}),
     "Virtual KITTI": _reader("vkitti", samples.vkitti, {"**/*trinsic.txt": "text", "**/depth_*.png": "png"}),
     "ScanNet": _reader("scannet", samples.scannet, {"pose/*": "text", "intrinsic/*": "text", "depth/*": "png"}),
     "WAI": _reader("wai", samples.wai, {"scene_meta.json": "json", "depth/*": "exr", "mask/*": "png"}),

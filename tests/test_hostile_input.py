@@ -67,12 +67,12 @@ REGRESSIONS = {
     "text instead of numbers": ("LLFF", "poses_bounds.npy", b"<f8", b"|S8"),
     "bytes that are no UTF-8": ("configs", "run.txt", b"# a run", b"# a r\xff"),
     "a line without end": ("BlendedMVS", "pair.txt", b"1.5\n", b"1.5" + b" 7" * 9000 + b"\n"),
-    "a member that is no array": ("sessions", "000001_occupancy.npz", b"NUMPY", b"NUMBY"),
+    "a member of another kind": ("sessions", "000001_occupancy.npz", b"occupancy.npy", b"occupancy.abc"),
     "masks that are no list": ("sessions", "session.json", b'"masks": [', b'"masks": 0.5, "world": ['),
     "a box without corners": ("ARKitScenes", "41_3dod_annotation.json", b"[1.0, 0.1, 0.6]", b"1"),
     "a lens of infinite length": ("ARKitScenes", "41_7.000.pincam", b"50.0", b"inf"),
-    "a packed byte that is wrong": ("WAI modalities", "tokens.ptz", b"\x00\x00\x00", b"\xff\xff\xff"),
-    "records instead of numbers": ("WAI modalities", "map.npy", b"'<f4'", b"[('a', '<f4')]"),
+    "a packed byte that is wrong": ("WAI modalities", "tokens.ptz", b"\xff", b"\x00"),
+    "records instead of numbers": ("WAI modalities", "map.npy", b"'<f4'", b"'|V4'"),
     "lists as sides of a voxel": ("checkpoints, weights", "forecaster.json", b"1.0,", b"[[]],"),
     "a null in the name of a class": ("Occ3D", "infos.pkl", b"numpy", b"nu\0\0y"),
 }
@@ -123,7 +123,7 @@ def test_bombs(bench: Bench, tmp_path: Path) -> None:
     exr = bench.path("WAI modalities", "depth.exr")
     at = exr.read_bytes().index(b"dataWindow\0box2i\0") + 21
     window = exr.read_bytes()[:at] + struct.pack("<4i", 0, 0, 2**30, 2**30) + exr.read_bytes()[at + 16 :]
-    assert "a window of" in bench.with_content("WAI modalities", exr, window).why
+    assert bench.with_content("WAI modalities", exr, window).verdict == REFUSED
     for size in (2**60, 2**64 - 1):
         weights = bench.path("checkpoints, weights", "weights.safetensors")
         content = struct.pack("<Q", size) + weights.read_bytes()[8:]

@@ -42,7 +42,7 @@ TOY = CheckpointKind("toy", "train_toy.py", CheckpointRecord, lambda record: sam
 
 
 _MOST_VIEWS = 4
-"""Of a scene that are looked at; the first and the last are among them."""
+"""Of a scene that are looked at, evenly spread; the first is among them."""
 
 
 class Garbage(AssertionError):

@@ -227,7 +227,7 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
         InputError: naming `where`, for a non-finite entry, a rotation that is not one, or impossible intrinsics.
     """
     if not (torch.isfinite(w2c.float()).all() and torch.isfinite(intrinsics.float()).all()):
-        raise InputError(f"{where}: expected finite camera matrices, got NaN, infinity or more than float32 holds")
+        raise InputError(f"{where}: expected finite camera matrices, got NaN or infinity")
     if not bool(((w2c[3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all()):
         raise InputError(f"{where}: expected a last row 0 0 0 1, got {w2c[3].tolist()}")
     rotation = w2c[:3, :3].double()

@@ -365,7 +365,7 @@ def camera_path(root: Path) -> None:
 def options(root: Path) -> None:
     """A config of a training script."""
     lines = ["# a run", "expname = toy", "dataset_name = dtu", f"datadir = {root}", "scans = [scan1, scan2]"]
-    lines += ["lrate = 5e-4", "num_epochs = 3", "N_samples = 32", "vggt_ckpt = none", "train_rays = 128"]
+    lines += ["lrate = 5e-4", "num_epochs = 3", "N_samples = 32", "vggt_ckpt = none", "rays_per_step = 128"]
     _text(root / "run.txt", lines)
 
 

@@ -33,8 +33,7 @@ from data.readers.splits import (
 )
 from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import NeighborsByCenter
-from geometry import InputError, check_camera, rigid_inverse
-from geometry.cameras import MAX_ROTATION_ERROR
+from geometry import InputError, check_camera, possible_cameras, rigid_inverse
 from geometry.conversions import intrinsics_from_integer_centers
 
 NEAR, FAR = 0.1, 10.0
@@ -144,11 +143,7 @@ def _check(
         return
     w2c = rigid_inverse(torch.stack([pose for pose, _ in cameras.values()]))
     intrinsics = torch.stack([matrix for _, matrix in cameras.values()])
-    rotations = w2c[:, :3, :3]
-    off = (rotations @ rotations.mT - torch.eye(3, dtype=w2c.dtype)).abs().flatten(1).amax(1)
-    is_right = (off <= MAX_ROTATION_ERROR) & (torch.linalg.det(rotations) >= 0) & intrinsics.isfinite().all(-1).all(-1)
-    is_right &= (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
-    is_right &= (intrinsics[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype)).all(-1)
+    is_right = possible_cameras(w2c, intrinsics)
     for row, view in enumerate(cameras):
         try:
             if not is_right[row]:

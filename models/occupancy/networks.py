@@ -69,6 +69,8 @@ class NetworkPlan:
         model = values.pop("model")
         require(model in MODELS, f"{where}: expected model to be one of {', '.join(MODELS)}, got {model!r}")
         sizes = sizes_of(model, values.pop("sizes"), f"{where}.sizes")
+        for name in sorted(values.keys() - {"space"}):
+            require(type(values[name]) is int, f"{where}.{name}: expected a whole number, got {values[name]!r}")
         return cls(model=model, sizes=sizes, space=EgoGrid.from_record(values.pop("space")), **values)
 
 
@@ -115,8 +117,13 @@ def load_network(path: str | Path) -> LoadedNetwork:
     path = Path(path)
     require(path.suffix == ".safetensors", f"weights {path}: expected a .safetensors file")
     require(path.is_file(), f"weights {path}: expected a file, got nothing there")
-    plan = NetworkPlan.from_plain(read_json(path.with_suffix(".json")), str(path.with_suffix(".json")))
-    network = build_network(plan)
+    sizes = path.with_suffix(".json")
+    plan = NetworkPlan.from_plain(read_json(sizes), str(sizes))
+    try:
+        network = build_network(plan)
+    except (TypeError, RuntimeError, OverflowError) as error:  # what torch makes of numbers beyond 64 bits or memory
+        reason = type(error).__name__
+        raise InputError(f"{sizes}: expected sizes of a network, got some that none has ({reason})") from None
     shapes = weight_shapes(path)
     require_fitting_weights(path, shapes, network.state_dict())
     network.load_state_dict(read_tensors(path, list(shapes)))

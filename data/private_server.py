@@ -18,7 +18,7 @@ class PrivateServer(viser.ViserServer):
         _refuse_uploads(self.gui)
 
         @self.on_client_connect
-        def _(client: viser.ClientHandle) -> None:
+        async def _(client: viser.ClientHandle) -> None:  # at once, before a page has controls
             _refuse_uploads(client.gui)
 
     def request_share_url(self, verbose: bool = True) -> str | None:

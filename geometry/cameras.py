@@ -228,8 +228,6 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
     """
     if not (torch.isfinite(w2c.float()).all() and torch.isfinite(intrinsics.float()).all()):
         raise InputError(f"{where}: expected finite camera matrices, got NaN or infinity")
-    if not bool(((w2c[3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all()):
-        raise InputError(f"{where}: expected a last row 0 0 0 1, got {w2c[3].tolist()}")
     rotation = w2c[:3, :3].double()
     deviation = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=w2c.device)).abs().max().item()
     if deviation > MAX_ROTATION_ERROR or torch.linalg.det(rotation) < 0:
@@ -237,6 +235,8 @@ def check_camera(w2c: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], wh
         raise InputError(
             f"{where}: expected a rotation matrix, got one off by {deviation:.3g}, determinant {determinant:.3g}"
         )
+    if not bool(((w2c[3] - _LAST_ROW.to(w2c)).abs() <= MAX_ROTATION_ERROR).all()):
+        raise InputError(f"{where}: expected a last row 0 0 0 1, got {w2c[3].tolist()}")
     focal = intrinsics.diagonal()[:2].float()
     if not bool((focal > 0).all()) or intrinsics[2].tolist() != [0, 0, 1]:
         raise InputError(

@@ -2,30 +2,33 @@
 
 import contextlib
 import functools
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 _LONGEST = 1000
 """Characters of a message."""
-_TRACEBACK = "Traceback (most recent call last)"
+_BREAK = re.compile(r"\s*[\r\n]\s*")
+_FROM_PROCESS = re.compile(r"Caught \w+ in DataLoader worker process")
+"""So begins what torch makes of an error of a data-loading process."""
 
 
 class InputError(ValueError):
     """Bad input from outside the program. The message names what, where, expected and got, in one line.
 
     What it quotes from a file may be of any length and hold any character: the middle of a long message is left out,
-    and what cannot be printed is escaped.
+    line breaks become spaces, and what cannot be printed is escaped.
     """
 
     def __str__(self) -> str:
         """The message in one readable line."""
         message = super().__str__()
-        if _TRACEBACK in message:  # from a data-loading process: `one_line_errors` takes the message out of it
+        if _FROM_PROCESS.match(message):  # with a traceback: `one_line_errors` takes the message out of it
             return message
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in _BREAK.sub(" ", message))
 
 
 class Terminated(KeyboardInterrupt):

@@ -156,7 +156,7 @@ class EgoGrid:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "EgoGrid":
+    def from_record(cls, record: Any) -> "EgoGrid":
         """Inverse of `record`.
 
         Raises:
@@ -174,7 +174,9 @@ class EgoGrid:
         grid = VoxelGrid(tuple(record["minimum"]), tuple(record["maximum"]), tuple(record["voxel"]))
         size = record.get("size", list(grid.size))
         require(list(grid.size) == size, f"grid: expected size {list(grid.size)} of its range, got {size}")
-        return cls(grid, GridFrame(record["orientation"], record["z_reference"]))
+        switches = record["orientation"], record["z_reference"]
+        require(all(isinstance(one, str) for one in switches), f"grid frame: expected two names, got {switches}")
+        return cls(grid, GridFrame(*switches))
 
     def heights(self, poses: Float[Tensor, "*batch 13"]) -> Float[Tensor, "*batch x y z"]:
         """World z of every voxel center."""

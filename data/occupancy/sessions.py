@@ -89,11 +89,12 @@ class SessionInfo:
             raise InputError(f"{path}: {error}") from error
         height, period, masks = record.get("ground_height"), record.get("period", DEFAULT_PERIOD), record.get("masks")
         require(
-            isinstance(period, int | float) and 0 < period < math.inf,
+            type(period) in (int, float) and 0 < period < math.inf,
             f"{path}: expected a period above 0 seconds, got {period}",
         )
         require(
-            height is None or isinstance(height, int | float), f"{path}: expected a ground_height in m, got {height}"
+            height is None or (type(height) in (int, float) and abs(height) < math.inf),
+            f"{path}: expected a ground_height in m, got {height}",
         )
         require(
             masks is None or (isinstance(masks, list) and all(mask in MASKS for mask in masks)),

@@ -119,13 +119,14 @@ def load_network(path: str | Path) -> LoadedNetwork:
     require(path.is_file(), f"weights {path}: expected a file, got nothing there")
     sizes = path.with_suffix(".json")
     plan = NetworkPlan.from_plain(read_json(sizes), str(sizes))
+    shapes = weight_shapes(path)
     try:
+        with torch.device("meta"):  # no memory for sizes that the weights do not have
+            require_fitting_weights(path, shapes, build_network(plan).state_dict())
         network = build_network(plan)
-    except (TypeError, RuntimeError, OverflowError) as error:  # what torch makes of numbers beyond 64 bits or memory
+    except (TypeError, RuntimeError, OverflowError) as error:  # what torch makes of numbers beyond 64 bits
         reason = type(error).__name__
         raise InputError(f"{sizes}: expected sizes of a network, got some that none has ({reason})") from None
-    shapes = weight_shapes(path)
-    require_fitting_weights(path, shapes, network.state_dict())
     network.load_state_dict(read_tensors(path, list(shapes)))
     return LoadedNetwork(network.eval(), plan, WeightIdentity(str(path), file_sha256(path)))
 

@@ -104,7 +104,7 @@ def test_the_page_of_a_visitor_who_left_while_it_was_made_is_closed(
     server: viser.ViserServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "Page", Left)
-    (connected,) = server._client_connect_cb
+    *_, connected = server._client_connect_cb
     client = viser.ClientHandle.__new__(viser.ClientHandle)
     client.client_id = -1  # of no connection
     connected(client)

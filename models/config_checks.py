@@ -9,6 +9,8 @@ from geometry.errors import InputError
 from geometry.plain_json import parse_json
 
 Section = TypeVar("Section")
+MAX_LAYERS = 1024
+"""Of one kind in a network; a billion would be built one by one until the memory ends."""
 
 
 def section(value: Any, where: str) -> dict[str, Any]:
@@ -79,6 +81,14 @@ def require_not_negative(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) >= 0:
             raise InputError(f"{type(config).__name__}.{name} must be 0 or more, got {getattr(config, name)}")
+
+
+def require_layers(config: Any, *names: str) -> None:
+    """Refuse numbers of layers beyond `MAX_LAYERS`, which nobody has trained."""
+    for name in names:
+        if not getattr(config, name) <= MAX_LAYERS:
+            found = getattr(config, name)
+            raise InputError(f"{type(config).__name__}.{name} must be at most {MAX_LAYERS}, got {found}")
 
 
 def require_divisible(what: str, value: int, divisor: int) -> None:

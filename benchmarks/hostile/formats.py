@@ -17,6 +17,7 @@ from data.occupancy.meshes import read_mesh
 from data.occupancy.occ3d import read_occ3d
 from data.occupancy.points import read_points
 from data.occupancy.sessions import read_sessions
+from data.occupancy.trajectories import read_trajectory
 from data.readers.options import ReaderOptions
 from data.readers.registry import READERS
 from data.scene import PosedScene
@@ -28,8 +29,11 @@ from data.seeds import evenly_spread
 from data.wai.formats import load
 from geometry import InputError
 from geometry.cameras import MAX_ROTATION_ERROR
-from models.occupancy.networks import load_network
+from models.mapanything.weights import load_mapanything
+from models.occupancy.networks import load_network as load_forecaster
+from models.vggt.backbones import load_network
 from models.vggt.weights import read_tensors, weight_shapes
+from models.vqa.weights import read_weights
 from render.paths import frames_of, read_path
 from render.reconstruct.photo_files import read_photo
 from training.checkpoint import CheckpointKind, CheckpointRecord, read_checkpoint
@@ -243,7 +247,25 @@ def _checkpoints(folder: Path, file: Path) -> list[InputError]:
         tensors = read_tensors(file, list(shapes))
         demand({key: tuple(tensor.shape) for key, tensor in tensors.items()} == shapes, "tensors of other shapes")
     else:
-        load_network(folder / "forecaster.safetensors")
+        load_forecaster(folder / "forecaster.safetensors")
+    return []
+
+
+def _networks(folder: Path, file: Path) -> list[InputError]:
+    source = file.with_suffix(".safetensors")
+    if file.stem == "mapanything":
+        load_mapanything(source)
+    elif file.stem == "answers":
+        found, _ = read_weights(source)
+        demand(0 < found.image_size < 2**16, f"images of {found.image_size} pixels")
+    else:
+        load_network(source, heads=("camera", "depth"))
+    return []
+
+
+def _trajectories(folder: Path, file: Path) -> list[InputError]:
+    poses = read_trajectory(file, 0.5)
+    _check_poses(poses, len(poses))
     return []
 
 
@@ -276,6 +298,7 @@ FORMATS: dict[str, Format] = {
     ),
     "sessions": Format(samples.session, _drives, {"**/*.json": "json", "**/*.npz": "zip"}),
     "Occ3D": Format(samples.occ3d, _occ3d, {"annotations.json": "json", "infos.pkl": "bytes", "**/labels.npz": "zip"}),
+    "trajectories": Format(samples.trajectories, _trajectories, {"*.txt": "text", "*.json": "json"}),
     "LiDAR": Format(samples.points, _points, {"*.npy": "npy", "*.bin": "bytes", "*.txt": "text", "*.ply": "bytes"}),
     "meshes, CityGML": Format(
         samples.meshes,
@@ -295,5 +318,6 @@ FORMATS: dict[str, Format] = {
         _checkpoints,
         {"*.ckpt": "zip", "*.pt": "zip", "*.safetensors": "safetensors", "*.json": "json"},
     ),
+    "networks": Format(samples.networks, _networks, {"*.json": "json", "*.safetensors": "safetensors"}),
 }
 """By the name in the table."""

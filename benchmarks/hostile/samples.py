@@ -6,7 +6,7 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from data.wai.formats import store
 from data.wai.scene import WaiScene
 from data.wai.scene_meta import META_NAME, FrameMeta, Modality, SceneMeta
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
+from models.mapanything.weights import load_mapanything
 from models.occupancy.networks import SIMPLE, NetworkPlan, build_network, save_network, sizes_of
+from models.vggt.backbones import load_network
+from models.vqa.config import VQAConfig
 
 HEIGHT, WIDTH, FOCAL, DEPTH, STEP = 32, 40, 50.0, 7.0, 0.14
 """A step sideways moves the wall by one pixel."""
@@ -288,6 +291,16 @@ def occ3d(root: Path) -> None:
     write_bytes(root / "infos.pkl", pickle.dumps({"infos": {"scene": infos}}))
 
 
+def trajectories(root: Path) -> None:
+    """Poses of a vehicle, as text and as JSON."""
+    rows = [[0.5 * frame, 0.1, 1.5, 1, 0, 0, 0] for frame in range(4)]
+    _text(root / "drive.txt", [" ".join(map(str, row)) for row in rows])
+    _text(root / "places.txt", [" ".join(map(str, row[:3])) for row in rows])
+    _text(
+        root / "drive.json", [json.dumps({"frames": [{"transform_matrix": w2c(frame).tolist()} for frame in range(3)]})]
+    )
+
+
 def points(root: Path) -> None:
     """LiDAR sweeps."""
     sweep = np.random.default_rng(0).uniform(-9, 9, (16, 4)).astype(np.float32)
@@ -367,6 +380,41 @@ def options(root: Path) -> None:
     lines = ["# a run", "expname = toy", "dataset_name = dtu", f"datadir = {root}", "scans = [scan1, scan2]"]
     lines += ["lrate = 5e-4", "num_epochs = 3", "N_samples = 32", "vggt_ckpt = none", "rays_per_step = 128"]
     _text(root / "run.txt", lines)
+
+
+VGGT_SIZES: dict[str, Any] = {
+    "aggregator": {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2, "patch_embed": "conv"},
+    "depth_head": {"intermediate_layer_idx": [0, 1, 2, 3], "features": 8, "out_channels": [8, 8, 8, 8]},
+    "camera_head": {"trunk_depth": 1, "num_heads": 2},
+}
+DEPTH_ANYTHING_SIZES: dict[str, Any] = {
+    "net": {"img_size": 56, "embed_dim": 16, "depth": 4, "num_heads": 2, "alt_start": 1, "out_layers": [0, 1, 2, 3]},
+    "head": {"features": 8, "out_channels": [8, 8, 8, 8]},
+}
+MAPANYTHING_SIZES: dict[str, Any] = {
+    **{"patch_size": 8, "embed_dim": 16, "pos_embed_grid": 4, "encoder_blocks": 1, "encoder_heads": 2},
+    **{"encoder_mlp": "mlp", "sharing_dim": 16, "blocks": 4, "heads": 2, "mlp": "mlp", "taps": [1, 2]},
+    **{"dense_encoder_dims": [8, 16], "global_encoder_dims": [8, 16], "dpt_feature_dim": 8},
+    **{"dpt_layer_dims": [8, 8, 8, 8], "pose_hidden": 8, "scale_hidden": 8},
+}
+
+
+def networks(root: Path) -> None:
+    """Weights with their sizes beside them, of each kind of network; of answers the trained part alone."""
+    kinds = {"vggt": VGGT_SIZES, "mapanything": MAPANYTHING_SIZES}
+    kinds["da3"] = {"model_name": "da3-toy", "config": DEPTH_ANYTHING_SIZES}
+    for name, sizes in kinds.items():
+        _text(root / f"{name}.json", [json.dumps(sizes)])
+        source = f"random:{root / name}.json"
+        if name == "mapanything":
+            model: nn.Module = load_mapanything(source).model
+        else:
+            model = cast("nn.Module", load_network(source, heads=("camera", "depth")).model)
+        save_file(model.state_dict(), root / f"{name}.safetensors")
+    identity = json.dumps({"name": "toy", "sha256": "0" * 64})
+    metadata = {"format": "vqa-1", "config": json.dumps(VQAConfig().to_plain()), "about": "{}", "image_size": "64"}
+    tensors = {"perceiver.latents": torch.zeros(4, 8)}
+    save_file(tensors, root / "answers.safetensors", metadata=metadata | {"language": identity, "vggt": identity})
 
 
 def checkpoint_network() -> nn.Module:

@@ -4,7 +4,6 @@ Every path is a list of poses of 13 numbers (geometry/body_poses.py) at a fixed 
 that led into a frame, the first frame's those of the step out of it.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from data.occupancy.sessions import parse_pose
 from geometry.body_poses import quaternion_of, relative_to, rotation_about_z, rotation_of, unit_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_json import parse_json
 
 PATTERNS = ("survey", "orbit", "random")
 _TURN_TRIES = 24
@@ -143,7 +143,7 @@ def read_trajectory(path: Path, period: float) -> Float[Tensor, "frame 13"]:
     """
     try:
         text = path.read_text()
-        entries = json.loads(text) if path.suffix == ".json" else _lines(text)
+        entries = parse_json(text) if path.suffix == ".json" else _lines(text)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     entries = entries.get("frames", entries) if isinstance(entries, dict) else entries

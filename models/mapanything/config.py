@@ -14,6 +14,7 @@ from models.config_checks import (
     read_json,
     require_choice,
     require_divisible,
+    require_layers,
     require_not_negative,
     require_positive,
     section,
@@ -75,6 +76,7 @@ class MapAnythingConfig:
         require_positive(
             self, "patch_size", "embed_dim", "pos_embed_grid", "sharing_dim", "blocks", "heads", "dpt_feature_dim"
         )
+        require_layers(self, "encoder_blocks", "blocks")
         require_positive(self, "pose_hidden", "scale_hidden", "encoder_heads")
         require_not_negative(self, "encoder_blocks", "num_register_tokens")
         require_choice("image_encoder", self.image_encoder, (PATCH_ENCODER, VIT_ENCODER))

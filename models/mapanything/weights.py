@@ -20,6 +20,7 @@ from models.mapanything.network import MapAnything
 from models.vggt.weights import (
     WeightIdentity,
     file_sha256,
+    hollow,
     locate_weights,
     random_source,
     read_tensors,
@@ -66,8 +67,7 @@ def load_mapanything(source: str | Path) -> LoadedMapAnything:
     stored = stored_names(shapes)
     renamed = {ours: shapes[theirs] for ours, theirs in stored.items()}
     config = config_of_weights(renamed, _own_config(config_file))
-    with torch.device("meta"):
-        model = MapAnything(config)
+    model = hollow(lambda: MapAnything(config), f"weights {path}")
     require_fitting_weights(path, renamed, model.state_dict())
     tensors = read_tensors(path, list(stored.values()))
     model.load_state_dict({ours: tensors[theirs] for ours, theirs in stored.items()}, assign=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from geometry import require
 from geometry.voxels import EgoGrid, warp_nearest
+from models.config_checks import require_layers
 from models.occupancy.alignment import aligned
 from models.occupancy.inputs import Forecast, ForecastInputs
 from models.occupancy.motion import MotionHead
@@ -48,6 +49,7 @@ class AlignedConfig:
         require(self.history >= 2, f"--history: expected 2 or more grids to see motion in, got {self.history}")
         for name in ("future", "num_classes", "width", "class_channels", "motion_width"):
             require(getattr(self, name) >= 1, f"aligned {name}: expected at least 1, got {getattr(self, name)}")
+        require_layers(self, "levels")
         require(self.levels >= 0, f"aligned levels: expected 0 or more, got {self.levels}")
         require(
             0 <= self.free_class < max(2, self.num_classes),

@@ -16,7 +16,14 @@ from models.config_checks import build, read_json, require_known_keys, section
 from models.occupancy.aligned import AlignedConfig, AlignedForecaster
 from models.occupancy.bottleneck import BottleneckConfig, SimpleForecaster, SixDofForecaster
 from models.occupancy.occworld import OccWorld, OccWorldConfig
-from models.vggt.weights import WeightIdentity, file_sha256, read_tensors, require_fitting_weights, weight_shapes
+from models.vggt.weights import (
+    WeightIdentity,
+    file_sha256,
+    hollow,
+    read_tensors,
+    require_fitting_weights,
+    weight_shapes,
+)
 
 ALIGNED, OCCWORLD, SIMPLE, SIXDOF = "aligned", "occworld", "simple", "sixdof"
 MODELS = (ALIGNED, OCCWORLD, SIMPLE, SIXDOF)
@@ -120,13 +127,8 @@ def load_network(path: str | Path) -> LoadedNetwork:
     sizes = path.with_suffix(".json")
     plan = NetworkPlan.from_plain(read_json(sizes), str(sizes))
     shapes = weight_shapes(path)
-    try:
-        with torch.device("meta"):  # no memory for sizes that the weights do not have
-            require_fitting_weights(path, shapes, build_network(plan).state_dict())
-        network = build_network(plan)
-    except (TypeError, RuntimeError, OverflowError) as error:  # what torch makes of numbers beyond 64 bits
-        reason = type(error).__name__
-        raise InputError(f"{sizes}: expected sizes of a network, got some that none has ({reason})") from None
+    require_fitting_weights(path, shapes, hollow(lambda: build_network(plan), str(sizes)).state_dict())
+    network = build_network(plan)
     network.load_state_dict(read_tensors(path, list(shapes)))
     return LoadedNetwork(network.eval(), plan, WeightIdentity(str(path), file_sha256(path)))
 

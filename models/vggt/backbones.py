@@ -22,6 +22,7 @@ from models.vggt.vggt import BackboneSizes, VGGTOutput
 from models.vggt.weights import (
     WeightIdentity,
     file_sha256,
+    hollow,
     load_vggt,
     locate_weights,
     random_source,
@@ -98,8 +99,7 @@ def _load_depth_anything(
             torch.default_generator.manual_seed(int(random_source(source)[1]))
             model = DepthAnything3(config, heads)
         return LoadedNetwork(model.eval(), WeightIdentity(source, tensors_sha256(model.state_dict())), "")
-    with torch.device("meta"):
-        model = DepthAnything3(config, heads)
+    model = hollow(lambda: DepthAnything3(config, heads), f"weights {weights}")
     expected = model.state_dict()
     shapes = weight_shapes(weights)
     names, unknown = weight_names(shapes, expected)

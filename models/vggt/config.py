@@ -16,6 +16,7 @@ from models.config_checks import (
     require_choice,
     require_divisible,
     require_known_keys,
+    require_layers,
     require_not_negative,
     require_positive,
     section,
@@ -68,6 +69,7 @@ class ViTConfig:
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
         require_positive(self, "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        require_layers(self, "depth")
         require_divisible("vit.embed_dim", self.embed_dim, self.num_heads)
         require_choice("vit.ffn_layer", self.ffn_layer, _FFN_LAYERS)
         require_not_negative(self, "num_register_tokens", "interpolate_offset")
@@ -106,6 +108,7 @@ class AggregatorConfig:
         """Refuse impossible sizes."""
         require_positive(self, "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "aa_block_size")
         require_not_negative(self, "num_register_tokens", "stem_blocks")
+        require_layers(self, "depth", "stem_blocks")
         require_divisible("aggregator.embed_dim", self.embed_dim, self.num_heads)
         require_divisible("aggregator.depth", self.depth, self.aa_block_size)
         if self.rope_freq > 0:
@@ -164,6 +167,7 @@ class CameraHeadConfig:
     def __post_init__(self) -> None:
         """Refuse unknown names."""
         require_positive(self, "trunk_depth", "num_heads", "mlp_ratio")
+        require_layers(self, "trunk_depth")
         require_choice("camera_head.pose_encoding_type", self.pose_encoding_type, ("absT_quaR_FoV",))
         for name in ("trans_act", "quat_act", "fl_act"):
             require_choice(f"camera_head.{name}", getattr(self, name), tuple(POSE_ACTIVATIONS))
@@ -228,6 +232,7 @@ class TrackerConfig:
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
         require_positive(self, "stride", "corr_levels", "latent_dim", "hidden_size", "depth", "max_scale")
+        require_layers(self, "depth", "corr_levels", "corr_radius")
         require_divisible("tracker.hidden_size", self.hidden_size, 8)
         require_divisible("tracker.latent_dim", self.latent_dim, 4)
         require_not_negative(self, "corr_radius")

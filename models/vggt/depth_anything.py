@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from geometry.constants import constant
 from geometry.errors import InputError
 from geometry.quaternions import quaternion_from_rotation, rotation_from_quaternion
-from models.config_checks import build, read_json, require_divisible, require_known_keys, require_positive, section
+from models.config_checks import (
+    build,
+    read_json,
+    require_divisible,
+    require_known_keys,
+    require_layers,
+    require_positive,
+    section,
+)
 from models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD
 from models.vggt.attention import patch_positions, rotary_angles
 from models.vggt.config import DPTConfig, MissingHeadError
@@ -63,6 +71,7 @@ class DepthAnythingConfig:
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
         require_positive(self, "img_size", "patch_size", "embed_dim", "depth", "num_heads", "alt_start", "features")
+        require_layers(self, "depth")
         require_divisible("embed_dim", self.embed_dim, self.num_heads)
         if len(self.out_layers) != 4 or not all(0 <= layer < self.depth for layer in self.out_layers):
             raise InputError(f"out_layers must be 4 of 0..{self.depth - 1}, got {list(self.out_layers)}")

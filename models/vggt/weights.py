@@ -9,21 +9,22 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry.errors import InputError
 from models.config_checks import read_json
 from models.vggt.config import HEADS, VGGTConfig
 from models.vggt.vggt import VGGT
 
+Network = TypeVar("Network", bound=nn.Module)
 PARTS = ("aggregator", *(f"{name}_head" for name in HEADS))
 WEIGHT_FILES = ("model.safetensors", "model.pt")
 """Preferred names, in this order."""
@@ -68,10 +69,22 @@ def load_vggt(source: str | Path, *, heads: Sequence[str] | None = None) -> Load
         return _random(name, heads)
     weights, config = _sized(name)
     config = config if heads is None else config.with_heads(list(heads))
-    with torch.device("meta"):
-        model = VGGT(config)
+    model = hollow(lambda: VGGT(config), f"weights {weights}")
     model.load_state_dict(_read(weights, model.state_dict()), assign=True)
     return LoadedVGGT(model.eval(), WeightIdentity(name, file_sha256(weights)))
+
+
+def hollow(build: Callable[[], Network], where: str) -> Network:
+    """A network on torch's meta device, to compare its sizes with a file's before any memory is taken for them.
+
+    Raises:
+        InputError: for sizes that no tensor has: of more than 64 bits, or such a product.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except (TypeError, RuntimeError, OverflowError, ArithmeticError) as error:
+        raise InputError(f"{where}: expected sizes of a network, got impossible ones: {_first_line(error)}") from error
 
 
 def available_heads(source: str | Path) -> tuple[str, ...]:

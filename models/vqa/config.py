@@ -5,7 +5,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from geometry.errors import require
-from models.config_checks import build, require_choice, require_divisible, require_not_negative, require_positive
+from models.config_checks import (
+    build,
+    require_choice,
+    require_divisible,
+    require_layers,
+    require_not_negative,
+    require_positive,
+    section,
+)
 from models.vqa.prompt import FORMATS
 
 GEOMETRY_STYLES = ("none", "relative", "plain")
@@ -70,6 +78,7 @@ class PerceiverConfig:
     def __post_init__(self) -> None:
         require_positive(self, "width", "num_latents", "num_layers", "num_heads", "ffn_dim", "latent_std")
         require_not_negative(self, "dropout", "stem_dim")
+        require_layers(self, "num_layers")
         require_divisible("PerceiverConfig.width", self.width, self.num_heads)
 
 
@@ -154,7 +163,8 @@ class VQAConfig:
         """
         kinds = {"visual": VisualConfig, "perceiver": PerceiverConfig, "geometry": GeometryConfig, "lora": LoRAConfig}
         values = {
-            key: build(kinds[key], value, f"{where}.{key}") if key in kinds else value for key, value in raw.items()
+            key: build(kinds[key], section(value, f"{where}.{key}"), f"{where}.{key}") if key in kinds else value
+            for key, value in raw.items()
         }
         return build(cls, values, where)
 

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geometry.errors import InputError, require
+from geometry.plain_json import parse_json
+from models.config_checks import section
 from models.vggt.weights import WeightIdentity, file_sha256
 from models.vqa.config import PerceiverConfig, VQAConfig
 from models.vqa.language import ADAPTER, load_language
@@ -120,15 +122,26 @@ def read_weights(path: Path) -> tuple[VQAWeights, dict[str, Tensor]]:
     require(metadata.get("format") == _FORMAT, f"weights {path}: expected those of train_vqa.py, got others")
     try:
         found = VQAWeights(
-            config=VQAConfig.from_plain(json.loads(metadata["config"]), f"config of {path}"),
-            language=WeightIdentity(**json.loads(metadata["language"])),
-            vggt=WeightIdentity(**json.loads(metadata["vggt"])),
+            config=VQAConfig.from_plain(section(parse_json(metadata["config"]), "config"), "config"),
+            language=_identity(metadata["language"]),
+            vggt=_identity(metadata["vggt"]),
             image_size=int(metadata["image_size"]),
-            about=json.loads(metadata["about"]),
+            about=section(parse_json(metadata["about"]), "about"),
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        require(found.image_size > 0, f"image_size: expected pixels, got {found.image_size}")
+    except InputError as error:
+        raise InputError(f"weights {path}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"weights {path}: expected the metadata of this version, got none or other: {error}") from None
     return found, tensors
+
+
+def _identity(plain: str) -> WeightIdentity:
+    values = section(parse_json(plain), "identity of weights")
+    require(
+        all(isinstance(value, str) for value in values.values()), f"identity of weights: expected texts, got {plain}"
+    )
+    return WeightIdentity(**values)
 
 
 def load_network(path: Path, language: str = "", *, dtype: torch.dtype = torch.float32) -> tuple[SceneQA, VQAWeights]:

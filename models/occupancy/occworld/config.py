@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from geometry import InputError, require
-from models.config_checks import build, require_known_keys, section
+from models.config_checks import build, require_known_keys, require_layers, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class TokenizerConfig:
         """Refuse sizes that cannot be."""
         for name in ("num_classes", "expansion", "heights", "width", "blocks", "plane", "num_codes", "code_channels"):
             require(getattr(self, name) >= 1, f"tokenizer {name}: expected at least 1, got {getattr(self, name)}")
+        require_layers(self, "blocks")
         require(len(self.multipliers) > 0, "tokenizer multipliers: expected at least one level, got none")
 
     @property
@@ -74,6 +75,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""
         require(len(self.channels) >= 2, f"transformer channels: expected 2 or more levels, got {len(self.channels)}")
+        require_layers(self, "pose_layers", "temporal_layers")
         bad = [width for width in self.channels[:-1] if width % self.heads]
         require(not bad, f"transformer channels: expected multiples of {self.heads} heads, got {bad}")
         require(self.frames >= 2, f"transformer frames: expected at least 2, got {self.frames}")

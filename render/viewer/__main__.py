@@ -114,6 +114,7 @@ def served(options: ViewerOptions) -> Iterator[viser.ViserServer]:
             gauge,
             loop,
             thumbnails,
+            fov=server.initial_camera.fov,  # which the client may not have taken yet
             n_views=options.n_views,
             max_side=options.max_side,
             path_file=Path(options.path),

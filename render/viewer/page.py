@@ -59,6 +59,7 @@ class Page:
         loop: RenderLoop,
         thumbnails: dict[int, np.ndarray],
         *,
+        fov: float,
         n_views: int,
         max_side: int,
         path_file: Path,
@@ -70,14 +71,14 @@ class Page:
         self._wants_screenshot = False
         self._playing = threading.Event()
         self._key_labels: list[viser.LabelHandle] = []
-        self._controls(n_views)
+        self._controls(n_views, fov)
         self._path_controls()
         self._frusta(thumbnails)
         if asking is not None:
             self.questions = QuestionBox(client.gui, asking, self._highlight, self._go_to_source)
         client.camera.on_update(lambda _: self.changed())
 
-    def _controls(self, n_views: int) -> None:
+    def _controls(self, n_views: int, fov: float) -> None:
         gui, scene = self.client.gui, self.renderer.scene
         self.status = gui.add_markdown("")
         held_out = [str(view) for view in scene.held_out_views]
@@ -94,9 +95,7 @@ class Page:
                 for name, count in self.renderer.samples.items()
                 if count > 0
             }
-            self.lens = gui.add_slider(
-                "Field of view", *_LENSES, 1, _lens(self.client.camera.fov), hint="vertical, in degrees"
-            )
+            self.lens = gui.add_slider("Field of view", *_LENSES, 1, _lens(fov), hint="vertical, in degrees")
             self.shows_cameras = gui.add_checkbox("Source cameras", True, hint="click one to go there")
             self.screenshot = gui.add_button("Screenshot", hint="PNG of this view at full resolution")
         self.held_out.disabled = not held_out

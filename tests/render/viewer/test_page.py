@@ -190,7 +190,12 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"http://127.0.0.1:{server.get_port()}")
         self.wait(lambda: "sources" in self.text() and "..." not in self.text())
-        (self.client,) = server.get_clients().values()
+        self.server = server
+
+    @property
+    def client(self) -> viser.ClientHandle:
+        """Another one after every reload."""
+        return max(self.server.get_clients().values(), key=lambda one: one.client_id)
 
     def text(self) -> str:
         return self.page.evaluate("document.body.innerText")

@@ -92,7 +92,8 @@ def _work(pipe: Connection, cases: Sequence[Case], seed: int) -> None:
     torch.set_num_threads(1)
     os.environ[CACHE_VARIABLE] = "off"
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    os.dup2(sys.stderr.fileno(), 2)  # libraries complain there about every file
+    for number in (1, 2):
+        os.dup2(sys.stderr.fileno(), number)  # where libraries complain about every file
     with tempfile.TemporaryDirectory() as folder:
         names = tuple(dict.fromkeys(case.name for case in cases))
         bench = Bench(Path(folder) / "samples", names)

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,10 +29,19 @@ def read_array(path: Path) -> np.ndarray:
         UnreadableFileError: for a missing or damaged file, one of Python objects, or a header that promises more than
             the file has.
     """
+    return _array(path, None)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """As `read_array`, mapped into memory, read-only."""
+    return _array(path, "r")
+
+
+def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
     try:
         with path.open("rb") as file:
             _require_warranted(file, path.stat().st_size)
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
     except Exception as error:  # a broken header raises whatever numpy's parser of it does
         raise _unreadable(path, error) from None
 

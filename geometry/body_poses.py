@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geometry.errors import require
 from geometry.quaternions import quaternion_from_rotation, quaternion_inverse, quaternion_product
 from geometry.quaternions import rotation_from_quaternion as rotation_from_xyzw
 
@@ -31,6 +32,18 @@ def unit_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> WFirst:
     identity[..., 0] = 1
     unit = quaternion / squared.clamp(min=MIN_NORM**2).sqrt()
     return torch.where(squared < MIN_NORM**2, identity, unit)
+
+
+def stored_quaternion(quaternion: Float[Tensor, "*batch 4"], where: str) -> WFirst:
+    """`unit_quaternion` of what a file holds.
+
+    Raises:
+        InputError: naming `where`, for one whose square is beyond floating point.
+    """
+    unit = unit_quaternion(quaternion)
+    is_unit = bool(((unit.norm(dim=-1) - 1).abs() < 1e-3).all())
+    require(is_unit, f"{where}: expected quaternions, got one of a length beyond 1e150")
+    return unit
 
 
 def rotation_of(quaternion: Float[Tensor, "*batch 4"]) -> Rotation:

@@ -26,9 +26,12 @@ class InputError(ValueError):
         message = super().__str__()
         if _FROM_PROCESS.match(message):  # with a traceback: `one_line_errors` takes the message out of it
             return message
-        if len(message) > _LONGEST:
-            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in _BREAK.sub(" ", message))
+        return _shortened("".join(one if one.isprintable() else ascii(one)[1:-1] for one in _shortened(message)))
+
+
+def _shortened(message: str) -> str:
+    message = _BREAK.sub(" ", message)
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
 
 
 class Terminated(KeyboardInterrupt):

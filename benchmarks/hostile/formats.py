@@ -275,13 +275,13 @@ def _reader(name: str, write: samples.Write, damaged: Mapping[str, str]) -> Form
 
 _CAMERAS = {"**/*_cam.txt": "text", "**/pair.txt": "text"}
 FORMATS: dict[str, Format] = {
-    "DTU": _reader("dtu", samples.dtu, _CAMERAS | {"**/*.pfm": "bytes", "**/*.png": "png"}),
-    "BlendedMVS": _reader("blendedmvs", samples.blendedmvs, _CAMERAS | {"**/*.jpg": "bytes", "**/*.pfm": "bytes"}),
+    "DTU": _reader("dtu", samples.dtu, _CAMERAS | {"**/*.pfm": "header", "**/*.png": "png"}),
+    "BlendedMVS": _reader("blendedmvs", samples.blendedmvs, _CAMERAS | {"**/*.jpg": "bytes", "**/*.pfm": "header"}),
     "IDR, NeuS": _reader("dtu", samples.idr, {"cameras.npz": "zip"}),
     "LLFF": _reader("llff", samples.llff, {"poses_bounds.npy": "npy"}),
     "NeRF-synthetic": _reader("blender", samples.blender, {"*.json": "json", "**/*.png": "png"}),
     "transforms.json": _reader(
-        "transforms", samples.transforms, {"*.json": "json", "points.ply": "bytes", "masks/*.png": "png"}
+        "transforms", samples.transforms, {"*.json": "json", "points.ply": "header", "masks/*.png": "png"}
     ),
     "COLMAP, binary": _reader("colmap", partial(samples.colmap, text=False), {"sparse/0/*.bin": "bytes"}),
     "COLMAP, text": _reader("colmap", partial(samples.colmap, text=True), {"sparse/0/*.txt": "text"}),
@@ -289,7 +289,7 @@ FORMATS: dict[str, Format] = {
     "Virtual KITTI": _reader("vkitti", samples.vkitti, {"**/*trinsic.txt": "text", "**/depth_*.png": "png"}),
     "ScanNet": _reader("scannet", samples.scannet, {"pose/*": "text", "intrinsic/*": "text", "depth/*": "png"}),
     "WAI": _reader("wai", samples.wai, {"scene_meta.json": "json", "depth/*": "exr", "mask/*": "png"}),
-    "images, PFM": Format(samples.images, _images, {"*.png": "png", "*.[jwtbg]*": "bytes", "*.pfm": "bytes"}),
+    "images, PFM": Format(samples.images, _images, {"*.png": "png", "*.[jwtbg]*": "bytes", "*.pfm": "header"}),
     "WAI modalities": Format(
         samples.arrays,
         _arrays,
@@ -299,11 +299,18 @@ FORMATS: dict[str, Format] = {
     "sessions": Format(samples.session, _drives, {"**/*.json": "json", "**/*.npz": "zip"}),
     "Occ3D": Format(samples.occ3d, _occ3d, {"annotations.json": "json", "infos.pkl": "bytes", "**/labels.npz": "zip"}),
     "trajectories": Format(samples.trajectories, _trajectories, {"*.txt": "text", "*.json": "json"}),
-    "LiDAR": Format(samples.points, _points, {"*.npy": "npy", "*.bin": "bytes", "*.txt": "text", "*.ply": "bytes"}),
+    "LiDAR": Format(samples.points, _points, {"*.npy": "npy", "*.bin": "bytes", "*.txt": "text", "*.ply": "header"}),
     "meshes, CityGML": Format(
         samples.meshes,
         _meshes,
-        {"*.obj": "text", "*.off": "text", "*.gltf": "json", "*.gml": "text", "*.[gps][ltc][byl]*": "bytes"},
+        {
+            "*.obj": "text",
+            "*.off": "text",
+            "*.gltf": "json",
+            "*.gml": "text",
+            "*.ply": "header",
+            "*.[gs][lt][bl]": "bytes",
+        },
     ),
     "questions": Format(samples.questions, _questions, {"*.json": "json", "*.jsonl": "json_lines"}),
     "ARKitScenes": Format(

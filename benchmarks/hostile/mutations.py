@@ -30,6 +30,9 @@ _INTEGERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1, 2**64 - 1)
 _MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x1f\x8b\x08", b"\x80\x02")
 _MAGICS += (b"v/1\x01", b"Pf\n", b"glTF", b"\x00" * 16, b"\xff" * 16, b"{", b"\xef\xbb\xbf", b"<?xml")
 _TOKEN = re.compile(r"[^\s,:\[\]{}\"]+")
+_HEADER_WORD = re.compile(rb"[!-~]+")
+_HEADER = 300
+"""Bytes of a file's beginning that may be text."""
 
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -161,6 +164,14 @@ def of_png(content: bytes, draw: random.Random) -> bytes:
     return content[:16] + bytes(header) + checksum + content[33:]
 
 
+def of_header(content: bytes, draw: random.Random) -> bytes:
+    """A number, or a word, in the text at the beginning of a file that goes on in bytes."""
+    words = list(_HEADER_WORD.finditer(content[:_HEADER]))
+    word = draw.choice(words)
+    other = draw.choice(words)[0] if draw.random() < 0.3 else draw.choice(_NUMBERS).encode()
+    return content[: word.start()] + other + content[word.end() :]
+
+
 def of_npy(content: bytes, draw: random.Random) -> bytes:
     """Another shape or type in the header of an array."""
     version = np.lib.format.read_magic(io.BytesIO(content))
@@ -233,6 +244,7 @@ _OF_KIND: dict[str, tuple[Damage, ...]] = {
     "text": (of_words, of_words, of_words, of_lines),
     "json": (of_json, of_json, of_json, of_words),
     "json_lines": (of_json_lines, of_json_lines, of_lines),
+    "header": (of_header, of_header, of_bytes),
     "png": (of_png, of_bytes),
     "npy": (of_npy, of_bytes),
     "zip": (of_zip, of_zip, of_bytes),

@@ -1,5 +1,6 @@
 """Meshes on disk -> triangles in meters, z up: OBJ, what trimesh reads (glTF, GLB, PLY, STL, OFF), and CityGML."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,9 @@ def _obj_corners(words: Sequence[str], count: int) -> list[int]:
 
 def _read_other(path: Path) -> TriangleMesh:
     try:
-        scene = trimesh.load_scene(path, process=False)
+        # from memory: of a file trimesh would ask for as many bytes as a header says
+        content, resolver = io.BytesIO(path.read_bytes()), trimesh.resolvers.FilePathResolver(str(path))
+        scene = trimesh.load_scene(content, file_type=path.suffix[1:].lower(), resolver=resolver, process=False)
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
     except Exception as error:  # its readers raise whatever the format's parser does
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
@@ -159,5 +162,10 @@ def _read_other(path: Path) -> TriangleMesh:
     for part in parts:
         faces = np.asarray(part.faces, dtype=np.int64)
         vertices = np.asarray(part.vertices, dtype=np.float64)
+        last = int(faces.max(initial=-1))
+        require(
+            int(faces.min(initial=0)) >= 0 and last < len(vertices),
+            f"{path}: expected faces of {len(vertices)} corners, got one of corner {last}",
+        )
         mesh = mesh.joined(TriangleMesh(vertices, faces, np.zeros(len(faces), dtype=np.int64)))
     return mesh

@@ -26,7 +26,7 @@ from torch import Tensor
 from data.occupancy.types import AERIAL, GROUND
 from data.problems import LeftOut, Report, raise_problem
 from data.untrusted_files import read_archive
-from geometry.body_poses import unit_quaternion
+from geometry.body_poses import stored_quaternion
 from geometry.errors import InputError, require
 from geometry.plain_json import parse_json
 from geometry.voxels import EgoGrid
@@ -271,7 +271,7 @@ def read_session(folder: Path, space: EgoGrid | None = None, report: Report = ra
             report(error)
     require(len(numbers) > 0, f"{folder}: expected frames with occupancy/*_occupancy.npz and poses/*.json, got none")
     stacked = torch.tensor(poses, dtype=torch.float64)
-    stacked[:, 3:7] = unit_quaternion(stacked[:, 3:7])
+    stacked[:, 3:7] = stored_quaternion(stacked[:, 3:7], str(folder))
     session = Session(folder, agent, info, tuple(numbers), stacked)
     if space is None or not (folder / "session.json").is_file():
         session.occupancy(numbers[0])  # says at once that the grid is another one

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.occupancy.sessions import parse_pose
-from geometry.body_poses import quaternion_of, relative_to, rotation_about_z, rotation_of, unit_quaternion
+from geometry.body_poses import quaternion_of, relative_to, rotation_about_z, rotation_of, stored_quaternion
 from geometry.errors import InputError, require
 from geometry.plain_json import parse_json
 
@@ -151,17 +151,17 @@ def read_trajectory(path: Path, period: float) -> Float[Tensor, "frame 13"]:
     numbers = [_numbers(entry, f"{path}, frame {number}") for number, entry in enumerate(entries)]
     lengths = sorted({len(row) for row in numbers})
     require(len(lengths) == 1, f"{path}: expected poses of one kind, got lengths {lengths}")
-    poses = _with_all(torch.tensor(numbers, dtype=torch.float64), period)
+    poses = _with_all(torch.tensor(numbers, dtype=torch.float64), period, str(path))
     require(bool(poses.isfinite().all()), f"{path}: expected poses within the range of numbers, got one far beyond")
     return poses
 
 
-def _with_all(poses: Float[Tensor, "frame number"], period: float) -> Float[Tensor, "frame 13"]:
+def _with_all(poses: Float[Tensor, "frame number"], period: float, where: str) -> Float[Tensor, "frame 13"]:
     """With what 3 or 7 numbers leave out."""
     if poses.shape[1] == 3:
         steps = torch.diff(poses, dim=0, append=2 * poses[-1:] - poses[-2:-1]) if len(poses) > 1 else poses[:1]
         return with_velocities(poses, rotation_about_z(torch.atan2(steps[:, 1], steps[:, 0])), period)
-    poses[:, 3:7] = unit_quaternion(poses[:, 3:7])
+    poses[:, 3:7] = stored_quaternion(poses[:, 3:7], where)
     if poses.shape[1] == 7:
         return with_velocities(poses[:, :3], rotation_of(poses[:, 3:7]), period)
     return poses

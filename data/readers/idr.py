@@ -6,6 +6,7 @@ millimeters (cameras 300 to 1500 from the point they look at), and DTU's 425 to 
 A mask may be smaller than its image if it has the same aspect.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from data.readers.splits import Report, dtu_view_lists, missing_views, present_o
 from data.scene import Frame, PosedScene
 from data.untrusted_files import read_archive
 from data.view_selection.neighbors import complete_neighbors
-from geometry import InputError, Traits, check_camera, look_at_point, rigid_inverse
+from geometry import InputError, Traits, check_camera, look_at_point, require, rigid_inverse
 from geometry.conversions import camera_from_projection, intrinsics_from_integer_centers
 
 _CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
@@ -134,7 +135,11 @@ def _depth_range(
     if sphere is not None:
         center, radius = sphere[:3, 3], sphere[0, 0].item()
         depth = (w2c[2, :3] @ center + w2c[2, 3]).item()
-        return max(depth - radius, 0.05 * (depth + radius)), depth + radius
+        near, far = max(depth - radius, 0.05 * (depth + radius)), depth + radius
+        require(
+            0 < near < far < math.inf, f"{folder}: expected a sphere before the camera, got depths {near:g} to {far:g}"
+        )
+        return near, far
     stacked = torch.stack(all_w2c)
     distances = (rigid_inverse(stacked)[:, :3, 3] - look_at_point(stacked)).norm(dim=-1)
     typical = distances.median().item()

@@ -175,6 +175,8 @@ def _seconds(image: Path) -> float:
 
 def _pose_at(poses: np.ndarray, seconds: float, image: Path) -> np.ndarray:
     """World to camera of the pose that is nearest in time."""
+    if poses.shape[1] != 7:
+        raise ValueError(f"{poses.shape[1]} numbers of a pose instead of 7")
     row = poses[np.abs(poses[:, 0] - seconds).argmin()]
     if abs(row[0] - seconds) > POSE_TOLERANCE:
         raise ValueError(f"no pose within {POSE_TOLERANCE} s of {image.name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geometry import InputError
-from geometry.plain_json import DECODER, parse_json
+from geometry.plain_json import DECODER, parse_json, require_whole_characters
 
 _SPACE = " \t\r\n\ufeff"
 
@@ -66,7 +66,9 @@ def _find(text: str, keys: Sequence[str]) -> Iterator[tuple[int, Any]]:
 def _decoded(text: str, at: int) -> tuple[Any, int]:
     """A value and the position behind it."""
     try:
-        return DECODER.raw_decode(text, at)
+        value, end = DECODER.raw_decode(text, at)
+        require_whole_characters(text[at:end], value)
+        return value, end
     except json.JSONDecodeError:
         raise
     except ValueError as error:

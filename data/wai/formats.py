@@ -25,7 +25,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from data.image_io import DECODE_ERRORS, UnreadableFileError, write_atomic, write_bytes
-from data.untrusted_files import read_archive, read_array, read_gzip
+from data.untrusted_files import map_array, read_archive, read_array, read_gzip
 from geometry import InputError, require
 from geometry.plain_json import parse_json
 
@@ -246,7 +246,7 @@ def _store_numpy(path: Path, array: np.ndarray) -> None:
 
 def _load_mapped(path: Path) -> np.ndarray:
     """Mapped into memory, read-only; the shape in the name must be that of the file's own header."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = map_array(path)
     match = _MAPPED_NAME.fullmatch(path.name)
     require(match is not None, f"{path}: expected a name like name--4x4.npy")
     named = tuple(int(side) for side in re.split("[x,]", match[2]))

@@ -2,15 +2,16 @@
 
 import contextlib
 import functools
+import io
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from geometry import InputError
 
@@ -41,6 +42,39 @@ def read_image(path: Path, background: int = 0) -> UInt8[np.ndarray, "height wid
     return _decode(path, background, status.st_mtime_ns, status.st_size)
 
 
+class _Warranted(io.BufferedReader):
+    """A file that is asked for no more bytes than it has: Pillow would take memory for as many as a header names."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextlib.contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Pillow's image of a file; raises one of `DECODE_ERRORS`."""
+    with _Warranted(path) as file:
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError(f"cannot identify image file '{path}'") from None
+        with image:
+            yield image
+
+
+def is_file(path: Path) -> bool:
+    """Path.is_file, which raises an error for a name that is too long, as one in a stranger's file may be."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) from the header alone.
 
@@ -48,7 +82,7 @@ def image_size(path: Path) -> tuple[int, int]:
         InputError: for a missing file or one that is no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.height, image.width
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: expected an image file, got none") from None
@@ -90,7 +124,7 @@ def read_uint16(path: Path) -> UInt16[np.ndarray, "height width"]:
         InputError: for a missing or undecodable file, or one that is no 16-bit gray image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
     except FileNotFoundError:
@@ -169,7 +203,7 @@ def read_depth_pfm(path: Path) -> Float[np.ndarray, "height width"]:
 def decode_image(path: Path, background: int) -> UInt8[np.ndarray, "height width 3"]:
     """As `read_image`, decoded anew every time."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             return to_rgb(image, background)
     except FileNotFoundError:

@@ -18,6 +18,10 @@ MOST_BYTES = 2**32
 _MOST_RATIO = 50
 """Of unpacked to packed bytes: JSON of numbers comes to 3 to 20, a bomb to 1000."""
 _PIECE = 2**22
+_HEADER = 2**14
+"""Bytes at the beginning of an array file that hold its header: numpy reads no longer one of strangers."""
+_BRACKETS = 200
+"""In a header; a plain one has two."""
 _SMALL = 2**26
 """Bytes below which any ratio will do."""
 
@@ -99,10 +103,13 @@ def _pieces(file: Any, most: int) -> Iterator[bytes]:
 
 def _require_warranted(file: Any, size: int) -> None:
     """Refuse a header that promises more than `size` bytes: numpy would take the memory before it reads on."""
-    start = io.BytesIO(file.read(8))
+    start = io.BytesIO(file.read(_HEADER))
     version = np.lib.format.read_magic(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    length = int.from_bytes(start.getvalue()[8 : 10 if version == (1, 0) else 12], "little")
+    if sum(start.getvalue()[:length].count(bracket) for bracket in (b"(", b"[", b"{")) > _BRACKETS:
+        raise ValueError("a header of brackets")  # Python's parser takes all its memory for them
+    shape, _, dtype = read(start)
     promised = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or promised > size:
         raise ValueError(f"shape {shape} and type {dtype} in {size} bytes")

@@ -32,6 +32,7 @@ from geometry.cameras import MAX_ROTATION_ERROR
 from models.mapanything.weights import load_mapanything
 from models.occupancy.networks import load_network as load_forecaster
 from models.vggt.backbones import load_network
+from models.vggt.preprocess import load_images
 from models.vggt.weights import read_tensors, weight_shapes
 from models.vqa.weights import read_weights
 from render.paths import frames_of, read_path
@@ -131,6 +132,8 @@ def _images(folder: Path, file: Path) -> list[InputError]:
         height, width = image_size(file)
         demand(read_image(file).shape == (height, width, 3), "an image of another size than its header's")
         demand(max(read_photo(file, 64).image.shape[:2]) <= 64, "a photograph larger than asked for")
+        images = load_images([file], size=28)
+        demand(bool(((images >= 0) & (images <= 1)).all()), "colors outside of [0, 1]")
     return []
 
 

@@ -5,6 +5,7 @@ Where both is said of a voxel, the counts decide: a wall that a few rays graze s
 through goes (free-space carving). What neither says is unknown.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def read_points(path: Path, report: Report | None = None) -> Float[np.ndarray, "
         elif path.suffix == ".txt":
             points = np.loadtxt(path, comments="#", delimiter=_delimiter(path), ndmin=2)
         else:
-            points = np.asarray(trimesh.load(path, process=False).vertices)
+            content = io.BytesIO(path.read_bytes())  # of a file trimesh asks for as many bytes as its header says
+            points = np.asarray(trimesh.load(content, file_type=path.suffix[1:], process=False).vertices)
     except Exception as error:  # trimesh raises whatever its parser does
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     require(

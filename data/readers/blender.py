@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.image_io import image_size
+from data.image_io import image_size, is_file
 from data.readers.options import ReaderOptions
 from data.readers.splits import (
     Report,
@@ -151,6 +151,6 @@ def _parse_entry(path: Path, index: int, entry: dict[str, Any]) -> tuple[Path, F
             f"{path}: expected file_path and a 4x4 transform_matrix in frame {index}, got {entry}"
         ) from None
     image_path = image_path if image_path.suffix else image_path.with_suffix(".png")
-    if not image_path.is_file():
+    if not is_file(image_path):
         raise InputError(f"{image_path}: expected the image of frame {index} of {path.name}, got none")
     return image_path, c2w

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.colmap_library import pycolmap
-from data.image_io import UnreadableFileError, image_size
+from data.image_io import UnreadableFileError, image_size, is_file
 from data.problems import LeftOut, Report
 from data.readers.matched_points import matched_points
 from data.readers.options import ReaderOptions
@@ -130,11 +130,11 @@ def file_below(folder: Path, name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES
         f"{folder}: expected names of files in this folder, got {name!r}",
     )
     exact = folder / relative
-    if exact.suffix.lower() in suffixes and exact.is_file():
+    if exact.suffix.lower() in suffixes and is_file(exact):
         return exact
     others = (path for suffix in suffixes for path in (exact.with_suffix(suffix), exact.with_suffix(suffix.upper())))
     appended = (exact.with_name(exact.name + suffix) for suffix in suffixes)
-    return next((path for path in (*appended, *others) if path.is_file()), None)
+    return next((path for path in (*appended, *others) if is_file(path)), None)
 
 
 def image_folder(folder: Path, factor: int | None) -> Path:

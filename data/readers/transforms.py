@@ -16,6 +16,7 @@ scene.json and without points, depth bounds are from SIFT matches that are trian
 (data/readers/matched_points.py).
 """
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ from geometry import InputError, require
 from geometry.conversions import w2c_from_opengl_c2w
 
 _FILE = "transforms.json"
+_MAX_SIDE = 2**31
+"""Pixels of an image that COLMAP's library can count."""
 _MODELS = ("OPENCV", "OPENCV_FISHEYE", "PINHOLE", "SIMPLE_PINHOLE")
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _DEPTH_SCALE = 0.001
@@ -170,7 +173,7 @@ def _camera(values: dict[str, Any], image_path: Path, where: str) -> pycolmap.Ca
         fy = _focal(number("camera_angle_y"), height) if "fl_x" not in values else fx
     fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
     require(
-        bool(fx and fy and min(fx, fy) > 0) and min(height, width) >= 1,
+        bool(fx and fy and min(fx, fy) > 0) and min(height, width) >= 1 and max(height, width) < _MAX_SIDE,
         f"{where}: expected fl_x or camera_angle_x and a size above 0, got fl_x {values.get('fl_x')!r}, camera_angle_x "
         f"{values.get('camera_angle_x')!r}, {width:g}x{height:g}",
     )
@@ -200,7 +203,8 @@ def _ply_points(folder: Path, name: object, report: Report) -> ScenePoints | Non
         path = file_below(folder, name, (".ply",))
         if path is None:  # exports often leave it out
             return None
-        vertices = np.asarray(trimesh.load(path, process=False).vertices, np.float64)
+        content = io.BytesIO(path.read_bytes())  # of a file trimesh asks for as many bytes as its header says
+        vertices = np.asarray(trimesh.load(content, file_type="ply", process=False).vertices, np.float64)
     except InputError as error:
         report(error)
         return None

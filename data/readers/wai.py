@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from data.image_io import is_file
 from data.problems import LeftOut, Report, raise_problem
 from data.readers.splits import Split, choose_scans, present_only, read_each, split_views
 from data.scene import Covisibility, Frame, PosedScene
@@ -148,7 +149,7 @@ def _frame(
         f"{where}: expected a PINHOLE camera, got {camera.model}; python -m data.wai.undistort makes one of it",
     )
     image_path = scene.path_of(meta, there.image or Modality("frame_key", "file_path", None))
-    if image_path is None or not image_path.is_file():
+    if image_path is None or not is_file(image_path):
         raise LeftOut("frames without an image file", f"{image_path or where}: expected an image, got none")
     w2c = rigid_inverse(torch.from_numpy(meta.c2w))
     intrinsics = intrinsics_from_integer_centers(torch.from_numpy(camera.intrinsics))

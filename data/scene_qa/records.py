@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.image_io import image_size, write_bytes
+from data.image_io import image_size, is_file, write_bytes
 from data.problems import LeftOut, Report, raise_problem
 from data.scene_qa.json_lines import Entry, read_entries, word
 from data.scene_qa.types import HISTOGRAM_BINS, QARecord, ViewGeometry
@@ -187,10 +187,7 @@ def _found(folder: Path, name: str) -> Path | None:
 
 @lru_cache(maxsize=65536)
 def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or none that a file can have
-        return False
+    return is_file(path)
 
 
 def _answers(

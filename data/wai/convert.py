@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from data.image_io import write_atomic
+from data.image_io import open_image, write_atomic
 from data.problems import Problems, shortened
 from data.procedural.generate import SETTINGS_FILE
 from data.readers.options import ReaderOptions
@@ -249,7 +248,7 @@ def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 
 
 def _has_alpha(path: Path) -> bool:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return image.has_transparency_data or image.mode not in ("RGB", "L")
 
 

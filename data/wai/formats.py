@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from data.image_io import DECODE_ERRORS, UnreadableFileError, write_atomic, write_bytes
+from data.image_io import DECODE_ERRORS, UnreadableFileError, is_file, open_image, write_atomic, write_bytes
 from data.untrusted_files import map_array, read_archive, read_array, read_gzip
 from geometry import InputError, require
 from geometry.plain_json import parse_json
@@ -74,7 +74,7 @@ def load(path: Path, kind: str | None = None) -> Any:
     entry = _format(path, kind)
     if entry.load is None:
         raise InputError(f"{path}: expected a format that is supported, got {kind!r}, which is not")
-    if not path.is_file():
+    if not is_file(path):
         raise UnreadableFileError(f"{path}: expected a file, got none")
     try:
         return entry.load(path)
@@ -132,7 +132,7 @@ def _format(path: Path, kind: str | None) -> Format:
 
 
 def _load_image(path: Path) -> Float[np.ndarray, "channel height width"]:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         image.load()
         shown = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
         require(not image.mode.startswith(("I", "F")), f"{path}: expected an 8-bit image, got mode {image.mode}")
@@ -157,7 +157,7 @@ def _store_image(path: Path, image: np.ndarray) -> None:
 
 
 def _load_binary(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         image.load()
         require(image.mode in ("1", "L"), f"{path}: expected a mask of 1 or 8 bits, got mode {image.mode}")
         return np.asarray(image).astype(bool) if image.mode == "1" else np.asarray(image) > 127

@@ -3,6 +3,8 @@
 Images leave as RGB in [0, 1], float32, channel first; the network subtracts the mean and divides by the deviation.
 """
 
+import io
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,10 @@ DEFAULT_SQUARE_SIZE = 1024
 """Pixels of a padded square, as upstream."""
 PATCH_SIZE = 14
 """Pixels a side, VGGT-1B's."""
+_MAX_ASPECT = 64
+"""Longer side to shorter one: made 518 pixels wide, an image of one pixel by 20 000 would take 60 GB."""
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
+"""What Pillow raises about files that are damaged or no images."""
 
 
 class PlacedImages(NamedTuple):
@@ -134,13 +140,16 @@ def _open_all(paths: Sequence[str | Path]) -> list[Image.Image]:
 def _open_rgb(path: Path) -> Image.Image:
     """The picture in RGB; a picture with transparency is laid on white."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            if max(image.size) > _MAX_ASPECT * min(image.size):
+                raise ValueError(f"{image.height}x{image.width} pixels are more than {_MAX_ASPECT} to 1")
             if image.mode == "RGBA":
                 white = Image.new("RGBA", image.size, (255, 255, 255, 255))
                 return Image.alpha_composite(white, image).convert("RGB")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"image {path} cannot be read: {error}") from error
+    except _DECODE_ERRORS as error:
+        reason = "no image, or none of a known format" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"image {path} cannot be read: {reason}") from error
 
 
 def _to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:

@@ -13,7 +13,7 @@ import pi_heif
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from data.image_io import DECODE_ERRORS, UnreadableFileError, to_rgb
+from data.image_io import DECODE_ERRORS, UnreadableFileError, open_image, to_rgb
 
 pi_heif.register_heif_opener()
 
@@ -119,7 +119,7 @@ def _taken(exif: Image.Exif) -> str | None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """With every way in which a damaged file fails as one."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             yield image
     except Image.DecompressionBombError:
         limit = f"at most {_MAX_PIXELS // 1_000_000} megapixels"

@@ -1,5 +1,6 @@
 """Damaged and hostile files: a readable line or a correct result, within time and memory, and nothing of them runs."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -22,6 +23,7 @@ from benchmarks.hostile.cases import CORRECT, FAILED, REFUSED, Bench, limits
 from benchmarks.hostile.formats import FORMATS, TOY
 from benchmarks.hostile.mutations import DEEP, KINDS, damaged, of_png
 from data.cache import CACHE_VARIABLE
+from data.occupancy.citygml import read_city
 from data.occupancy.occ3d import read_plain_pickle
 from data.untrusted_files import read_archive, read_array, read_gzip
 from data.wai.formats import load
@@ -130,6 +132,44 @@ def test_bombs(bench: Bench, tmp_path: Path) -> None:
         assert bench.with_content("checkpoints, weights", weights, content).verdict == REFUSED
 
 
+CITY = (
+    '<c:CityModel xmlns:c="c" xmlns:g="g" xmlns:b="b"><c:cityObjectMember><b:Building name="{0}"><b:lod1Solid>'
+    "<g:Polygon><g:exterior><g:LinearRing><g:posList>{1} 100 100 0 200 100 0 200 200 0 100 100 0</g:posList></g:LinearRing>"
+    "</g:exterior></g:Polygon></b:lod1Solid></b:Building></c:cityObjectMember></c:CityModel>"
+)
+
+
+def test_entities_of_xml(tmp_path: Path) -> None:
+    path, secret = tmp_path / "city.gml", tmp_path / "secret.txt"
+    secret.write_text("300 300 0")
+    path.write_text(CITY.format("", ""))
+    assert len(read_city(path).mesh.faces) == 1
+    laughs = "".join(f'<!ENTITY e{level} "{f"&e{level - 1};" * 10}">' for level in range(1, 10))
+    for name, ring in (("&e9;", ""), ("", "&e9;")):
+        path.write_text(f'<!DOCTYPE x [<!ENTITY e0 "1 1 1 ">{laughs}]>' + CITY.format(name, ring))
+        with limits(memory=2**28), pytest.raises(InputError, match=r"cannot be read: .*amplification"):
+            read_city(path)
+    path.write_text(f'<!DOCTYPE x [<!ENTITY file SYSTEM "file://{secret}">]>' + CITY.format("", "&file;"))
+    with pytest.raises(InputError, match="expected gml:posList with three numbers per corner"):
+        read_city(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "larger"),
+    [
+        ("vggt", b'"depth": 4', b'"depth": 1000000000'),
+        ("vggt", b'"embed_dim": 16', b'"embed_dim": 16777216'),
+        ("da3", b'"depth": 4', b'"depth": 1000000000'),
+        ("mapanything", b'"blocks": 4', b'"blocks": 1000000000'),
+    ],
+)
+def test_networks_are_no_larger_than_their_weights(name: str, number: bytes, larger: bytes, bench: Bench) -> None:
+    path = bench.path("networks", f"{name}.json")
+    assert number in path.read_bytes()
+    outcome = bench.with_content("networks", path, path.read_bytes().replace(number, larger))
+    assert outcome.verdict == REFUSED, outcome.why
+
+
 def archive_of(content: bytes, name: str = "occupancy.npy") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -150,6 +190,24 @@ def test_arrays_that_promise_more_than_they_have(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", a=np.arange(3), b=np.eye(2))
     assert read_archive(tmp_path / "b.npz", ("a", "c"))["a"].tolist() == [0, 1, 2]
     assert read_archive(tmp_path / "b.npz").keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02]r\x00\x00\x00\x7f.",  # place 2^31 of the memo: 32 GB in C's unpickler
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b".",  # a string of 2^40 bytes
+        b"cbuiltins\nbytes\n(I4294967296\ntR.",
+        b"cnumpy\nndarray\n((I4294967296\ntS'b'\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I4294967296\ntS'b'\ntR.",
+    ],
+    ids=["memo", "string", "bytes", "array", "reconstruct"],
+)
+def test_pickles_take_no_more_memory_than_they_have(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "infos.pkl"
+    path.write_bytes(content)
+    with limits(memory=2**28), contextlib.suppress(InputError):
+        assert len(read_plain_pickle(path)) == 0
 
 
 class Hostile:

@@ -134,8 +134,8 @@ def test_bombs(bench: Bench, tmp_path: Path) -> None:
 
 CITY = (
     '<c:CityModel xmlns:c="c" xmlns:g="g" xmlns:b="b"><c:cityObjectMember><b:Building name="{0}"><b:lod1Solid>'
-    "<g:Polygon><g:exterior><g:LinearRing><g:posList>{1} 100 100 0 200 100 0 200 200 0 100 100 0</g:posList></g:LinearRing>"
-    "</g:exterior></g:Polygon></b:lod1Solid></b:Building></c:cityObjectMember></c:CityModel>"
+    "<g:Polygon><g:exterior><g:LinearRing><g:posList>{1} 100 100 0 200 100 0 200 200 0 100 100 0</g:posList>"
+    "</g:LinearRing></g:exterior></g:Polygon></b:lod1Solid></b:Building></c:cityObjectMember></c:CityModel>"
 )
 
 

@@ -1,5 +1,6 @@
 """Data that several test folders read, made once per session; random numbers that do not depend on the tests before."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,8 +11,20 @@ from data.cache import CACHE_VARIABLE
 from data.procedural.generate import generate
 from data.procedural.writers import GeneratorSettings
 
+gc.disable()  # what is imported is no garbage; see `pytest_collection_finish`
 torch.set_num_threads(1)
 os.environ[CACHE_VARIABLE] = "off"  # also of the processes that tests start; tests of the cache name a folder
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no collection of garbage in a test looks at it again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries that count what is left at the end find nothing."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from tests.documented.extract import ROOT
 from tests.render.answering import write_weights
 from tests.render.forecast.test_forecast import write_network
 from tests.render.reconstruct.photo_sets import FOCAL, HEIGHT, WIDTH, ring, take_photos
+from tests.render.tiny import write_smaller_field
 from tests.test_benchmarks import FAKE_SCRIPT
 from tests.training.vggt.tiny import SIZES
 
@@ -73,12 +74,7 @@ def shipped_weights(folder: Path) -> None:
         if path.suffix != ".ckpt":
             (folder / path.name).symlink_to(path)
             continue
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        record = checkpoint["vggt_nerf"]
-        record["vggt"]["image_size"] = 56
-        if "renderer" in record and record["renderer"]["sampler"] == "guided":
-            record["renderer"]["config"]["sweep_planes"] = 12
-        torch.save(checkpoint, folder / path.name)
+        write_smaller_field(path, folder / path.name)
 
 
 def _camera_path(path: Path) -> None:

@@ -51,6 +51,16 @@ def write_data(folder: Path, scenes: int = 1, width: int = WIDTH, height: int = 
     return folder
 
 
+def write_smaller_field(shipped: Path, path: Path, image_size: int = 56) -> None:
+    """A shipped radiance field that looks at small images and, if it is guided, through few planes; else the same."""
+    checkpoint = torch.load(shipped, map_location="cpu", weights_only=True)
+    record = checkpoint["vggt_nerf"]
+    record["vggt"]["image_size"] = image_size
+    if "renderer" in record and record["renderer"]["sampler"] == "guided":
+        record["renderer"]["config"]["sweep_planes"] = 12
+    torch.save(checkpoint, path)
+
+
 def write_backbone(path: Path, *, with_depth: bool = False) -> Path:
     """The architecture of a VGGT of a few thousand weights; `with_depth`: with camera and depth heads."""
     path.parent.mkdir(parents=True, exist_ok=True)

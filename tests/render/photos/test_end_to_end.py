@@ -18,6 +18,7 @@ from render.photos.options import PhotosOptions
 from render.reconstruct import structure_from_motion
 from tests.render.photos.pages import Seen
 from tests.render.reconstruct.photo_sets import ring, take_photos
+from tests.render.tiny import write_smaller_field
 from training.cli import parse_options
 from training.nerf.checkpoint import read_nerf_checkpoint
 from training.nerf.finetune import FinetuneTask
@@ -33,19 +34,20 @@ residual_channels = 2
 residual_resolution = 8
 scene_field = 8
 scene_field_steps = 20
+surface_views = 2
 save_every = 1
 val_every = 100
 num_val = 1
 num_workers = 0
 near_far = data
 """
+FIELD = "field.ckpt"
 KEYS = ["poses", "images", "registered", "reprojection_px", "near", "far", "held_out", "seconds", "warnings", "video"]
 
 
 def arguments(source: Path, out: Path, config: Path, *more: str) -> list[str]:
     sizes = ["--max_side", "96", "--n_views", "3", "--frames", "1", "--steps", "4", "--device", "cpu", "--ckpt"]
-    ckpt = ROOT / "ckpts" / "general_guided.ckpt"
-    return [str(source), "--out", str(out), "--finetune", str(config), *sizes, str(ckpt), *more]
+    return [str(source), "--out", str(out), "--finetune", str(config), *sizes, str(config.with_name(FIELD)), *more]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,12 +67,13 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight photographs of one place, one of another, and a config of fine-tuning."""
+    """Eight photographs of one place and one of another, a config, and the shipped field on small images."""
     folder = tmp_path_factory.mktemp("end_to_end")
     take_photos(folder / "photos", ring(8))
     take_photos(folder / "photos", ring(1), world=1, prefix="another")
     (folder / "photos" / "another_000.png").rename(folder / "photos" / "<script>.png")
     (folder / "config.txt").write_text(CONFIG)
+    write_smaller_field(ROOT / "ckpts" / "general_guided.ckpt", folder / FIELD)
     return folder
 
 

@@ -89,6 +89,7 @@ def test_finetune(
     sampler = read_nerf_checkpoint(start).record.renderer.sampler
     more = f"--residual_channels 2 --residual_resolution 8 --init_from {start} --expname tiny {BY_SAMPLER[sampler]}"
     more += " --scene_field 8 --scene_field_steps 2 --max_steps 4" if options.scene_field else " --max_steps 2"
+    more += " --surface_views 2" if options.scene_field and options.surfaces == "model" else ""
     command = _command("train_finetune.py", config, options.dataset_name, data_of, tmp_path)
     status, errors = outcome_of_finetune([*command, *more.split()])
     assert status == 0, errors

@@ -33,6 +33,13 @@ class AggregatedTokens(NamedTuple):
     """Of a network with a match stem."""
 
 
+def normalized_images(images: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    """Images in [0, 1] as a patch embedding takes them."""
+    mean = constant(IMAGE_MEAN, images)[:, None, None]
+    std = constant(IMAGE_STD, images)[:, None, None]
+    return (images - mean) / std
+
+
 class Aggregator(nn.Module):
     """Patch embedding, one camera token and some registers per view, then frame and global blocks in turn."""
 
@@ -80,9 +87,7 @@ class Aggregator(nn.Module):
         """Normalize images in [0, 1] and embed them; a ViT also gives its other tokens, a match stem its matches."""
         if images.shape[2] != 3:
             raise InputError(f"images must have 3 channels (axis 2), got shape {tuple(images.shape)}")
-        mean = constant(IMAGE_MEAN, images)[:, None, None]
-        std = constant(IMAGE_STD, images)[:, None, None]
-        normalized = (images - mean) / std
+        normalized = normalized_images(images)
         return self.patch_embed(normalized if self.sees_views_together else normalized.flatten(0, 1))
 
     def forward(

@@ -69,27 +69,52 @@ class MatchStem(nn.Module):
     def forward(self, images: Float[Tensor, "batch view 3 height width"]) -> StemTokens:
         """Sides that are no multiples of the patch are an `InputError`."""
         batch, views = images.shape[:2]
-        maps = images.flatten(0, 1)
+        maps, match = self._features(images.flatten(0, 1))
+        rows, cols = match.shape[-2:]
+        own = cell_positions(rows, cols, match)
+        features = match.flatten(2).unflatten(0, (batch, views))
+        logits = self._match_logits(features[:, 0], features[:, 1:], own, own)
+        cues = _cues(logits, own).flatten(0, 1).transpose(1, 2).unflatten(2, (rows, cols))
+        cues = self.cues(F.pixel_unshuffle(cues, CELLS).flatten(2).transpose(1, 2))
+        return StemTokens(self.proj(maps).flatten(2).transpose(1, 2) + cues, logits)
+
+    def match_features(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image channel match_rows match_cols"]:
+        """Unit vectors of the cells, to be compared by `compare`; images as `forward` takes them."""
+        return self._features(images)[1]
+
+    def compare(
+        self,
+        first: Float[Tensor, "channel rows cols"],
+        others: Float[Tensor, "other channel other_rows other_cols"],
+    ) -> Float[Tensor, "other first_cell cell"]:
+        """Match logits of images by their `match_features`; displacements count from the middles of both images."""
+        here = cell_positions(*first.shape[-2:], first)
+        # in half widths of the first image, whatever the shape of the others
+        there = cell_positions(*others.shape[-2:], others) * (others.shape[-1] / first.shape[-1])
+        return self._match_logits(first.flatten(1)[None], others.flatten(2)[None], here, there)[0]
+
+    def _features(self, maps: Float[Tensor, "image 3 height width"]) -> tuple[Tensor, Tensor]:
+        """Maps of the last level, and unit vectors of the match cells."""
         require_whole_patches(maps, self.patch_size)
         finer = maps
         for level in self.levels:
             finer, maps = maps, level(maps)
         match = self.fine_match(finer) + F.interpolate(self.coarse_match(maps), scale_factor=CELLS)
         # the mean over the cells does not tell them apart
-        match = F.normalize(match - match.mean((2, 3), keepdim=True), dim=1)
-        rows, cols = match.shape[-2:]
-        own = cell_positions(rows, cols, match)
-        logits = self._match_logits(match.flatten(2).unflatten(0, (batch, views)), own)
-        cues = _cues(logits, own).flatten(0, 1).transpose(1, 2).unflatten(2, (rows, cols))
-        cues = self.cues(F.pixel_unshuffle(cues, CELLS).flatten(2).transpose(1, 2))
-        return StemTokens(self.proj(maps).flatten(2).transpose(1, 2) + cues, logits)
+        return maps, F.normalize(match - match.mean((2, 3), keepdim=True), dim=1)
 
     def _match_logits(
-        self, features: Float[Tensor, "batch view channel cell"], own: Float[Tensor, "cell 2"]
-    ) -> Float[Tensor, "batch other cell cell"]:
+        self,
+        first: Float[Tensor, "batch channel first_cell"],
+        others: Float[Tensor, "batch other channel cell"],
+        here: Float[Tensor, "first_cell 2"],
+        there: Float[Tensor, "cell 2"],
+    ) -> Float[Tensor, "batch other first_cell cell"]:
         """Correlation times `sharpness`, minus (displacement / `reach`)^2, which favors short displacements."""
-        correlation = torch.einsum("bcn,bvcm->bvnm", features[:, 0] * self.sharpness.exp(), features[:, 1:])
-        return correlation - torch.cdist(own, own).square() * torch.exp(-2 * self.reach)
+        correlation = torch.einsum("bcn,bvcm->bvnm", first * self.sharpness.exp(), others)
+        return correlation - torch.cdist(here, there).square() * torch.exp(-2 * self.reach)
 
 
 class _Residual(nn.Module):

@@ -17,6 +17,7 @@ from data.multi_view.protocols import PROTOCOLS
 from data.seeds import evenly_spread
 from geometry import FrameBatch, require
 from models.vggt import VGGT, WeightIdentity
+from models.vggt.match_cameras import cameras_from_matches, require_match_stem, with_matched_cameras
 from training.files import staged_file, write_json
 from training.launch import require_one_process
 from training.pictures import as_bytes
@@ -43,6 +44,8 @@ _COLUMNS = (
     ("rotation_error", "R deg"),
     ("translation_error", "t deg"),
 )
+MATCHED = "matched_cameras"
+"""With `--camera_matches`: share of the views behind the first whose cameras enough matches support."""
 _HISTOGRAM_COLUMNS = tuple((name, name.replace("histogram_auc", "hAUC@")) for name in HISTOGRAM_METRICS)
 
 
@@ -57,12 +60,14 @@ def evaluate(options: VGGTOptions) -> dict[str, Any]:
     device = usable_device(options.accelerator)
     options = replace(options, precision=resolved_precision(options.precision, device))
     model, identity = load_weights(source)
+    if options.camera_matches:
+        require_match_stem(model, f"--camera_matches with the weights {identity.name}")
     data = build_vggt_evaluation(options, model.config.aggregator.patch_size)
     out = Path(options.out)
     with staged_file(out) as partial:
         frames: dict[str, list[list[int]]] = {}
         scores = score_all(options, model, data, device, out.with_name(f"{out.stem}_pictures"), frames)
-        metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=model.point_head is not None)
+        metrics = _metrics(options, scores, identity, len(data.val_keys), has_points=_has_points(options, model))
         metrics |= protocol_metrics(options, scores, frames)
         write_json(partial, metrics)
     lines = [f"protocol {options.eval_protocol}", scores_table(scores, _columns(options))]
@@ -105,7 +110,11 @@ def score_all(
         views = batch.views.to(device)
         with autocast_of(options.precision, device):
             output = model(views.images)
+        matched = cameras_from_matches(views.images, output, model) if options.camera_matches else None
+        output = output if matched is None else with_matched_cameras(output, matched)
         values = group_scores(output, views)
+        if matched is not None:
+            values[MATCHED] = matched.is_matched[:, 1:].double().mean().item()
         if has_histogram:
             values |= histogram_scores(output, views)
         frames.setdefault(batch.names[0], []).append(views.ids[0].tolist())
@@ -131,6 +140,8 @@ def _metrics(
         "translation_error": overall["translation_error"],
         "point_error_unit": POINT_UNIT,
         "point_source": "point head" if has_points else "depth and cameras",
+        "camera_source": "matches" if options.camera_matches else "camera head",
+        **({MATCHED: overall[MATCHED]} if options.camera_matches else {}),
         "num_groups": num_groups,
         "views_per_group": options.group_views,
         "precision": options.precision,
@@ -169,7 +180,8 @@ def protocol_metrics(
 
 
 def _columns(options: VGGTOptions) -> tuple[tuple[str, str], ...]:
-    return (*_COLUMNS, *(_HISTOGRAM_COLUMNS if PROTOCOLS[options.eval_protocol].has_histogram else ()))
+    matched = ((MATCHED, "matched"),) if options.camera_matches else ()
+    return (*_COLUMNS, *matched, *(_HISTOGRAM_COLUMNS if PROTOCOLS[options.eval_protocol].has_histogram else ()))
 
 
 def scores_table(scores: dict[str, MeanScores], columns: Sequence[tuple[str, str]] = _COLUMNS) -> str:
@@ -182,6 +194,11 @@ def scores_table(scores: dict[str, MeanScores], columns: Sequence[tuple[str, str
         cells = ("-" if math.isnan(means[key]) else f"{means[key]:.3f}" for key, _ in columns)
         lines.append(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
+
+
+def _has_points(options: VGGTOptions, model: VGGT) -> bool:
+    """Whether the points scored are the point head's."""
+    return model.point_head is not None and not options.camera_matches
 
 
 def _known(means: dict[str, float]) -> dict[str, float | None]:

@@ -41,6 +41,10 @@ class VGGTOptions(MultiViewOptions):
     bias_only: bool = option(False, "of the aggregator only biases learn")
     checkpointing: bool = option(True, "compute activations of aggregator and dense heads again backwards: less memory")
     ema: float = option(0.0, "decay per step of an average of the weights that is validated and exported; 0: none")
+    camera_matches: bool = option(
+        False,
+        "--eval_only: cameras from the matches of the network's stem (VGGT-nano's) instead of those of its camera head",
+    )
     eval_ckpt: str = option("", "weights for --eval_only without --ckpt, --init_from and --vggt_ckpt")
 
     def __post_init__(self) -> None:
@@ -60,6 +64,10 @@ class VGGTOptions(MultiViewOptions):
         require(
             self.num_tracks == DEFAULT_TRACKS or self.track_weight > 0,
             f"--num_tracks {self.num_tracks}: expected --track_weight above 0 beside it, got 0",
+        )
+        require(
+            not self.camera_matches or self.eval_only,
+            "--camera_matches evaluates cameras that are not learned: expected --eval_only beside it",
         )
         self._check_learning()
 

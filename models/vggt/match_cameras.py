@@ -1,0 +1,117 @@
+"""Cameras from the matches of VGGT-nano's stem in place of those of its camera head.
+
+The stem finds points of the first view in the others whatever the cameras do, while the camera head has learned the
+motions of its training. So the matches are taken as tracks and the cameras adjusted to them, as VGGT (Wang et al. 2025,
+section 4.1) offers after its own feed-forward prediction; there the cameras start from the network's, here also from
+the matches alone (`geometry/track_cameras.py`).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from geometry import require
+from geometry.precision import full_precision
+from geometry.tensor_struct import TensorStruct
+from geometry.track_cameras import TrackCameras, cameras_from_tracks
+from models.vggt.image_tracks import tracks_from_first_view
+from models.vggt.match_stem import MatchStem
+from models.vggt.pose_encoding import decode_pose, encode_pose, homogeneous
+from models.vggt.vggt import VGGT, VGGTOutput
+
+
+@dataclass(frozen=True)
+class MatchedCameras(TensorStruct):
+    """Cameras of groups of views in the frame of the first one, in the unit of the predicted depth."""
+
+    pose_enc: Float[Tensor, "batch view 9"]
+    """As `VGGTOutput.pose_enc`. Where `is_matched` is false the pose is the network's own; one lens for all views."""
+    is_matched: Bool[Tensor, "batch view"]
+    """Views whose cameras are those of the matches; the first is where any is."""
+    support: Float[Tensor, "batch view"]
+    """Number of matches that fit these; 0 of the first view and where there are none."""
+
+
+def require_match_stem(model: object, what: str) -> MatchStem:
+    """The stem of a network.
+
+    Raises:
+        InputError: naming `what` for a network without one.
+    """
+    stem = model.aggregator.patch_embed if isinstance(model, VGGT) else None
+    require(
+        isinstance(stem, MatchStem),
+        f"{what}: expected a network with a match stem (patch_embed match, such as VGGT-nano), got one without matches",
+    )
+    assert isinstance(stem, MatchStem)
+    return stem
+
+
+@torch.no_grad()
+@full_precision
+def cameras_from_matches(
+    images: Float[Tensor, "batch view 3 height width"], output: VGGTOutput, model: VGGT
+) -> MatchedCameras:
+    """Cameras by the matches of `images` (RGB in [0, 1]), for which `model` predicted `output`.
+
+    All views of a group are taken to share one lens; where no other view has enough matches that fit, all cameras
+    remain the network's. But for the stem it is computed on the CPU.
+
+    Raises:
+        InputError: for a network without a match stem, or without camera or depth head.
+    """
+    stem = require_match_stem(model, "cameras from matches")
+    require(
+        output.pose_enc is not None and output.depth is not None,
+        "cameras from matches: expected a network with camera and depth head, got one that lacks one of them",
+    )
+    groups = [
+        _of_group(stem, *(part.float().cpu() for part in group))
+        for group in zip(images, output.pose_enc, output.depth[:, 0, ..., 0], strict=True)
+    ]
+    return MatchedCameras.stack(groups).to(images.device)
+
+
+def with_matched_cameras(output: VGGTOutput, matched: MatchedCameras) -> VGGTOutput:
+    """The output with these cameras; without the point head's points, which belong to the network's own."""
+    return replace(output, pose_enc=matched.pose_enc, pose_enc_list=None, world_points=None, world_points_conf=None)
+
+
+def _of_group(
+    stem: MatchStem,
+    images: Float[Tensor, "view 3 height width"],
+    pose_enc: Float[Tensor, "view 9"],
+    depth: Float[Tensor, "height width"],
+) -> MatchedCameras:
+    """`depth` is that of the first view."""
+    height, width = images.shape[-2:]
+    unchanged = MatchedCameras(pose_enc, torch.zeros(len(images)).bool(), torch.zeros(len(images)))
+    if len(images) < 2:
+        return unchanged
+    tracks, pixels = tracks_from_first_view(stem, images)
+    column, row = pixels.long().unbind(-1)
+    depth = depth[row, column].double()
+    found = cameras_from_tracks(tracks, max(height, width), 1 / depth.clamp_min(1e-6))
+    if found is None or not bool(found.is_supported.any()):
+        return unchanged
+    extrinsics, intrinsics = decode_pose(pose_enc.double(), height, width)
+    own = homogeneous(extrinsics)
+    own = own[1:] @ torch.linalg.inv(own[0])
+    matched = found.w2c.clone()
+    matched[:, :3, 3] *= _unit(found, depth)
+    w2c = torch.where(found.is_supported[:, None, None], matched, own)
+    w2c = torch.cat([torch.eye(4).to(w2c)[None], w2c])
+    intrinsics = intrinsics.clone()
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = found.focal
+    return MatchedCameras(
+        encode_pose(w2c[:, :3], intrinsics, height, width),
+        torch.cat([torch.ones(1).bool(), found.is_supported]),
+        torch.cat([torch.zeros(1), found.support.float()]),
+    )
+
+
+def _unit(found: TrackCameras, depth: Float[Tensor, " point"]) -> Float[Tensor, ""]:
+    """Units of the predicted depth per median depth of the points: the median over those that fit."""
+    return (depth * found.inverse_depth)[found.fits.any(0)].median()

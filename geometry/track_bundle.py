@@ -63,6 +63,15 @@ class BundleSolution(TensorStruct):
         """Reprojection errors in pixels; 100 where a point lies behind a camera."""
         return _Projected.of(self, tracks).squared_error.sqrt()
 
+    def depths(self, tracks: Tracks) -> Float[Tensor, "start other point"]:
+        """Camera z of the points in the other views, in units of the median in the first."""
+        return _Projected.of(self, tracks).places[..., 2] / self.inverse_depth[:, None]
+
+    def parallax(self, tracks: Tracks) -> Float[Tensor, "start other point"]:
+        """Pixels that a point moves by for a change of its depth by a factor e, to first order."""
+        by_inverse = _Linearized.of(self, _Projected.of(self, tracks)).inverse_depth
+        return by_inverse.norm(dim=-1) * self.inverse_depth[:, None]
+
 
 class FocalPrior(NamedTuple):
     """A squared deviation of the log of the focal length from what is usual, added to the cost."""

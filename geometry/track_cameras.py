@@ -49,8 +49,10 @@ class TrackCameras(TensorStruct):
     """Pixels, of all views."""
     w2c: Float[Tensor, "other 4 4"]
     """Camera from the first view's camera."""
-    inverse_depth: Float[Tensor, " point"]
-    """Of the points in the first view."""
+    depth: Float[Tensor, "view point"]
+    """Of the points in all views, the first one included."""
+    parallax: Float[Tensor, " point"]
+    """Pixels that the depth of a point is known by, see `BundleSolution.parallax`: the norm over matches that fit."""
     support: Float[Tensor, " other"]
     """Weight of the matches that fit."""
     is_supported: Bool[Tensor, " other"]
@@ -80,7 +82,16 @@ def cameras_from_tracks(
     is_supported = (support >= _LEAST_SUPPORT) & (support >= _LEAST_SHARE * tracks.weight.sum(-1))
     w2c = torch.eye(4).to(best.rotation).repeat(len(support), 1, 1)
     w2c[:, :3, :3], w2c[:, :3, 3] = best.rotation[0], best.translation[0]
-    return TrackCameras(best.focal[0], w2c, best.inverse_depth[0], support, is_supported, fits & is_supported[:, None])
+    fits = fits & is_supported[:, None]
+    return TrackCameras(
+        focal=best.focal[0],
+        w2c=w2c,
+        depth=torch.cat([1 / best.inverse_depth, best.depths(tracks)[0]]),
+        parallax=(best.parallax(tracks)[0].square() * tracks.weight * fits).sum(0).sqrt(),
+        support=support,
+        is_supported=is_supported,
+        fits=fits,
+    )
 
 
 def _focal(field_of_view: float, longer_side: int) -> float:

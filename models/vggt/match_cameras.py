@@ -15,11 +15,16 @@ from torch import Tensor
 from geometry import require
 from geometry.precision import full_precision
 from geometry.tensor_struct import TensorStruct
+from geometry.track_bundle import Tracks
 from geometry.track_cameras import TrackCameras, cameras_from_tracks
+from models.vggt.depth_correction import PointDepths, corrected_depth
 from models.vggt.image_tracks import tracks_from_first_view
 from models.vggt.match_stem import MatchStem
 from models.vggt.pose_encoding import decode_pose, encode_pose, homogeneous
 from models.vggt.vggt import VGGT, VGGTOutput
+
+_MATCH_ERROR, _DEPTH_ERROR = 0.5, 0.03
+"""Pixels, and the relative error of depth from such a match at which a point counts half. Chosen on dev groups."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class MatchedCameras(TensorStruct):
 
     pose_enc: Float[Tensor, "batch view 9"]
     """As `VGGTOutput.pose_enc`. Where `is_matched` is false the pose is the network's own; one lens for all views."""
+    depth: Float[Tensor, "batch view height width"]
+    """The predicted one, corrected by the points that the matches triangulate."""
     is_matched: Bool[Tensor, "batch view"]
     """Views whose cameras are those of the matches; the first is where any is."""
     support: Float[Tensor, "batch view"]
@@ -69,49 +76,65 @@ def cameras_from_matches(
     )
     groups = [
         _of_group(stem, *(part.float().cpu() for part in group))
-        for group in zip(images, output.pose_enc, output.depth[:, 0, ..., 0], strict=True)
+        for group in zip(images, output.pose_enc, output.depth[..., 0], strict=True)
     ]
     return MatchedCameras.stack(groups).to(images.device)
 
 
 def with_matched_cameras(output: VGGTOutput, matched: MatchedCameras) -> VGGTOutput:
-    """The output with these cameras; without the point head's points, which belong to the network's own."""
-    return replace(output, pose_enc=matched.pose_enc, pose_enc_list=None, world_points=None, world_points_conf=None)
+    """The output with these cameras and depths; without the point head's points, which belong to the network's own."""
+    return replace(
+        output,
+        pose_enc=matched.pose_enc,
+        pose_enc_list=None,
+        depth=matched.depth[..., None],
+        world_points=None,
+        world_points_conf=None,
+    )
 
 
 def _of_group(
     stem: MatchStem,
     images: Float[Tensor, "view 3 height width"],
     pose_enc: Float[Tensor, "view 9"],
-    depth: Float[Tensor, "height width"],
+    depth: Float[Tensor, "view height width"],
 ) -> MatchedCameras:
-    """`depth` is that of the first view."""
+    """Everything without the batch axis."""
     height, width = images.shape[-2:]
-    unchanged = MatchedCameras(pose_enc, torch.zeros(len(images)).bool(), torch.zeros(len(images)))
+    unchanged = MatchedCameras(pose_enc, depth, torch.zeros(len(images)).bool(), torch.zeros(len(images)))
     if len(images) < 2:
         return unchanged
     tracks, pixels = tracks_from_first_view(stem, images)
     column, row = pixels.long().unbind(-1)
-    depth = depth[row, column].double()
-    found = cameras_from_tracks(tracks, max(height, width), 1 / depth.clamp_min(1e-6))
+    predicted = depth[0, row, column].double()
+    found = cameras_from_tracks(tracks, max(height, width), 1 / predicted.clamp_min(1e-6))
     if found is None or not bool(found.is_supported.any()):
         return unchanged
     extrinsics, intrinsics = decode_pose(pose_enc.double(), height, width)
     own = homogeneous(extrinsics)
     own = own[1:] @ torch.linalg.inv(own[0])
-    matched = found.w2c.clone()
-    matched[:, :3, 3] *= _unit(found, depth)
+    matched, unit = found.w2c.clone(), _unit(found, predicted)
+    matched[:, :3, 3] *= unit
     w2c = torch.where(found.is_supported[:, None, None], matched, own)
     w2c = torch.cat([torch.eye(4).to(w2c)[None], w2c])
     intrinsics = intrinsics.clone()
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = found.focal
     return MatchedCameras(
         encode_pose(w2c[:, :3], intrinsics, height, width),
+        corrected_depth(depth, _points(tracks, found, unit, height, width)),
         torch.cat([torch.ones(1).bool(), found.is_supported]),
         torch.cat([torch.zeros(1), found.support.float()]),
     )
 
 
-def _unit(found: TrackCameras, depth: Float[Tensor, " point"]) -> Float[Tensor, ""]:
-    """Units of the predicted depth per median depth of the points: the median over those that fit."""
-    return (depth * found.inverse_depth)[found.fits.any(0)].median()
+def _unit(found: TrackCameras, predicted: Float[Tensor, " point"]) -> Float[Tensor, ""]:
+    """Units of the predicted depth per unit of the cameras found: the median over points whose matches fit."""
+    return (predicted / found.depth[0])[found.fits.any(0)].median()
+
+
+def _points(tracks: Tracks, found: TrackCameras, unit: Tensor, height: int, width: int) -> PointDepths:
+    """Points in every view; those of little parallax, whose depth is not known well, count less."""
+    middle = tracks.pixels.new_tensor([width / 2, height / 2])
+    certainty = 1 / (1 + (_MATCH_ERROR / found.parallax.clamp_min(1e-6) / _DEPTH_ERROR).square())
+    sees = torch.cat([found.fits.any(0, keepdim=True), found.fits])
+    return PointDepths(torch.cat([tracks.pixels[None], tracks.found]) + middle, unit * found.depth, sees * certainty)

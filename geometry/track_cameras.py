@@ -22,6 +22,8 @@ FIELDS_OF_VIEW = (25.0, 40.0, 60.0)
 """Degrees across the longer side that starts are made for; the adjustment goes on from there."""
 _USUAL_FIELD, _FIELD_WEIGHT = 40.0, 10.0
 """Degrees, and what a factor e of the focal length costs, as 14 matches that are off by a pixel. Chosen by hand."""
+_KNOWN_WEIGHT = 1e6
+"""What a factor e costs where the focal length is known: it stays."""
 _LEADING = 3
 """Views with the most matches whose essential matrices are tried."""
 _GOOD = 0.5
@@ -62,17 +64,24 @@ class TrackCameras(TensorStruct):
 
 
 def cameras_from_tracks(
-    tracks: Tracks, longer_side: int, inverse_depth: Float[Tensor, " point"] | None = None
+    tracks: Tracks,
+    longer_side: int,
+    inverse_depth: Float[Tensor, " point"] | None = None,
+    focal: Float[Tensor, ""] | None = None,
 ) -> TrackCameras | None:
     """Cameras of views with one lens, whose middle is the principal point, square pixels; None without a start.
 
     `inverse_depth`: of the points in the first view, in any unit, where something is known about it. `longer_side` of
-    the images in pixels. Neither the order of the views nor their handedness matters.
+    the images in pixels; `focal` length in pixels where it is known. Neither the order of the views nor their
+    handedness matters.
     """
-    starts = list(_starts(tracks, longer_side, inverse_depth))
+    focals = [_focal(field, longer_side) for field in FIELDS_OF_VIEW] if focal is None else [float(focal)]
+    starts = list(_starts(tracks, focals, inverse_depth))
     if not starts:
         return None
     prior = FocalPrior(math.log(_focal(_USUAL_FIELD, longer_side)), _FIELD_WEIGHT)
+    if focal is not None:
+        prior = FocalPrior(math.log(float(focal)), _KNOWN_WEIGHT)
     rough, cost = adjust(BundleSolution.joined(starts), tracks, prior, max_steps=_ROUGH_STEPS)
     kept = rough[cost.argsort(stable=True)[:_KEPT]]
     fine, cost = adjust(kept, tracks, prior, max_steps=_FINE_STEPS)
@@ -98,11 +107,10 @@ def _focal(field_of_view: float, longer_side: int) -> float:
     return longer_side / 2 / math.tan(math.radians(field_of_view) / 2)
 
 
-def _starts(tracks: Tracks, longer_side: int, inverse_depth: Tensor | None) -> Iterator[BundleSolution]:
+def _starts(tracks: Tracks, focals: list[float], inverse_depth: Tensor | None) -> Iterator[BundleSolution]:
     estimator = _Estimator(tracks)
     leading = tracks.weight.sum(-1).argsort(descending=True, stable=True)[:_LEADING].tolist()
-    for field in FIELDS_OF_VIEW:
-        focal = _focal(field, longer_side)
+    for focal in focals:
         for view in leading:
             start = estimator.from_essential(focal, view)
             if start is not None:

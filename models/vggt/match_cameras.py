@@ -112,19 +112,58 @@ def _of_group(
         return unchanged
     extrinsics, intrinsics = decode_pose(pose_enc.double(), height, width)
     own = homogeneous(extrinsics)
-    own = own[1:] @ torch.linalg.inv(own[0])
-    matched, unit = found.w2c.clone(), _unit(found, predicted)
-    matched[:, :3, 3] *= unit
-    w2c = torch.where(found.is_supported[:, None, None], matched, own)
-    w2c = torch.cat([torch.eye(4).to(w2c)[None], w2c])
+    own = own @ torch.linalg.inv(own[0])
+    unit = _unit(found, predicted)
+    group = _Group(
+        images,
+        torch.cat([own[:1], torch.where(found.is_supported[:, None, None], _in_unit(found.w2c, unit), own[1:])]),
+        corrected_depth(depth, _points(tracks, found, unit, height, width)),
+        torch.cat([torch.zeros(1), found.support.float()]),
+        torch.cat([torch.ones(1).bool(), found.is_supported]),
+    )
+    for view in (~group.is_matched).nonzero()[:, 0].tolist():
+        group.place_through_others(stem, view, found.focal)
     intrinsics = intrinsics.clone()
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = found.focal
-    return MatchedCameras(
-        encode_pose(w2c[:, :3], intrinsics, height, width),
-        corrected_depth(depth, _points(tracks, found, unit, height, width)),
-        torch.cat([torch.ones(1).bool(), found.is_supported]),
-        torch.cat([torch.zeros(1), found.support.float()]),
-    )
+    encoded = encode_pose(group.w2c[:, :3], intrinsics, height, width)
+    return MatchedCameras(encoded, group.depth, group.is_matched, group.support)
+
+
+@dataclass
+class _Group:
+    """What is known so far of a group; the world is its first view."""
+
+    images: Float[Tensor, "view 3 height width"]
+    w2c: Float[Tensor, "view 4 4"]
+    depth: Float[Tensor, "view height width"]
+    support: Float[Tensor, " view"]
+    is_matched: Bool[Tensor, " view"]
+
+    def place_through_others(self, stem: MatchStem, view: int, focal: Float[Tensor, ""]) -> None:
+        """Place a view that shares too little with the first one by its matches with another that has a camera.
+
+        Of these the one with most support counts; without enough everything stays as it is.
+        """
+        height, width = self.images.shape[-2:]
+        for other in self.is_matched.nonzero()[1:, 0].tolist():
+            tracks, pixels = tracks_from_first_view(stem, self.images[[other, view]])
+            column, row = pixels.long().unbind(-1)
+            depth = self.depth[other, row, column].double()
+            found = cameras_from_tracks(tracks, max(height, width), 1 / depth.clamp_min(1e-6), focal)
+            if found is None or not bool(found.is_supported[0]) or found.support[0] <= self.support[view]:
+                continue
+            unit = _unit(found, depth)
+            points = _points(tracks, found, unit, height, width)[1:]
+            self.w2c[view] = _in_unit(found.w2c, unit)[0] @ self.w2c[other]
+            self.depth[view] = corrected_depth(self.depth[view][None], points)[0]
+            self.support[view], self.is_matched[view] = float(found.support[0]), True
+
+
+def _in_unit(w2c: Float[Tensor, "view 4 4"], unit: Tensor) -> Float[Tensor, "view 4 4"]:
+    """With translations times `unit`."""
+    scaled = w2c.clone()
+    scaled[:, :3, 3] *= unit
+    return scaled
 
 
 def _unit(found: TrackCameras, predicted: Float[Tensor, " point"]) -> Float[Tensor, ""]:

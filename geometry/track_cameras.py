@@ -69,12 +69,14 @@ def cameras_from_tracks(
     inverse_depth: Float[Tensor, " point"] | None = None,
     focal: Float[Tensor, ""] | None = None,
 ) -> TrackCameras | None:
-    """Cameras of views with one lens, whose middle is the principal point, square pixels; None without a start.
+    """Cameras of views with one lens, whose middle is the principal point, square pixels; None for fewer than 12 points.
 
     `inverse_depth`: of the points in the first view, in any unit, where something is known about it. `longer_side` of
     the images in pixels; `focal` length in pixels where it is known. Neither the order of the views nor their
     handedness matters.
     """
+    if len(tracks.pixels) < _LEAST_MATCHES:
+        return None
     focals = [_focal(field, longer_side) for field in FIELDS_OF_VIEW] if focal is None else [float(focal)]
     starts = list(_starts(tracks, focals, inverse_depth))
     if not starts:

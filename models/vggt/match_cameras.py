@@ -31,14 +31,14 @@ _MATCH_ERROR, _DEPTH_ERROR = 0.5, 0.03
 class MatchedCameras(TensorStruct):
     """Cameras of groups of views in the frame of the first one, in the unit of the predicted depth."""
 
-    pose_enc: Float[Tensor, "batch view 9"]
+    pose_enc: Float[Tensor, "*batch view 9"]
     """As `VGGTOutput.pose_enc`. Where `is_matched` is false the pose is the network's own; one lens for all views."""
-    depth: Float[Tensor, "batch view height width"]
+    depth: Float[Tensor, "*batch view height width"]
     """The predicted one, corrected by the points that the matches triangulate."""
-    is_matched: Bool[Tensor, "batch view"]
+    is_matched: Bool[Tensor, "*batch view"]
     """Views whose cameras are those of the matches; the first is where any is."""
-    support: Float[Tensor, "batch view"]
-    """Number of matches that fit these; 0 of the first view and where there are none."""
+    support: Float[Tensor, "*batch view"]
+    """Weight of the matches that fit these; 0 of the first view and of the network's own."""
 
 
 def require_match_stem(model: object, what: str) -> MatchStem:
@@ -118,7 +118,7 @@ def _of_group(
         images,
         torch.cat([own[:1], torch.where(found.is_supported[:, None, None], _in_unit(found.w2c, unit), own[1:])]),
         corrected_depth(depth, _points(tracks, found, unit, height, width)),
-        torch.cat([torch.zeros(1), found.support.float()]),
+        torch.cat([torch.zeros(1), (found.support * found.is_supported).float()]),
         torch.cat([torch.ones(1).bool(), found.is_supported]),
     )
     for view in (~group.is_matched).nonzero()[:, 0].tolist():

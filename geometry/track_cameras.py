@@ -69,7 +69,7 @@ def cameras_from_tracks(
     inverse_depth: Float[Tensor, " point"] | None = None,
     focal: Float[Tensor, ""] | None = None,
 ) -> TrackCameras | None:
-    """Cameras of views with one lens, whose middle is the principal point, square pixels; None for fewer than 12 points.
+    """Cameras of views with one lens and square pixels, its principal point in the middle; None below 12 points.
 
     `inverse_depth`: of the points in the first view, in any unit, where something is known about it. `longer_side` of
     the images in pixels; `focal` length in pixels where it is known. Neither the order of the views nor their

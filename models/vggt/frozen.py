@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geometry.constants import constant
-from geometry.errors import InputError
+from geometry.errors import InputError, require
 from geometry.tensor_struct import TensorStruct
 from models.memory import halved_to_fit
 from models.vggt.backbones import LoadedNetwork, MultiViewNetwork, load_network
 from models.vggt.config import LAYER_PARTS
 from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE
+from models.vggt.match_cameras import cameras_from_matches, require_match_stem, with_matched_cameras
 from models.vggt.pose_encoding import decode_pose, homogeneous
 from models.vggt.vggt import VGGT, VGGTOutput
 from models.vggt.weights import WeightIdentity
@@ -82,11 +83,13 @@ class FrozenVGGT(nn.Module):
         *,
         image_size: int | None = None,
         license_terms: str = "",
+        camera_matches: bool = False,
     ) -> None:
         """Keep the tokens of `layers`, in the order given.
 
         `image_size` is the long side in pixels the network works at; None keeps the input's resolution, each side
-        rounded up to a multiple of the patch. `vggt` is a VGGT or any other `MultiViewNetwork`.
+        rounded up to a multiple of the patch. `vggt` is a VGGT or any other `MultiViewNetwork`. `camera_matches`:
+        cameras are those of the matches and depth is corrected by them (models/vggt/match_cameras.py).
         """
         super().__init__()
         sizes = cast("MultiViewNetwork", vggt).sizes
@@ -101,6 +104,10 @@ class FrozenVGGT(nn.Module):
         dense = vggt.config.depth_head if isinstance(vggt, VGGT) else None
         if dense is not None and (dense.output_dim, dense.down_ratio) != (2, 1):
             raise InputError("depth_head must give one depth per pixel (output_dim 2, down_ratio 1)")
+        if camera_matches:
+            require_match_stem(vggt, "camera_matches")
+            require({"camera", "depth"} <= set(sizes.heads), "camera_matches: expected camera and depth heads")
+        self.camera_matches = camera_matches
         self._vggt = (vggt.eval().requires_grad_(False),)  # a tuple hides it from nn.Module's registration
         self.sizes = sizes
         self.identity = identity
@@ -119,20 +126,34 @@ class FrozenVGGT(nn.Module):
         heads: Sequence[str] = (),
         *,
         image_size: int | None = None,
+        camera_matches: bool = False,
     ) -> "FrozenVGGT":
         """From any source `load_network` knows; `layers` None takes `default_layers`, `heads` out of camera, depth."""
         surplus = [name for name in heads if name not in FROZEN_HEADS]
         if surplus:
             raise InputError(f"heads must be out of {', '.join(FROZEN_HEADS)}, got {', '.join(surplus)}")
-        return cls.of(load_network(source, heads=heads), layers, image_size=image_size)
+        loaded = load_network(source, heads=heads)
+        return cls.of(loaded, layers, image_size=image_size, camera_matches=camera_matches)
 
     @classmethod
     def of(
-        cls, loaded: LoadedNetwork, layers: Sequence[int] | None = None, *, image_size: int | None = None
+        cls,
+        loaded: LoadedNetwork,
+        layers: Sequence[int] | None = None,
+        *,
+        image_size: int | None = None,
+        camera_matches: bool = False,
     ) -> "FrozenVGGT":
         """Around a network that is loaded; `layers` None takes `default_layers`."""
         layers = default_layers(loaded.sizes.num_layers) if layers is None else layers
-        return cls(loaded.model, loaded.identity, layers, image_size=image_size, license_terms=loaded.license_terms)
+        return cls(
+            loaded.model,
+            loaded.identity,
+            layers,
+            image_size=image_size,
+            license_terms=loaded.license_terms,
+            camera_matches=camera_matches,
+        )
 
     @property
     def channels(self) -> int:
@@ -187,6 +208,9 @@ class FrozenVGGT(nn.Module):
                 min(FRAMES_CHUNK_SIZE, images.shape[1]),
                 advice="--n_views or --imgScale_test",
             )
+        if self.camera_matches:
+            network = cast("VGGT", self._vggt[0])
+            output = with_matched_cameras(output, cameras_from_matches(resized, output, network))
         token_dtype = torch.bfloat16 if low_precision is torch.bfloat16 else torch.float32
         rows, cols = work_height // self.patch_size, work_width // self.patch_size
         tokens = torch.stack(

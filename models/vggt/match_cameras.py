@@ -26,6 +26,9 @@ from models.vggt.vggt import VGGT, VGGTOutput
 _MATCH_ERROR, _DEPTH_ERROR = 0.5, 0.03
 """Pixels, and the relative error of depth from such a match at which a point counts half. Chosen on dev groups."""
 
+_MAX_TRIED = 4
+"""Views with a camera, those beside it in the group, through which a view without one may be placed."""
+
 
 @dataclass(frozen=True)
 class MatchedCameras(TensorStruct):
@@ -121,8 +124,7 @@ def _of_group(
         torch.cat([torch.zeros(1), (found.support * found.is_supported).float()]),
         torch.cat([torch.ones(1).bool(), found.is_supported]),
     )
-    for view in (~group.is_matched).nonzero()[:, 0].tolist():
-        group.place_through_others(stem, view, found.focal)
+    group.place_through_others(stem, found.focal)
     intrinsics = intrinsics.clone()
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = found.focal
     encoded = encode_pose(group.w2c[:, :3], intrinsics, height, width)
@@ -139,13 +141,18 @@ class _Group:
     support: Float[Tensor, " view"]
     is_matched: Bool[Tensor, " view"]
 
-    def place_through_others(self, stem: MatchStem, view: int, focal: Float[Tensor, ""]) -> None:
-        """Place a view that shares too little with the first one by its matches with another that has a camera.
+    def place_through_others(self, stem: MatchStem, focal: Float[Tensor, ""]) -> None:
+        """Place views that share too little with the first one by others that have a camera, while any can be."""
+        waiting, placed = (~self.is_matched).nonzero()[:, 0].tolist(), True
+        while waiting and placed:
+            placed = [view for view in waiting if self._is_placed(stem, view, focal)]
+            waiting = [view for view in waiting if view not in placed]
 
-        Of these the one with most support counts; without enough everything stays as it is.
-        """
+    def _is_placed(self, stem: MatchStem, view: int, focal: Float[Tensor, ""]) -> bool:
+        """Whether a view finds enough matches with one of the views beside it; that with the most counts."""
         height, width = self.images.shape[-2:]
-        for other in self.is_matched.nonzero()[1:, 0].tolist():
+        others = self.is_matched.nonzero()[1:, 0].tolist()
+        for other in sorted(others, key=lambda other: abs(other - view))[:_MAX_TRIED]:
             tracks, pixels = tracks_from_first_view(stem, self.images[[other, view]])
             column, row = pixels.long().unbind(-1)
             depth = self.depth[other, row, column].double()
@@ -157,6 +164,7 @@ class _Group:
             self.w2c[view] = _in_unit(found.w2c, unit)[0] @ self.w2c[other]
             self.depth[view] = corrected_depth(self.depth[view][None], points)[0]
             self.support[view], self.is_matched[view] = float(found.support[0]), True
+        return bool(self.is_matched[view])
 
 
 def _in_unit(w2c: Float[Tensor, "view 4 4"], unit: Tensor) -> Float[Tensor, "view 4 4"]:

@@ -33,6 +33,7 @@ def find_cameras(photos: PhotoSet, work: Path, options: PhotosOptions) -> Soluti
         return vggt_cameras.solve(
             *(photos, work / "vggt", options.vggt_ckpt),
             refine=not options.no_refine,
+            camera_matches=options.camera_matches,
             device=usable_device(options.device),
             seed=options.seed,
         )

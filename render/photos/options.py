@@ -17,7 +17,7 @@ MIN_CAMERAS = 4
 """Photographs with a camera: one is held out, three are left for a target and its two sources."""
 _MIN_SIDE = 64
 """Pixels; with less there is nothing to match."""
-_OF_VGGT = ("vggt_ckpt", "no_refine")
+_OF_VGGT = ("vggt_ckpt", "no_refine", "camera_matches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,11 @@ class PhotosOptions:
         "", "VGGT weights that cameras are predicted with; not given: the shipped ones, which cannot do photographs"
     )
     no_refine: bool = option(False, "leave VGGT's cameras as they are, without bundle adjustment over matches")
+    camera_matches: bool = option(
+        False,
+        "VGGT's cameras are those of the matches of its stem, which the shipped weights have, instead of its camera "
+        "head's",
+    )
     max_side: int = option(MAX_SIDE, "longest side in pixels to which photographs are reduced")
     max_images: int | None = option(None, f"most photographs, or frames of a video, to use; not given: {MAX_IMAGES}")
     minutes: float = option(5.0, "minutes that fine-tuning may take; 0: none")

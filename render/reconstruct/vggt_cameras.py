@@ -39,6 +39,7 @@ def solve(
     image_size: int = 0,
     chunk_size: int = 0,
     chunk_overlap: int | None = None,
+    camera_matches: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 0,
     num_threads: int = -1,
@@ -53,7 +54,13 @@ def solve(
     """
     require(len(photos.photos) >= 2, f"VGGT's cameras: expected at least 2 photographs, got {len(photos.photos)}")
     prediction = predict(
-        photos, vggt_ckpt, image_size=image_size, chunk_size=chunk_size, chunk_overlap=chunk_overlap, device=device
+        photos,
+        vggt_ckpt,
+        image_size=image_size,
+        chunk_size=chunk_size,
+        chunk_overlap=chunk_overlap,
+        camera_matches=camera_matches,
+        device=device,
     )
     return solve_from(prediction, photos, work, refine=refine, seed=seed, num_threads=num_threads)
 

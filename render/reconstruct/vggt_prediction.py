@@ -86,6 +86,7 @@ def predict(
     image_size: int = 0,
     chunk_size: int = 0,
     chunk_overlap: int | None = None,
+    camera_matches: bool = False,
     device: torch.device | str = "cpu",
     on_chunk: Callable[[int, int], None] = lambda done, count: None,
 ) -> Prediction:
@@ -94,7 +95,8 @@ def predict(
     `vggt_ckpt` is any source that `load_network` knows, "" the weights that ship. `image_size` is the long side in
     pixels that VGGT sees, 0 the one it was trained at. `chunk_size` 0 predicts all photographs together; otherwise
     neighbors share `chunk_overlap`, by default a third of a chunk. Where memory does not suffice, chunks are halved.
-    `on_chunk` is told how many photographs of how many are predicted.
+    `camera_matches`: cameras by the matches of the network's stem, see `FrozenVGGT`. `on_chunk` is told how many
+    photographs of how many are predicted.
 
     Raises:
         InputError: for no photographs, weights that cannot be read or lack the camera or depth head, impossible chunk
@@ -109,7 +111,7 @@ def predict(
         chunk_size == 0 or 0 < overlap < chunk_size,
         f"--chunk_overlap: expected 1 to {chunk_size - 1}, below --chunk_size, got {overlap}",
     )
-    network, identity, default_size = _load(str(vggt_ckpt or SHIPPED_VGGT))
+    network, identity, default_size = _load(str(vggt_ckpt or SHIPPED_VGGT), camera_matches=camera_matches)
     placed = load_images_whole(paths, size=image_size or default_size, patch_size=network.patch_size)
     network = network.to(device)
     names = [path.name for path in paths]
@@ -138,13 +140,13 @@ def confident_points(view: PredictedView, *, least: float = 0.0, quantile: float
     return PointCloud(view.points_at(pixels), view.image[:, row, col].mT, pixels)
 
 
-def _load(source: str) -> tuple[FrozenVGGT, WeightIdentity, int]:
+def _load(source: str, *, camera_matches: bool) -> tuple[FrozenVGGT, WeightIdentity, int]:
     """The network with the heads wanted here, its weights' identity, and the longer side of its training images."""
     try:
         loaded = load_network(source, heads=FROZEN_HEADS)
     except MissingHeadError as error:
         raise InputError(f"--vggt_ckpt {source}: expected camera and depth heads, got: {error}") from None
-    network = FrozenVGGT.of(loaded, (loaded.sizes.num_layers - 1,))
+    network = FrozenVGGT.of(loaded, (loaded.sizes.num_layers - 1,), camera_matches=camera_matches)
     announce_license(network)
     return network, loaded.identity, loaded.sizes.img_size
 

@@ -119,7 +119,12 @@ def _of_group(
     unit = _unit(found, predicted)
     group = _Group(
         images,
-        torch.cat([own[:1], torch.where(found.is_supported[:, None, None], _in_unit(found.w2c, unit), own[1:])]),
+        torch.cat(
+            [
+                torch.eye(4).to(own)[None],
+                torch.where(found.is_supported[:, None, None], _in_unit(found.w2c, unit), own[1:]),
+            ]
+        ),
         corrected_depth(depth, _points(tracks, found, unit, height, width)),
         torch.cat([torch.zeros(1), (found.support * found.is_supported).float()]),
         torch.cat([torch.ones(1).bool(), found.is_supported]),

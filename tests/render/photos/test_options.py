@@ -46,6 +46,7 @@ def test_defaults(tmp_path: Path) -> None:
         (["--ckpt", "nowhere.ckpt"], "--ckpt"),
         (["--finetune", "nowhere.txt"], "--finetune"),
         (["--poses", "colmap", "--no_refine"], "--no_refine: has no effect with --poses colmap"),
+        (["--poses", "colmap", "--camera_matches"], "--camera_matches: has no effect with --poses colmap"),
         (["--poses", "model", "--vggt_ckpt", "x"], "--vggt_ckpt: has no effect with --poses model"),
         (["--poses", "model", "--max_images", "9"], "--max_images: has no effect with --poses model"),
         (["--steps", "9", "--minutes", "0"], "--steps 9: has no effect with --minutes 0"),

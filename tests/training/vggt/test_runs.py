@@ -263,6 +263,23 @@ def test_motions_are_reported_apart(unbroken: VGGTOptions, tmp_path: Path, capsy
     assert all(f"\n{kind} " in printed for kind in kinds)
 
 
+def test_cameras_of_the_matches_are_evaluated_by_name(
+    small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "metrics.json"
+    command = ["python", "train_vggt.py", "--eval_only", "--eval_ckpt", "ckpts/vggt_nano.safetensors"]
+    command += ["--dataset_name", "dtu", "--datadir", str(small_dtu), "--scans", "scan2", "--image_size", "80"]
+    command += ["--accelerator", "cpu", "--num_workers", "0", "--max_groups", "1", "--out", str(out)]
+    status, errors = outcome_of_vggt([*command, "--camera_matches"])
+    assert status == 0, errors
+    metrics = json.loads(out.read_text())
+    assert (metrics["camera_source"], metrics["point_source"]) == ("matches", "depth and cameras")
+    assert 0 <= metrics["matched_cameras"] <= 1
+    assert "matched\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--camera_matches .*--eval_only"):
+        VGGTOptions(camera_matches=True)
+
+
 def test_eval_only_without_depth_says_so(
     unbroken: VGGTOptions, small_dtu: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -289,6 +306,7 @@ def test_eval_only_without_depth_says_so(
         (["--out", "{}"], "--out {}: expected a file name, got a folder"),
         (["--out", "{}/file/metrics.json"], "--out {}/file/metrics.json: expected a folder that can be written"),
         (["--accelerator", "hope"], "--accelerator hope: not possible here"),
+        (["--camera_matches"], "a.safetensors: expected a network with a match stem"),
         (["--dataset_name", "dtuu"], "expected some of blendedmvs, blender, co3d, colmap"),
         (["--ckpt", "{}/other.ckpt"], "other.ckpt: expected a record of this version"),
         (

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry import require
+from geometry import InputError, require
 from geometry.precision import full_precision
 from geometry.tensor_struct import TensorStruct
 from geometry.track_bundle import Tracks
@@ -73,10 +73,8 @@ def cameras_from_matches(
         InputError: for a network without a match stem, or without camera or depth head.
     """
     stem = require_match_stem(model, "cameras from matches")
-    require(
-        output.pose_enc is not None and output.depth is not None,
-        "cameras from matches: expected a network with camera and depth head, got one that lacks one of them",
-    )
+    if output.pose_enc is None or output.depth is None:
+        raise InputError("cameras from matches: expected a network with camera and depth head, got one without")
     groups = [
         _of_group(stem, *(part.float().cpu() for part in group))
         for group in zip(images, output.pose_enc, output.depth[..., 0], strict=True)

@@ -164,6 +164,10 @@ def _read_other(path: Path) -> TriangleMesh:
         vertices = np.asarray(part.vertices, dtype=np.float64)
         last = int(faces.max(initial=-1))
         require(
+            vertices.shape[1:] == faces.shape[1:] == (3,),
+            f"{path}: expected corners of 3 numbers and faces of 3 corners, got {vertices.shape[1:]} {faces.shape[1:]}",
+        )
+        require(
             int(faces.min(initial=0)) >= 0 and last < len(vertices),
             f"{path}: expected faces of {len(vertices)} corners, got one of corner {last}",
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.image_io import UnreadableFileError
+from geometry.plain_files import plain_file
 
 MOST_BYTES = 2**32
 """Of one array in an archive, if the caller does not know better: what is compressed tells nothing of its size."""
@@ -43,7 +44,7 @@ def map_array(path: Path) -> np.ndarray:
 
 def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
     try:
-        with path.open("rb") as file:
+        with plain_file(path).open("rb") as file:
             _require_warranted(file, path.stat().st_size)
         return np.load(path, mmap_mode=mode, allow_pickle=False)
     except Exception as error:  # a broken header raises whatever numpy's parser of it does
@@ -59,7 +60,7 @@ def read_archive(path: Path, names: Iterable[str] | None = None, *, most: int = 
         UnreadableFileError: as `read_array`, and for an array of more than `most` bytes.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(plain_file(path)) as archive:
             members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
             wanted = [name for name in (members if names is None else names) if name in members]
             found = {}
@@ -84,7 +85,7 @@ def read_gzip(path: Path) -> bytes:
             50 times its size.
     """
     try:
-        most = max(_SMALL, _MOST_RATIO * path.stat().st_size)
+        most = max(_SMALL, _MOST_RATIO * plain_file(path).stat().st_size)
         with gzip.open(path) as file:
             content = b"".join(_pieces(file, most))
     except (OSError, EOFError, zlib.error) as error:

@@ -19,14 +19,14 @@ DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def parse_json(text: str) -> Any:
-    """As json.loads.
+    """As json.loads; a byte order mark, which editors of Windows write, is passed over.
 
     Raises:
         ValueError: as json.loads, and for what is nested too deeply, for a whole number of more than 20 digits, and for
             half a character (a surrogate alone), which cannot be written or tokenized.
     """
     try:
-        value = json.loads(text, parse_int=_whole)
+        value = json.loads(text.removeprefix("\ufeff"), parse_int=_whole)
         require_whole_characters(text, value)
     except RecursionError:
         raise ValueError("maximum recursion depth exceeded by nested brackets") from None

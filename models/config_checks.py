@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from geometry.errors import InputError
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 Section = TypeVar("Section")
@@ -48,7 +49,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an unreadable or invalid file is an `InputError`."""
     try:
-        raw = parse_json(path.read_text(encoding="utf-8"))
+        raw = parse_json(plain_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"config {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from geometry import Cameras, InputError, check_camera, require, rigid_inverse
 from geometry.conversions import w2c_from_opengl_c2w
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 from training.files import staged_file, write_json
 
@@ -123,7 +124,7 @@ def read_path(file: Path, size: tuple[int, int]) -> PathFile:
         InputError: naming the file and the entry.
     """
     try:
-        plain = parse_json(file.read_text())
+        plain = parse_json(plain_file(file).read_text())
     except OSError as error:
         raise InputError(f"--path {file}: expected a file, got {error.strerror}") from None
     except ValueError as error:

@@ -55,7 +55,7 @@ class Bench:
     def whole(self, name: str) -> list[Outcome]:
         """Of the undamaged files: all must be read without a complaint."""
         paths = list(self._files[name])
-        return [self._outcome(name, path) for path in (paths[:1] if FORMATS[name].is_one else paths)]
+        return [self.outcome(name, path) for path in (paths[:1] if FORMATS[name].is_one else paths)]
 
     def case(self, name: str, seed: int, index: int) -> Outcome:
         """The case of that number; the same for the same numbers, whatever ran before."""
@@ -69,7 +69,7 @@ class Bench:
         """Of a file with this content instead of its own."""
         write_bytes(path, content)
         try:
-            return self._outcome(name, path)
+            return self.outcome(name, path)
         finally:
             write_bytes(path, self._files[name][path][1])
 
@@ -77,7 +77,8 @@ class Bench:
         """The first file of a sample that is like that."""
         return next(path for path in self._files[name] if path.match(pattern))
 
-    def _outcome(self, name: str, path: Path) -> Outcome:
+    def outcome(self, name: str, path: Path) -> Outcome:
+        """Of the sample as it lies there, of which that file is damaged."""
         try:
             with limits(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -19,6 +19,7 @@ from lxml import etree
 
 from data.occupancy.meshes import TriangleMesh, triangulated
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 
 _LOD = re.compile(r"lod(\d)\w+")
 _PARTS = ("Building", "BuildingPart", "BuildingInstallation", "Bridge", "BridgePart")
@@ -142,7 +143,7 @@ def _parsed(path: Path, problems: list[str]) -> etree._Element:
         resolve_entities=False, no_network=True, huge_tree=True, remove_comments=True, recover=True
     )
     try:
-        root = etree.parse(str(path), parser).getroot()
+        root = etree.parse(str(plain_file(path)), parser).getroot()
     except (OSError, etree.XMLSyntaxError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     broken = [entry for entry in parser.error_log if entry.domain_name != "NAMESPACE"]

@@ -11,6 +11,7 @@ import trimesh
 from jaxtyping import Float, Int
 
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 
 SUFFIXES = (".obj", ".gltf", ".glb", ".ply", ".stl", ".off", ".gml", ".xml", ".citygml")
 _FARTHEST = 1e9
@@ -105,7 +106,7 @@ def read_obj(path: Path) -> TriangleMesh:
         InputError: naming file and line.
     """
     try:
-        lines = path.read_text("utf-8-sig", errors="replace").splitlines()
+        lines = plain_file(path).read_text("utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     vertices: list[list[float]] = []
@@ -153,7 +154,7 @@ def _obj_corners(words: Sequence[str], count: int) -> list[int]:
 def _read_other(path: Path) -> TriangleMesh:
     try:
         # from memory: of a file trimesh would ask for as many bytes as a header says
-        content, resolver = io.BytesIO(path.read_bytes()), trimesh.resolvers.FilePathResolver(str(path))
+        content, resolver = io.BytesIO(plain_file(path).read_bytes()), trimesh.resolvers.FilePathResolver(str(path))
         scene = trimesh.load_scene(content, file_type=path.suffix[1:].lower(), resolver=resolver, process=False)
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
     except Exception as error:  # its readers raise whatever the format's parser does

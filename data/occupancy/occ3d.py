@@ -27,6 +27,7 @@ from data.occupancy.sessions import read_grid_file
 from data.problems import LeftOut, Report, raise_problem
 from geometry.body_poses import body2world, stored_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 from geometry.voxels import EgoGrid, GridFrame, VoxelGrid
 
@@ -92,7 +93,7 @@ def read_plain_pickle(path: Path) -> Any:
         InputError: naming the file, also where it asks for any other class or function; nothing of it is run.
     """
     try:
-        return _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+        return _ArraysOnly(io.BytesIO(plain_file(path).read_bytes())).load()
     except Exception as error:  # a broken pickle raises whatever the part of it does
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -185,7 +186,7 @@ def _frames_of_pickle(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _frames_of_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Occ3D's own record; frames are put in the order of their time stamps where these are numbers."""
     try:
-        scenes = parse_json(path.read_text())["scene_infos"]
+        scenes = parse_json(plain_file(path).read_text())["scene_infos"]
         return {
             name: [
                 {"token": token} | {f"ego2global_{key}": value for key, value in (frame.get("ego_pose") or {}).items()}
@@ -208,7 +209,7 @@ def official_splits(root: Path, infos: Path | None = None) -> dict[str, tuple[st
     path = root / "annotations.json" if infos is None else infos
     if path.suffix != ".json":
         return {}
-    content = parse_json(path.read_text())
+    content = parse_json(plain_file(path).read_text())
     names = {split: content.get(f"{split}_split") for split in ("train", "val")}
     return {split: tuple(map(str, found)) for split, found in names.items() if isinstance(found, list)}
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from data.problems import LeftOut, Report, counted
 from data.untrusted_files import read_array
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 from geometry.voxels import EgoGrid
 
 SUFFIXES = (".npy", ".txt", ".bin", ".ply")
@@ -108,6 +109,7 @@ def read_points(path: Path, report: Report | None = None) -> Float[np.ndarray, "
     """
     require(path.suffix in SUFFIXES, f"{path}: expected a file {', '.join(SUFFIXES)}, got {path.suffix}")
     try:
+        plain_file(path)
         if path.suffix == ".npy":
             points = read_array(path)
         elif path.suffix == ".bin":

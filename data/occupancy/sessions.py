@@ -28,6 +28,7 @@ from data.problems import LeftOut, Report, raise_problem
 from data.untrusted_files import read_archive
 from geometry.body_poses import stored_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 from geometry.voxels import EgoGrid
 
@@ -77,7 +78,7 @@ class SessionInfo:
             InputError: naming the file, for what cannot be read, unknown entries and impossible values.
         """
         try:
-            record = parse_json(path.read_text())
+            record = parse_json(plain_file(path).read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
         require(isinstance(record, dict) and "grid" in record, f"{path}: expected an object with a grid, got {record}")
@@ -258,7 +259,7 @@ def read_session(folder: Path, space: EgoGrid | None = None, report: Report = ra
     info = _info_of(folder, space)
     grids = {int(match[1]) for path in (folder / "occupancy").iterdir() if (match := _FRAME.fullmatch(path.name))}
     files = (folder / "poses").glob("*.json") if (folder / "poses").is_dir() else ()
-    posed = {int(path.stem) for path in files if path.stem.isdigit()}
+    posed = {int(path.stem) for path in files if path.stem.isdecimal()}
     for kind, missing in (("frames without pose", grids - posed), ("frames without grid", posed - grids)):
         for number in sorted(missing):
             report(LeftOut(kind, f"{folder}: frame {number:06d}: {kind.removeprefix('frames ')}"))
@@ -295,7 +296,7 @@ def _info_of(folder: Path, space: EgoGrid | None) -> SessionInfo:
 def read_pose(path: Path) -> list[float]:
     """13 numbers of a pose file, the quaternion as stored; raises an `InputError` that names the file."""
     try:
-        return parse_pose(parse_json(path.read_text()), str(path))
+        return parse_pose(parse_json(plain_file(path).read_text()), str(path))
     except (OSError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path} cannot be read: {error}") from error
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.occupancy.sessions import parse_pose
 from geometry.body_poses import quaternion_of, relative_to, rotation_about_z, rotation_of, stored_quaternion
 from geometry.errors import InputError, require
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 PATTERNS = ("survey", "orbit", "random")
@@ -142,7 +143,7 @@ def read_trajectory(path: Path, period: float) -> Float[Tensor, "frame 13"]:
         InputError: naming file and frame.
     """
     try:
-        text = path.read_text()
+        text = plain_file(path).read_text()
         entries = parse_json(text) if path.suffix == ".json" else _lines(text)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error

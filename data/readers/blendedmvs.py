@@ -72,7 +72,7 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     images = {
         int(path.stem): path
         for path in sorted((folder / _IMAGES).iterdir())
-        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.isdigit()
+        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.isdecimal()
     }
     if not images:
         raise InputError(f"{folder / _IMAGES}: expected images named like 00000000.jpg, got none")

@@ -33,6 +33,7 @@ from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import complete_neighbors
 from geometry import InputError, check_camera
 from geometry.conversions import w2c_from_opengl_c2w
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 _TRAIN, _VAL, _TEST = (f"transforms_{split}.json" for split in ("train", "val", "test"))
@@ -131,7 +132,7 @@ def _camera(
 def _load(path: Path) -> tuple[float, list[dict[str, Any]]]:
     """(horizontal field of view in radians, frame entries)."""
     try:
-        content = parse_json(path.read_text())
+        content = parse_json(plain_file(path).read_text())
         angle, entries = float(content["camera_angle_x"]), list(content["frames"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with camera_angle_x and frames, got {error!r}") from None

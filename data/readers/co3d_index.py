@@ -65,7 +65,10 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         InputError: for a file that is no gzip-compressed JSON of sequences.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:  # a link to nothing
+        raise InputError(f"{path}: expected gzip-compressed JSON, got no file ({error.strerror})") from None
     return _read(path.resolve(), path, status.st_size, status.st_mtime_ns)
 
 

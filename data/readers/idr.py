@@ -109,7 +109,7 @@ def _numbered_images(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
     images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES]
-    unnumbered = [path for path in images if not path.stem.isdigit()]
+    unnumbered = [path for path in images if not path.stem.isdecimal()]
     if unnumbered:
         raise InputError(f"{unnumbered[0]}: expected a number as image name, as in 000003.png")
     return {int(path.stem): path for path in images}

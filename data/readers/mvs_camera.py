@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry import InputError
+from geometry.plain_files import plain_file
 
 _NUM_DEPTHS = 192
 """Planes that MVSNet sweeps on DTU; its camera files give nearest depth and interval only."""
@@ -48,7 +49,7 @@ def read_mvs_camera(path: Path) -> MvsCamera:
         InputError: for a missing file, another layout, or a depth line that gives no range 0 < near < far.
     """
     try:
-        words = path.read_text().split()
+        words = plain_file(path).read_text().split()
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: expected a camera file, got none") from None
     layout_fits = 29 <= len(words) <= 31 and words[0] == "extrinsic" and words[17] == "intrinsic"

@@ -23,6 +23,7 @@ from data.scene import Frame, PosedScene, ScenePoints
 from data.view_selection.covisibility import covisible_views
 from data.view_selection.neighbors import complete_neighbors
 from geometry import Cameras, InputError, check_camera, require
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -106,7 +107,7 @@ def read_json(path: Path) -> dict:
         InputError: for an unreadable file, or anything else in it.
     """
     try:
-        content = parse_json(path.read_text())
+        content = parse_json(plain_file(path).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected JSON, got an unreadable file ({error})") from None
     require(isinstance(content, dict), f"{path}: expected a JSON object, got {type(content).__name__}")

@@ -35,6 +35,7 @@ from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import NeighborsByCenter
 from geometry import InputError, check_camera, possible_cameras, rigid_inverse
 from geometry.conversions import intrinsics_from_integer_centers
+from geometry.plain_files import plain_file
 
 NEAR, FAR = 0.1, 10.0
 """Camera z in meters that matters in a room; the sensor measures 0.4 to 4 m well. Chosen by hand."""
@@ -66,7 +67,7 @@ def _read_scene(folder: Path, scan: str, report: Report) -> PosedScene:
     images = {
         int(path.stem): path
         for path in sorted((folder / "color").iterdir())
-        if path.suffix.lower() in _SUFFIXES and path.stem.isdigit()
+        if path.suffix.lower() in _SUFFIXES and path.stem.isdecimal()
     }
     if not images:
         raise InputError(f"{folder / 'color'}: expected images named like 000000.jpg, got none")
@@ -155,7 +156,7 @@ def _check(
 
 def _matrix(path: Path) -> Float[torch.Tensor, "rows cols"]:
     try:
-        lines = path.read_text().splitlines()
+        lines = plain_file(path).read_text().splitlines()
         values = np.array([[float(word) for word in line.split()] for line in lines if line.strip()], ndmin=2)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a matrix, got no file") from None

@@ -17,8 +17,15 @@ _KINDS = ("train", "held_out")
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """Lines of a list file without comments and blanks."""
-    lines = (line.strip() for line in path.read_text().splitlines())
+    """Lines of a list file without comments and blanks.
+
+    Raises:
+        InputError: for a file that cannot be read, or is no text in UTF-8.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a list of names in UTF-8, got {error}") from None
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
@@ -98,7 +105,7 @@ def missing_views(known: Collection[int], present: Collection[int]) -> list[int]
 
 def scan_order(name: str) -> list[tuple[int, str]]:
     """Sort key under which scan2 comes before scan10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def own_or_shipped_lists(datadir: Path, dataset: str) -> dict[str, tuple[str, ...]]:

@@ -31,6 +31,7 @@ from data.scene import Frame, PosedScene
 from data.view_selection.neighbors import most_similar
 from geometry import InputError, Traits, check_camera
 from geometry.conversions import intrinsics_from_integer_centers
+from geometry.plain_files import plain_file
 
 MAX_DEPTH = 80.0
 """Meters; farther depth is unknown, as upstream (docs/vggt.md, "Frames of a group")."""
@@ -203,7 +204,7 @@ def _camera(
 def _read_table(path: Path, camera: int, num_values: int) -> dict[int, list[float]]:
     """Frame number -> values, of the lines of one camera."""
     try:
-        lines = [line.split() for line in path.read_text().splitlines()[1:] if line.strip()]
+        lines = [line.split() for line in plain_file(path).read_text().splitlines()[1:] if line.strip()]
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: expected a camera file, got none") from None
     table = {}

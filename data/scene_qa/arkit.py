@@ -23,6 +23,7 @@ from data.scene_qa.records import action_text
 from data.scene_qa.types import QARecord, ViewGeometry
 from data.seeds import evenly_spread
 from geometry import InputError, rigid_inverse
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 ANNOTATION = "_3dod_annotation.json"
@@ -103,7 +104,7 @@ def _scene_records(name: str, folder: Path, max_views: int, report: Report) -> l
 
 def _boxes(path: Path) -> list[_Box]:
     try:
-        rows = parse_json(path.read_text())["data"]
+        rows = parse_json(plain_file(path).read_text())["data"]
         found = []
         for row in rows:
             box = row["segments"]["obbAligned"]
@@ -145,7 +146,7 @@ def _geometry(frames: Path, images: Sequence[Path], report: Report) -> ViewGeome
     try:
         poses = np.loadtxt(trajectory, ndmin=2)
         w2c = torch.from_numpy(np.stack([_pose_at(poses, _seconds(path), path) for path in images]))
-        lenses = np.stack([np.loadtxt(cameras / f"{path.stem}.pincam") for path in images])
+        lenses = np.stack([np.loadtxt(plain_file(cameras / f"{path.stem}.pincam")) for path in images])
         with np.errstate(over="ignore"):
             is_finite = bool(w2c.float().isfinite().all()) and bool(np.isfinite(lenses.astype(np.float32)).all())
         if not is_finite or lenses.shape[-1] < 6 or not (lenses[:, :4] > 0).all():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geometry import InputError
+from geometry.plain_files import plain_file
 from geometry.plain_json import DECODER, parse_json, require_whole_characters
 
 _SPACE = " \t\r\n\ufeff"
@@ -26,7 +27,7 @@ def read_entries(path: Path, keys: Sequence[str]) -> list[Entry]:
         InputError: for a file that cannot be read or is neither, naming the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = plain_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a JSON file in UTF-8, got: {error}") from None
     try:

@@ -19,6 +19,7 @@ from data.problems import LeftOut, Report, raise_problem
 from data.scene_qa.json_lines import Entry, read_entries, word
 from data.scene_qa.types import HISTOGRAM_BINS, QARecord, ViewGeometry
 from geometry import InputError
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 RECORD_KEYS = ("data", "samples")
@@ -258,7 +259,7 @@ def _geometry(place: _Place, token: object, images: Sequence[Path], problems: li
 def _geometry_file(path: Path, images: tuple[Path, ...]) -> ViewGeometry:
     """Many questions share the views of a scene."""
     try:
-        return parsed_geometry(parse_json(path.read_text()), images)
+        return parsed_geometry(parse_json(plain_file(path).read_text()), images)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

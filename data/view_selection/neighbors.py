@@ -11,6 +11,10 @@ from torch import Tensor
 
 from data.problems import Report, raise_problem
 from geometry import InputError, rigid_inverse
+from geometry.plain_files import plain_file
+
+_LONGEST_COUNT = 18
+"""Digits that are looked at; Python converts no more than 4300."""
 
 
 def read_pairs(path: Path, report: Report = raise_problem) -> dict[int, tuple[int, ...]]:
@@ -24,7 +28,7 @@ def read_pairs(path: Path, report: Report = raise_problem) -> dict[int, tuple[in
         InputError: (unless `report` collects) for a missing file, or the first line that does not fit.
     """
     try:
-        text = path.read_text()
+        text = plain_file(path).read_text()
     except (OSError, UnicodeDecodeError):
         report(InputError(f"{path}: expected a pair file (MVSNet format), got none"))
         return {}
@@ -57,7 +61,7 @@ def _read_parts(path: Path, lines: Sequence[Sequence[str]]) -> dict[int, tuple[i
     """
     pairs = {}
     single = [line[0] for line in lines if len(line) == 1]
-    has_count = bool(single) and single[0].isdigit() and int(single[0]) >= len(single)
+    has_count = bool(single) and single[0].isdecimal() and int(single[0][:_LONGEST_COUNT]) >= len(single)
     for head, neighbors in itertools.pairwise(lines[1:] if has_count else lines):
         if len(head) == 1 and len(neighbors) > 1:
             with contextlib.suppress(InputError, ValueError):

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from data.image_io import write_bytes
 from data.wai.formats import FORMATS
 from geometry import InputError, require
+from geometry.plain_files import plain_file
 from geometry.plain_json import parse_json
 
 META_NAME, DISTORTED_META_NAME = "scene_meta.json", "scene_meta_distorted.json"
@@ -163,7 +164,7 @@ def read_scene_meta(path: Path) -> SceneMeta:
         InputError: naming what is wrong with it.
     """
     try:
-        content = parse_json(path.read_text())
+        content = parse_json(plain_file(path).read_text())
     except OSError:
         raise InputError(f"{path}: expected a scene_meta file, got none") from None
     except (ValueError, UnicodeDecodeError) as error:

@@ -18,6 +18,7 @@ from data.seeds import derived_seed
 from data.untrusted_files import read_array
 from data.wai.stages import Parser, find_scenes
 from geometry import InputError, one_line_errors, require
+from geometry.plain_files import plain_file
 
 SPLITS = ("train", "val", "test")
 _ALLOWED = {
@@ -46,7 +47,7 @@ def read_array_list(path: Path) -> tuple[str, ...]:
         InputError: for anything else.
     """
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(plain_file(path).read_bytes())
         version = np.lib.format.read_magic(content)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         _, _, dtype = read_header(content)

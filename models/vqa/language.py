@@ -391,7 +391,7 @@ def _hollow(config: Path, dtype: torch.dtype) -> Any:
 
 
 def _tiny(seed: str, *, is_hollow: bool) -> LanguageModel:
-    require(seed.isdigit() or not seed, f"--language_model tiny:SEED: expected a number, got {seed!r}")
+    require(seed.isdecimal() or not seed, f"--language_model tiny:SEED: expected a number, got {seed!r}")
     causal = random_language(TINY_FOLDER, int(seed or 0))
     codec = TextCodec.from_file(TINY_FOLDER / "tokenizer.json")
     identity = WeightIdentity(f"{TINY}:{int(seed or 0)}", state_sha256(causal.state_dict()))

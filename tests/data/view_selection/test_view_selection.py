@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.readers.splits import choose_scans, scan_order, shipped_list, shipped_path, split_views
+from data.readers.splits import choose_scans, own_or_shipped_lists, scan_order, shipped_list, shipped_path, split_views
 from data.view_selection.neighbors import (
     NeighborsByCenter,
     complete_neighbors,
@@ -32,6 +32,7 @@ def test_pair_file_round_trip(tmp_path):
         ("2\n0\n1 1 5\n", "expected 2 views as its first line says, got 1"),
         ("1\n0\n2 1 5\n", "expected 2 different neighbors with scores for view 0, got '1 5'"),
         ("1\n0\n1 a 5\n", "expected a count, then view ids and lines `count id score ...`, got other"),
+        ("9" * 5000, "expected a count, then view ids and lines `count id score ...`, got other"),
         ("", "expected a count, then view ids and lines `count id score ...`, got other"),
     ],
 )
@@ -40,6 +41,7 @@ def test_bad_pair_file(tmp_path, text, message):
     with pytest.raises(InputError) as error:
         read_pairs(tmp_path / "pair.txt")
     assert str(error.value) == f"{tmp_path / 'pair.txt'}: {message}"
+    assert read_pairs(tmp_path / "pair.txt", lambda problem: None).keys() <= {0}
 
 
 def test_shipped_dtu_facts():
@@ -126,6 +128,14 @@ def test_choose_scans_by_name(tmp_path):
 
 def test_scans_sort_by_number():
     assert sorted(["scan10", "scan9", "a", "5b2"], key=scan_order) == ["5b2", "a", "scan9", "scan10"]
+    assert sorted(["scan2²", "scan2"], key=scan_order) == ["scan2", "scan2²"]  # a digit that is no number
+
+
+def test_lists_of_scans_that_are_no_text(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_bytes(b"sc\xe9ne\n")
+    with pytest.raises(InputError, match=r"train.txt: expected a list of names in UTF-8, got"):
+        own_or_shipped_lists(tmp_path, "dtu")
 
 
 def test_of_a_pair_file_with_lines_missing_the_rest_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 import os
 import re
 import struct
@@ -14,10 +15,11 @@ from jaxtyping import Float, UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 
 from geometry import InputError
+from geometry.plain_files import plain_file
 
 _CACHED_IMAGES = 64
 """Per process, about 1 MB each at 640x512: the views of one DTU scan (49) fit."""
-_PFM_HEADER = re.compile(rb"\s*(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)\s")
+_PFM_HEADER = re.compile(rb"\s*(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+(\S+)\s")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
 """What Pillow raises about files that are damaged or no images."""
 
@@ -46,7 +48,7 @@ class _Warranted(io.BufferedReader):
     """A file that is asked for no more bytes than it has: Pillow would take memory for as many as a header names."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
+        super().__init__(io.FileIO(plain_file(path)))
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -153,7 +155,7 @@ def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
         InputError: for a missing file, a bad header, a wrong number of bytes, or NaN.
     """
     try:
-        content = path.read_bytes()
+        content = plain_file(path).read_bytes()
     except OSError:
         raise UnreadableFileError(f"{path}: expected a PFM file, got none") from None
     match = _PFM_HEADER.match(content)
@@ -165,7 +167,9 @@ def read_pfm(path: Path) -> Float[np.ndarray, "height width"]:
     try:
         scale = float(match[4])
     except ValueError:
-        raise UnreadableFileError(f"{path}: expected a number as PFM scale, got {match[4]!r}") from None
+        scale = 0.0
+    if not 0 < abs(scale) < math.inf:
+        raise UnreadableFileError(f"{path}: expected a number other than 0 as PFM scale, got {match[4]!r}")
     expected, got = 4 * width * height, len(content) - match.end()
     if expected != got:
         raise UnreadableFileError(f"{path}: expected {expected} bytes for {width}x{height} PFM values, got {got}")
@@ -213,7 +217,13 @@ def decode_image(path: Path, background: int) -> UInt8[np.ndarray, "height width
 
 
 def to_rgb(image: Image.Image, background: int) -> UInt8[np.ndarray, "height width 3"]:
-    """8-bit RGB of any mode; of 16 bits the high byte, alpha composited over the gray level `background`."""
+    """8-bit RGB of any mode; of 16 bits the high byte, alpha composited over the gray level `background`.
+
+    Raises:
+        ValueError: for floats and for whole numbers of 32 bits, whose black and white nothing tells.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # other formats' have 16 at most
+        raise ValueError("floats or 32 bits, where 8 or 16 bits per value can be read")
     if image.mode.startswith("I"):  # 16-bit gray; Pillow itself reduces 16-bit color to its high byte
         gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=-1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geometry.errors import InputError
+from geometry.plain_files import plain_file
 
 DEFAULT_SIZE = 518
 """Pixels: 37 patches of 14, the size VGGT-1B was trained at."""
@@ -138,11 +139,15 @@ def _open_all(paths: Sequence[str | Path]) -> list[Image.Image]:
 
 
 def _open_rgb(path: Path) -> Image.Image:
-    """The picture in RGB; a picture with transparency is laid on white."""
+    """The picture in RGB; a picture with transparency is laid on white, of 16 bits the high byte is taken."""
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        with Image.open(io.BytesIO(plain_file(path).read_bytes())) as image:
             if max(image.size) > _MAX_ASPECT * min(image.size):
                 raise ValueError(f"{image.height}x{image.width} pixels are more than {_MAX_ASPECT} to 1")
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError("floats or 32 bits, where 8 or 16 bits per value can be read")
+            if image.mode.startswith("I"):  # Pillow would show all above 255 as white
+                return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode == "RGBA":
                 white = Image.new("RGBA", image.size, (255, 255, 255, 255))
                 return Image.alpha_composite(white, image).convert("RGB")

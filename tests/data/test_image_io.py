@@ -105,3 +105,18 @@ def test_color_pfm_is_refused(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"PF\n1 1\n-1.0\n" + bytes(12))
     with pytest.raises(InputError, match="expected a one-channel PFM header"):
         read_pfm(tmp_path / "a.pfm")
+
+
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_values_without_a_black_and_a_white_are_refused(tmp_path, values):
+    """A TIFF of floats in [0, 1] would be a black photograph."""
+    Image.fromarray(RAMP[..., 0].astype(values)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="floats or 32 bits, where 8 or 16 bits per value can be read"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("header", [b"Pf\n" + b"9" * 5000 + b" 2\n-1\n", b"Pf\n2 2\nnan\n", b"Pf\n2 2\n0\n"])
+def test_pfm_headers_of_no_numbers(tmp_path, header):
+    (tmp_path / "a.pfm").write_bytes(header + bytes(16))
+    with pytest.raises(InputError, match="PFM"):
+        read_pfm(tmp_path / "a.pfm")

@@ -48,9 +48,24 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="crop or pad, got 'fit'"):
         load_images([FOLDER / "odd.png"], mode="fit")
     (tmp_path / "text.png").write_text("no image")
-    for path in (tmp_path / "text.png", tmp_path / "absent.png"):
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "floats.tif")
+    for path in (tmp_path / name for name in ("text.png", "absent.png", "floats.tif")):
         with pytest.raises(InputError, match=str(path)):
             load_images([path])
+
+
+def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match="cannot be read: Image size"):
+        load_images([FOLDER / "odd.png"])
+
+
+def test_of_16_bits_the_high_byte_is_taken(tmp_path: Path) -> None:
+    ramp = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) // 4
+    for name, values in (("deep", ramp * 256), ("flat", ramp.astype(np.uint8))):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    deep, flat = (load_images([tmp_path / f"{name}.png"]) for name in ("deep", "flat"))
+    assert torch.equal(deep, flat)
 
 
 def test_whole_landscape_images_are_those_of_pad_without_its_padding() -> None:

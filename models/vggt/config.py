@@ -34,7 +34,7 @@ _NAMED_VITS = {  # name -> embed_dim, depth, num_heads
     "dinov2_vitl14_reg": (1024, 24, 16),
     "dinov2_vitg2_reg": (1536, 40, 24),
 }
-_FFN_LAYERS = ("mlp", "swiglu", "swiglufused", "identity")
+FFN_LAYERS = ("mlp", "swiglu", "swiglufused", "identity")
 _FIXED_VIT_ARGUMENTS = {"in_chans": 3, "block_chunks": 0, "drop_path_rate": 0, "drop_path_uniform": False}
 _IGNORED_KEYS = frozenset({"inputs", "state_dict_elements"})
 _CONSTRUCTOR_KEYS = frozenset({"img_size", "patch_size", "embed_dim", *(f"enable_{name}" for name in HEADS)})
@@ -71,7 +71,7 @@ class ViTConfig:
         require_positive(self, "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
         require_layers(self, "depth")
         require_divisible("vit.embed_dim", self.embed_dim, self.num_heads)
-        require_choice("vit.ffn_layer", self.ffn_layer, _FFN_LAYERS)
+        require_choice("vit.ffn_layer", self.ffn_layer, FFN_LAYERS)
         require_not_negative(self, "num_register_tokens", "interpolate_offset")
         if self.img_size < self.patch_size:
             raise InputError(f"vit.img_size must hold a patch of {self.patch_size} pixels, got {self.img_size}")

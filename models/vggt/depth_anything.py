@@ -20,6 +20,7 @@ from geometry.quaternions import quaternion_from_rotation, rotation_from_quatern
 from models.config_checks import (
     build,
     read_json,
+    require_choice,
     require_divisible,
     require_known_keys,
     require_layers,
@@ -28,7 +29,7 @@ from models.config_checks import (
 )
 from models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD
 from models.vggt.attention import patch_positions, rotary_angles
-from models.vggt.config import DPTConfig, MissingHeadError
+from models.vggt.config import FFN_LAYERS, DPTConfig, MissingHeadError
 from models.vggt.heads.dpt_head import FRAMES_CHUNK_SIZE, DPTHead
 from models.vggt.layers import Block, PatchEmbed, normal_parameter
 from models.vggt.pose_encoding import homogeneous, inverse_se3
@@ -73,6 +74,10 @@ class DepthAnythingConfig:
         require_positive(self, "img_size", "patch_size", "embed_dim", "depth", "num_heads", "alt_start", "features")
         require_layers(self, "depth")
         require_divisible("embed_dim", self.embed_dim, self.num_heads)
+        require_divisible("head width", self.embed_dim // self.num_heads, 4)
+        require_choice("ffn_layer", self.ffn_layer, FFN_LAYERS)
+        if self.img_size < self.patch_size:
+            raise InputError(f"img_size must be a patch ({self.patch_size}) or more, got {self.img_size}")
         if len(self.out_layers) != 4 or not all(0 <= layer < self.depth for layer in self.out_layers):
             raise InputError(f"out_layers must be 4 of 0..{self.depth - 1}, got {list(self.out_layers)}")
         if not self.alt_start < self.depth:
@@ -108,11 +113,13 @@ def _net(raw: Any, where: str) -> dict[str, Any]:
     net.pop("__object__", None)
     if "name" in net:
         name = net.pop("name")
-        if name not in _VITS:
+        if not isinstance(name, str) or name not in _VITS:
             raise InputError(f"{where}.net.name must be one of {', '.join(_VITS)}, got {name!r}")
         net |= dict(zip(("embed_dim", "depth", "num_heads"), _VITS[name], strict=True))
         net |= {"ffn_layer": "swiglu"} if name == "vitg" else {}
-    start = net.get("alt_start", -1)
+    if "alt_start" not in net:
+        raise InputError(f"{where}.net must have alt_start: without it a network sees single views")
+    start = net["alt_start"]
     for key, only in (("qknorm_start", start), ("rope_start", start), ("cat_token", True)):
         if net.pop(key, only) != only:
             raise InputError(f"{where}.net.{key} must be {only!r} in a network of several views, got {raw[key]!r}")

@@ -163,6 +163,11 @@ def test_published_folders_load_strictly(network: DepthAnything3, tmp_path: Path
     [
         ("net", "rope_start", 3, r"net\.rope_start must be 2"),
         ("net", "name", "vith", r"net\.name must be one of vits, vitb, vitl, vitg"),
+        ("net", "name", ["vitb"], r"net\.name must be one of vits, vitb, vitl, vitg, got \['vitb'\]"),
+        ("net", "ffn_layer", "relu", "ffn_layer must be one of"),
+        ("net", "num_heads", 16, "head width must be divisible by 4, got"),
+        ("net", "img_size", 7, r"img_size must be a patch \(14\) or more, got 7"),
+        ("net", "alt_start", None, r"net must have alt_start"),
         ("head", "activation", "sigmoid", r"head\.activation must be 'exp'"),
         ("head", "colour", 1, "colour"),
     ],
@@ -170,6 +175,8 @@ def test_published_folders_load_strictly(network: DepthAnything3, tmp_path: Path
 def test_other_networks_are_refused(tmp_path: Path, section: str, key: str, value: object, message: str) -> None:
     raw = json.loads(TINY.read_text())
     raw["config"][section][key] = value
+    if value is None:
+        del raw["config"][section][key]
     (tmp_path / "da3.json").write_text(json.dumps(raw))
     with pytest.raises(InputError, match=message):
         load_network(f"random:{tmp_path / 'da3.json'}", heads=())

@@ -4,8 +4,10 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import pickle
 import random
+import signal
 import struct
 import zipfile
 import zlib
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzzing
-from benchmarks.hostile.cases import CORRECT, FAILED, REFUSED, Bench, limits
+from benchmarks.hostile.cases import CORRECT, FAILED, REFUSED, Bench, TimeOut, limits
 from benchmarks.hostile.formats import FORMATS, TOY
 from benchmarks.hostile.mutations import DEEP, KINDS, damaged, of_png
 from data.cache import CACHE_VARIABLE
@@ -99,6 +101,50 @@ def test_what_was_found_is_refused(what: str, bench: Bench) -> None:
 def test_brackets_without_end(name: str, pattern: str, content: bytes, bench: Bench) -> None:
     outcome = bench.with_content(name, bench.path(name, pattern.removeprefix("**/")), content)
     assert outcome.verdict == REFUSED, outcome.why
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "link to nothing"])
+def test_what_is_no_file_is_not_waited_for(special: str, bench: Bench) -> None:
+    """Opening a named pipe waits for somebody who writes, a device need not end."""
+
+    def stop(*_: object) -> None:
+        raise TimeOut
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for name, pattern in PLACES.items():
+            path = bench.path(name, pattern)
+            content = path.read_bytes()
+            path.unlink()
+            signal.alarm(20)
+            try:
+                if special == "pipe":
+                    os.mkfifo(path)
+                else:
+                    path.symlink_to("/dev/zero" if special == "device" else "nowhere")
+                outcome = bench.outcome(name, path)
+            finally:
+                signal.alarm(0)
+                path.unlink()
+                path.write_bytes(content)
+            assert outcome.verdict in (CORRECT, REFUSED), outcome.why
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+PLACES = {
+    **{"DTU": "00000001_cam.txt", "BlendedMVS": "pair.txt", "LLFF": "poses_bounds.npy", "Co3D": "*.jgz"},
+    **{
+        "NeRF-synthetic": "transforms_train.json",
+        "transforms.json": "transforms.json",
+        "Virtual KITTI": "extrinsic.txt",
+    },
+    **{"ScanNet": "pose/000001.txt", "WAI": "scene_meta.json", "images, PFM": "depth.pfm", "sessions": "session.json"},
+    **{"Occ3D": "infos.pkl", "trajectories": "drive.txt", "LiDAR": "sweep.bin", "meshes, CityGML": "city.gml"},
+    **{"questions": "records.json", "ARKitScenes": "41_7.000.pincam", "camera paths": "path.json"},
+    **{"checkpoints, weights": "weights.safetensors", "Virtual KITTI": "extrinsic.txt"},
+}
+"""A file of each format."""
 
 
 def test_counts_of_colmap_are_not_believed(bench: Bench) -> None:
@@ -300,6 +346,19 @@ def test_headers_keep_their_checksums(bench: Bench) -> None:
     changed = of_png(whole, random.Random(1))
     assert changed != whole
     assert struct.unpack(">I", changed[29:33])[0] == zlib.crc32(changed[12:29])
+
+
+def test_parts_of_packed_tensors_are_packed_once(tmp_path: Path) -> None:
+    content, again = io.BytesIO(), io.BytesIO()
+    torch.save(torch.zeros(2**12), content)
+    with zipfile.ZipFile(content) as file, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in file.namelist():
+            packed.writestr(part, file.read(part))
+    for name, one in (("a.ptz", content), ("b.ptz", again)):
+        (tmp_path / name).write_bytes(gzip.compress(one.getvalue()))
+    assert load(tmp_path / "a.ptz").shape == (2**12,)
+    with pytest.raises(InputError, match="expected a tensor packed once"):
+        load(tmp_path / "b.ptz")
 
 
 def test_messages_are_one_readable_line() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from data.problems import announce
 from geometry import InputError
+from geometry.plain_files import is_inflated
 
 LAST = "last.ckpt"
 _WEIGHTS_PREFIX = "model."
@@ -222,6 +223,8 @@ def _require_whole(path: Path) -> None:
     """
     if not zipfile.is_zipfile(path):
         return  # of an old torch, or none at all
+    if is_inflated(path):
+        raise DamagedCheckpointError(f"checkpoint {path}: expected parts as torch writes them, got compressed ones")
     with zipfile.ZipFile(path) as file:
         part = file.testzip()
     if part is not None:

@@ -22,6 +22,9 @@ class StopOnSigterm(pl.Callback):
         """`last`: the checkpoint that will be written."""
         self.last = last
         self.is_asked = False
+        """This process, at any moment."""
+        self.is_agreed = False
+        """All processes know of it, and do what follows together."""
         self._before: Any = None
         self._is_part_of_more = is_sigterm_like_ctrl_c()  # Lightning adds to the handler later
 
@@ -40,8 +43,15 @@ class StopOnSigterm(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """All processes stop when one was asked to."""
+        self._agree(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Without another step."""
+        self._agree(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self.is_asked, all=False):
-            self.is_asked = True
+            self.is_asked = self.is_agreed = True
             # should_stop would have it validated, for which there may be no time
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 

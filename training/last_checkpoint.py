@@ -18,7 +18,10 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, folder: Path, every: int, stop: StopOnSigterm) -> None:
-        """`every`: optimizer steps; also after the last step before a `stop`, whose callback comes first."""
+        """`every`: optimizer steps; also after the last step before a `stop`, whose callback comes first.
+
+        Writing is a thing of all processes together: what only one of them has been asked for does not count.
+        """
         self.path = folder / LAST
         self.stop = stop
         self.every = every
@@ -42,7 +45,7 @@ class LastCheckpoint(Checkpoint):
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """Once per step, although several batches may make one."""
         step = trainer.global_step
-        return step > 0 and (step % self.every == 0 or self.stop.is_asked) and step != self._written_at
+        return step > 0 and (step % self.every == 0 or self.stop.is_agreed) and step != self._written_at
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._written_at = trainer.global_step

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from data.image_io import write_image
-from geometry import InputError
+from geometry import InputError, require
 from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, current_commit
 from training.errors import NonFiniteError
 from training.options import RunOptions
@@ -36,6 +36,11 @@ _MAY_CHANGE_ON_RESUME = frozenset(
     }
 )
 _SKIPPED_KEY = "skipped_steps"
+_OF_A_RUN: Mapping[str, type] = {
+    **{"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},
+    **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
+}
+"""What Lightning writes beside the weights and reads again."""
 _MIN_LOSS_SCALE = 1.0
 """A gradient that overflows float16 although the loss scaler does not enlarge it any more is none of its doing."""
 
@@ -149,9 +154,17 @@ class RunTask(pl.LightningModule, ABC):
         """Go on exactly where a checkpoint of the same run ends; the trainer loads it.
 
         Raises:
-            InputError: when it is not of the same run: the result would be that of no uninterrupted run.
+            InputError: when it is not of the same run: the result would be that of no uninterrupted run; and for
+                weights without the state of a run.
         """
         self.require_same_run(checkpoint.record)
+        for key, kind in _OF_A_RUN.items():
+            found = checkpoint.contents.get(key)
+            require(
+                type(found) is kind,
+                f"--ckpt {checkpoint.path}: expected the checkpoint of a run, with {key}, got {type(found).__name__} "
+                "there; --init_from starts a new run from weights",
+            )
         self.resumed = checkpoint
 
     def require_same_run(self, theirs: Any) -> None:

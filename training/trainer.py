@@ -8,16 +8,18 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
 
 from geometry import InputError
 from training.allocator import keep_freed_memory
+from training.best_checkpoint import BestCheckpoint
 from training.checkpoint import LAST, AtomicCheckpointIO, current_commit
 from training.cli import write_config
 from training.endings import StopOnSigterm, has_finished
@@ -31,6 +33,7 @@ from training.progress import StepProgress
 from training.run_task import RunTask
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_CANNOT_WRITE |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}  # a file where a folder should be, and the other way round
 
 
 @runtime_checkable
@@ -68,8 +71,8 @@ def fit(
     options = resolved(options)
     trainer = build_trainer(options, task, data, callbacks)
     claim = FolderClaim(options.run_dir)
+    _prepare_folder(options, trainer, task, claim, is_continued=is_continued)
     if not is_continued:
-        _prepare_folder(options, trainer, task, claim)
         _say_what_runs(options, trainer)
     path = None if task.resumed is None else task.resumed.path
     task.resumed = None  # the trainer has it: nothing but the trainer keeps its tensors, and only until they are loaded
@@ -100,7 +103,7 @@ def build_trainer(
     ]
     if task.monitor is not None:
         metric, best = task.monitor
-        every_run.append(ModelCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common))
+        every_run.append(BestCheckpoint(filename="best", monitor=metric, mode=best, save_top_k=1, **common))
     last = LastCheckpoint(folder, options.save_every, stop)  # behind the best one, of which it tells
     try:
         return _lightning_trainer(options, task, [*every_run, *callbacks, last], total_steps)
@@ -190,13 +193,17 @@ def _ctrl_c_as_usual() -> Iterator[None]:
         raise interrupt from None
 
 
-def _prepare_folder(options: RunOptions, trainer: pl.Trainer, task: RunTask, claim: FolderClaim) -> None:
+def _prepare_folder(
+    options: RunOptions, trainer: pl.Trainer, task: RunTask, claim: FolderClaim, *, is_continued: bool
+) -> None:
     """The first process of all claims the run's folder; where a launcher has started more, all learn the outcome.
 
     Raises:
         InputError: on all of them, for a folder that holds another run or cannot be written.
     """
-    problem = _first_files(options, claim) if trainer.is_global_zero else None
+    problem = None
+    if trainer.is_global_zero:
+        problem = _claimed(options, claim) if is_continued else _first_files(options, claim)
     if trainer.world_size > 1 and launcher() is not None:  # without one Lightning starts the others later
         trainer.strategy.connect(task)
         trainer.strategy.setup_environment()
@@ -211,14 +218,28 @@ def _first_files(options: RunOptions, claim: FolderClaim) -> str | None:
     if existing and not options.ckpt:
         resume = f"resume it with --ckpt {existing[-1]} or take another name"
         return f"--expname: {options.run_dir} holds a run already; {resume}"
+    if existing and options.run_dir.resolve() not in Path(options.ckpt).resolve().parents:
+        other = f"--ckpt {options.ckpt} is of another folder, and would replace it; take another name"
+        return f"--expname: {options.run_dir} holds a run already; {other}"
+    problem = _claimed(options, claim)
+    if problem is None:
+        try:
+            write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+        except OSError as error:
+            problem = _not_writable(options, error)
+    return problem
+
+
+def _claimed(options: RunOptions, claim: FolderClaim) -> str | None:
     try:
         options.run_dir.mkdir(parents=True, exist_ok=True)
-        if not claim.take():
-            return f"--expname: another process trains in {options.run_dir} now"
-        write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+        return None if claim.take() else f"--expname: another process trains in {options.run_dir} now"
     except OSError as error:
-        return f"--basedir {options.basedir}: expected a folder that can be written, got {error}"
-    return None
+        return _not_writable(options, error)
+
+
+def _not_writable(options: RunOptions, error: OSError) -> str:
+    return f"--basedir {options.basedir}: expected a folder that can be written, got {error}"
 
 
 def _say_what_runs(options: RunOptions, trainer: pl.Trainer) -> None:

@@ -27,6 +27,7 @@ from safetensors.torch import save as save_safetensors
 from data.image_io import DECODE_ERRORS, UnreadableFileError, is_file, open_image, write_atomic, write_bytes
 from data.untrusted_files import map_array, read_archive, read_array, read_gzip
 from geometry import InputError, require
+from geometry.plain_files import is_inflated
 from geometry.plain_json import parse_json
 
 MAX_HALF = 65504.0
@@ -264,7 +265,10 @@ def _store_mapped(path: Path, array: np.ndarray) -> Path:
 
 
 def _load_pickled_tensor(path: Path) -> Any:
-    return torch.load(io.BytesIO(read_gzip(path)), weights_only=True, map_location="cpu")
+    content = io.BytesIO(read_gzip(path))
+    require(not (zipfile.is_zipfile(content) and is_inflated(content)), f"{path}: expected a tensor packed once")
+    content.seek(0)
+    return torch.load(content, weights_only=True, map_location="cpu")
 
 
 def _store_pickled_tensor(path: Path, tensor: Any) -> None:

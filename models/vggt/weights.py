@@ -19,7 +19,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from geometry.errors import InputError
+from geometry.errors import InputError, require
+from geometry.plain_files import is_inflated, plain_file
 from models.config_checks import read_json
 from models.vggt.config import HEADS, VGGTConfig
 from models.vggt.vggt import VGGT
@@ -221,7 +222,7 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if path.suffix != ".safetensors":
         return {key: tuple(value.shape) for key, value in _unpickled(path).items()}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(plain_file(path), framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path} cannot be read as safetensors: {_first_line(error)}") from error
@@ -237,7 +238,7 @@ def read_tensors(path: Path, names: Collection[str]) -> dict[str, Tensor]:
         content = _unpickled(path)
         return {key: _as_float32(path, key, content[key]).clone() for key in names}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(plain_file(path), framework="pt") as file:
             return {key: _as_float32(path, key, file.get_tensor(key)) for key in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path} cannot be read as safetensors: {_first_line(error)}") from error
@@ -246,7 +247,9 @@ def read_tensors(path: Path, names: Collection[str]) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a pickle by key: of a state dict, or of the entry "model" of a training checkpoint."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_archive = zipfile.is_zipfile(plain_file(path))
+        require(not (is_archive and is_inflated(path)), "its parts are compressed, as torch writes none")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         reason = _first_line(error)
         raise InputError(

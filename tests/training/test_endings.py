@@ -2,9 +2,12 @@
 
 import os
 import resource
+import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +18,12 @@ from torch.utils.data import DataLoader
 
 from geometry import InputError
 from geometry.errors import Terminated, sigterm_like_ctrl_c
+from models.vggt.weights import weight_shapes
 from tests.training.toy import TOY, Numbers, ToyTask
 from training.checkpoint import previous, read_checkpoint
-from training.endings import has_finished
+from training.endings import StopOnSigterm, has_finished
 from training.folder_claim import FolderClaim
+from training.last_checkpoint import LastCheckpoint
 from training.options import RunOptions
 from training.trainer import fit
 
@@ -30,9 +35,11 @@ class Validated(ToyTask):
 
     monitor = ("val/loss", "min")
 
-    def __init__(self, options: RunOptions, at: str = "", act: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, options: RunOptions, at: str = "", act: Callable[[], object] = lambda: None, *, is_worse: bool = False
+    ) -> None:
         super().__init__(options)
-        self.at, self.act = at, act
+        self.at, self.act, self.is_worse = at, act, is_worse
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
         if self.at == f"step {self.global_step}":
@@ -43,7 +50,7 @@ class Validated(ToyTask):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         if self.at == "validation":
             self.act()
-        self.log("val/loss", self._loss(batch))
+        self.log("val/loss", self._loss(batch) + 100 * self.is_worse)
 
 
 class WithValidation(Numbers):
@@ -55,15 +62,24 @@ class WithValidation(Numbers):
         return DataLoader([torch.tensor(1.0)], batch_size=None)  # type: ignore[arg-type]
 
 
-def run(base: Path, name: str, at: str = "", act: Callable[[], object] = lambda: None, **changes: Any) -> RunOptions:
+def run(
+    base: Path,
+    name: str,
+    at: str = "",
+    act: Callable[[], object] = lambda: None,
+    *,
+    is_continued: bool = False,
+    is_worse: bool = False,
+    **changes: Any,
+) -> RunOptions:
     """A run of four steps, saved at each second and validated at the second one."""
     values: dict[str, Any] = {"basedir": str(base), "expname": name, "accelerator": "cpu", "max_steps": 4}
     values |= {"save_every": 2, "val_every": 2, "log_every": 1, "num_workers": 0} | changes
     options = RunOptions(**values)
-    task = Validated(options, at, act)
+    task = Validated(options, at, act, is_worse=is_worse)
     if options.ckpt:
         task.resume(read_checkpoint(Path(options.ckpt), TOY))
-    fit(options, task, WithValidation(NUMBERS))
+    fit(options, task, WithValidation(NUMBERS), is_continued=is_continued)
     return options
 
 
@@ -108,6 +124,23 @@ def test_sigterm_saves_ends_well_and_goes_on_exactly(whole: RunOptions, tmp_path
     options = run(tmp_path, "b", "step 2", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert read_checkpoint(last(options), TOY).contents["global_step"] == 3
     assert_same_end(run(tmp_path, "b", ckpt=str(last(options))), whole)
+
+
+def test_sigterm_in_validation_asks_for_no_further_step(whole: RunOptions, tmp_path: Path) -> None:
+    options = run(tmp_path, "b", "validation", lambda: os.kill(os.getpid(), signal.SIGTERM), save_every=3)
+    assert read_checkpoint(last(options), TOY).contents["global_step"] == 2
+    assert_same_end(run(tmp_path, "b", ckpt=str(last(options)), save_every=3), whole)
+
+
+def test_what_one_process_alone_was_asked_is_not_written(tmp_path: Path) -> None:
+    """Writing waits for all processes: one that would write alone waits for ever."""
+    stop = StopOnSigterm(tmp_path)
+    checkpoint = LastCheckpoint(tmp_path, 3, stop)
+    trainer: Any = SimpleNamespace(global_step=2)
+    stop.is_asked = True
+    assert not checkpoint._is_due(trainer)
+    stop.is_agreed = True
+    assert checkpoint._is_due(trainer)
 
 
 def test_sigterm_ends_what_is_more_than_a_training(tmp_path: Path) -> None:
@@ -166,10 +199,43 @@ def test_two_runs_of_one_name_share_no_folder(tmp_path: Path) -> None:
     try:
         while not (tmp_path / "taken").is_file():
             pass
-        with pytest.raises(InputError, match=r"--expname: another process trains in .*a now"):
-            run(tmp_path, "a")
+        for is_continued in (False, True):  # the second part of a fine-tuning is as long as the first
+            with pytest.raises(InputError, match=r"--expname: another process trains in .*a now"):
+                run(tmp_path, "a", is_continued=is_continued)
         assert not (tmp_path / "a" / "config.txt").exists()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     run(tmp_path, "a")
+
+
+def test_a_run_is_not_resumed_into_the_folder_of_another(whole: RunOptions, tmp_path: Path) -> None:
+    shutil.copytree(whole.run_dir, tmp_path / "b")
+    before = (tmp_path / "b" / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(InputError, match=r"b holds a run already; --ckpt .* is of another folder"):
+        run(tmp_path, "b", ckpt=str(last(whole)))
+    assert (tmp_path / "b" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["moved", "new"])
+def test_the_best_checkpoint_of_a_folder_that_was_moved_stays(place: str, whole: RunOptions, tmp_path: Path) -> None:
+    """Only a better score replaces it; a run that goes on in a new folder begins one there."""
+    options = run(tmp_path, "b", max_steps=2)
+    best = tmp_path / place / "checkpoints" / "best.ckpt"
+    if place == "moved":
+        (tmp_path / "b").rename(tmp_path / "moved")
+    ckpt = tmp_path / "moved" / "checkpoints" / "last.ckpt" if place == "moved" else last(options)
+    run(tmp_path, place, ckpt=str(ckpt), is_worse=True)
+    assert read_checkpoint(best, TOY).contents["global_step"] == (2 if place == "moved" else 4)
+
+
+def test_compressed_checkpoints_are_refused(whole: RunOptions, tmp_path: Path) -> None:
+    """torch would unpack them, in memory that the file does not tell of."""
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(last(whole)) as file, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in file.namelist():
+            packed.writestr(part, file.read(part) + bytes(2**16 if "/data/" in part else 0))
+    with pytest.raises(InputError, match="compressed"):
+        read_checkpoint(path, TOY)
+    with pytest.raises(InputError, match="compressed"):
+        weight_shapes(path.rename(tmp_path / "a.pt"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geometry import InputError, one_line_errors, require
+from geometry import InputError, one_line_errors, require, sigterm_like_ctrl_c
 from render.demo_page import write_page
 from render.stages import StageLog
 from training.cli import parse_options
@@ -29,6 +29,8 @@ _PROTOCOL = "dtu-nearest3"
 """Scan to fine-tune on, one of DTU's test list, and protocol of both evaluations."""
 _TASKS = ("reconstruction", "questions", "forecast")
 """Shown by their shipped networks; each is render.<task>_demo."""
+_GROUND = ("data", "general", "finetune")
+"""Stages whose results others read."""
 _NEEDS = {"questions": ("transformers", "peft")}
 """Packages of an extra, by stage."""
 _SHOWN = (("psnr", "PSNR", ".2f"), ("ssim", "SSIM", ".3f"), ("depth_abs", "|depth| mm", ".1f"))
@@ -76,10 +78,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(options.out)
     log = StageLog(out / "stages.json")
     planned = stages(options)
+    _require_same_ground(planned, log)
     missing = {stage.name: ", ".join(lacking) for stage in planned if (lacking := _lacking(stage.name))}
     for name, packages in missing.items():
         sys.stdout.write(f"[{name}] not run: {packages} not installed (pip install -e .[vqa])\n")
-    seconds = {stage.name: _run(stage, log, sys.executable) for stage in planned if stage.name not in missing}
+    with sigterm_like_ctrl_c():  # with the stage that runs, which would go on alone
+        seconds = {stage.name: _run(stage, log, sys.executable) for stage in planned if stage.name not in missing}
     summary = summarize(out, seconds)
     write_json(out / "summary.json", summary)
     page = write_page(out, summary, {stage.name: stage.arguments for stage in planned}, missing)
@@ -131,9 +135,29 @@ def _lacking(name: str) -> list[str]:
     return [package for package in _NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
 
 
+def _settings(stage: Stage) -> dict[str, str]:
+    """By which the log knows a stage again."""
+    return {"command": shlex.join(["python", *stage.arguments])}
+
+
+def _require_same_ground(planned: Sequence[Stage], log: StageLog) -> None:
+    """What later stages read was made by the same commands: what finished before would tell of other data.
+
+    Raises:
+        InputError: naming both commands.
+    """
+    for stage in planned:
+        changed = log.changed(stage.name, _settings(stage)) if stage.name in _GROUND else {}
+        for before, now in changed.values():
+            raise InputError(
+                f"--out: {log.path.parent} holds a demonstration whose stage {stage.name} was {before}, got {now}; "
+                "take another folder, or remove this one"
+            )
+
+
 def _run(stage: Stage, log: StageLog, python: str) -> float:
     """Run a stage unless it finished before with the same command; its seconds."""
-    command = shlex.join(["python", *stage.arguments])
+    command = _settings(stage)["command"]
     before = log.finished(stage.name, {"command": command})
     if before is not None:
         sys.stdout.write(f"\n[{stage.name}] finished before: {command}\n")

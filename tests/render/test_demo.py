@@ -1,14 +1,17 @@
 """The demonstration end to end at toy size, and what it keeps and prints."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from geometry import InputError
+from geometry import InputError, Terminated, sigterm_like_ctrl_c
 from render import demo
+from render.stages import StageLog
 from tests import processes
 
 SIZES = ["--scenes", "3", "--views", "20", "--width", "40", "--height", "32", "--frames", "2"]
@@ -35,6 +38,28 @@ def test_stages_are_the_projects_commands(tmp_path: Path) -> None:
 def test_what_cannot_be_shown_is_refused() -> None:
     with pytest.raises(InputError, match="--tasks: expected some of reconstruction, questions, forecast, got"):
         demo.DemoOptions(tasks=("forecast", "weather"))
+
+
+def test_a_folder_of_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Trained and measured stages of before would be shown as those of the new data."""
+    log = StageLog(tmp_path / "stages.json")
+    for stage in demo.stages(demo.DemoOptions(out=str(tmp_path), frames=3))[:2]:
+        log.begin(stage.name, demo._settings(stage))
+        log.finish(stage.name, 1.0)
+    demo._require_same_ground(demo.stages(demo.DemoOptions(out=str(tmp_path), frames=2)), log)
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(tmp_path), "--width", "80"])
+    assert f"error: --out: {tmp_path} holds a demonstration whose stage data was python -m" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_stage_too(tmp_path: Path) -> None:
+    """The stage sends it to the demonstration, whose process is its parent, and would go on for a minute."""
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    send = f"import os, signal, time; {note}; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    with pytest.raises(Terminated), sigterm_like_ctrl_c():
+        demo._run(demo._stage("data", "-c", send), StageLog(tmp_path / "stages.json"), sys.executable)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from training.options import option
 from training.vqa.actions import PLACE_ANCHOR, parse_action, require_room
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_VIEWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class AskOptions:
     scene: str = option("", "instead of photographs: a scene of --dataset_name in --datadir")
     dataset_name: str = option("", f"data set of --scene: one of {', '.join(sorted(READERS))}")
     datadir: str = option("", "its folder")
-    views: int = option(8, "views of --scene, evenly spread")
+    views: int = option(_VIEWS, "views of --scene, evenly spread")
     view_ids: tuple[int, ...] = option((), "views of --scene by number instead", type=int, nargs="+")
     json: bool = option(False, "the answer is an action: check it and print it as one line of JSON")
     constrained: bool = option(False, "with --json: the network can write nothing but an action")
@@ -68,6 +69,7 @@ class AskOptions:
         )
         given = [name for name in ("dataset_name", "datadir", "view_ids") if getattr(self, name)]
         require(bool(self.scene) or not given, f"--{(given or [''])[0]}: expected --scene beside it, got none")
+        require(bool(self.scene) or self.views == _VIEWS, f"--views {self.views}: expected --scene beside it, got none")
         for name in ("dataset_name", "datadir"):
             require(not self.scene or bool(getattr(self, name)), f"--scene {self.scene}: expected --{name} beside it")
         for name in ("views", "max_new_tokens"):

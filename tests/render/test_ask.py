@@ -86,6 +86,7 @@ def test_views_of_a_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         ("--ckpt c", "expected either images or --scene, got neither"),
         ("--ckpt c a.png --scene s", "expected either images or --scene, got both"),
         ("--ckpt c a.png --datadir d", "--datadir: expected --scene beside it"),
+        ("--ckpt c a.png --views 4", "--views 4: expected --scene beside it"),
         ("--ckpt c --scene s --dataset_name dtu", "--scene s: expected --datadir beside it"),
         ("--ckpt c a.png --attention where", "--attention: expected a file name"),
         ("--ckpt c a.png --constrained", "--constrained: expected --json beside it"),

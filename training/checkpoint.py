@@ -101,6 +101,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """`resumed`: the checkpoint that the run goes on from, so that it is not read again; kept until loaded."""
         super().__init__()
         self._resumed = resumed
+        path = None if resumed is None else resumed.path.resolve()
+        is_previous = path is not None and path.name == previous(path.with_name(LAST)).name
+        self._damaged = path.with_name(LAST) if path is not None and is_previous else None
+        """The last.ckpt that was passed over, until it is replaced."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Replace `path` in one step; the last.ckpt before it stays under another name (`previous`).
@@ -116,7 +120,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _keep_previous(path)
+            if path.resolve() == self._damaged:  # it would take the place of the whole one
+                self._damaged = None
+            else:
+                _keep_previous(path)
             partial.replace(path)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)

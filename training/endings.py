@@ -15,7 +15,7 @@ from geometry.errors import is_sigterm_like_ctrl_c
 class StopOnSigterm(pl.Callback):
     """SIGTERM ends training after the step at hand; the run then writes its last checkpoint and ends well.
 
-    A second one ends the process as it would have before.
+    A second one ends the process at once.
     """
 
     def __init__(self, last: Path) -> None:
@@ -39,7 +39,7 @@ class StopOnSigterm(pl.Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.is_asked = True
-        self._restore()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's own would wait for the batch, too
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """All processes stop when one was asked to."""

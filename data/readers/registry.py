@@ -1,6 +1,7 @@
 """The data sets by the name that `--dataset_name` takes. All readers have one signature."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,9 @@ def read_scenes(
     """
     if dataset_name not in READERS:
         raise InputError(f"--dataset_name: expected one of {sorted(READERS)}, got {dataset_name!r}")
-    if not Path(datadir).is_dir():
+    if os.path.isfile(datadir):
+        raise InputError(f"--datadir: expected a folder, got {datadir!r}, which is a file")
+    if not os.path.isdir(datadir):  # False, too, of what can be no path
         raise InputError(f"--datadir: expected a folder, got {datadir!r}, which does not exist")
     reader, found, options = READERS[dataset_name], Problems(), options or ReaderOptions()
     options.require_known_to(dataset_name, reader.options)

@@ -97,6 +97,9 @@ def _read_scene(folder: Path, scan: str, report: Report, options: ReaderOptions)
     named.sort(key=lambda pair: pair[0])
     photographs = []
     for view, (name, entry) in enumerate(named):
+        if view > 0 and name == named[view - 1][0]:
+            report(LeftOut("frames named twice", f"{path}: expected each image once, got another frame {name}"))
+            continue
         try:
             photographs.append(_photograph(folder, view, name, content, entry, options))
         except InputError as error:

@@ -28,6 +28,7 @@ from render.photos.summary import closing_lines, summarize
 from render.stages import StageLog
 from training.cli import parse_options
 from training.files import write_json
+from training.folder_claim import FolderClaim
 
 _LOG = "stages.json"
 
@@ -63,10 +64,11 @@ def claimed_folder(options: PhotosOptions, words: Sequence[str]) -> Iterator[Non
     that is finished. A folder that was there to be resumed stays in any case.
 
     Raises:
-        InputError: for a folder that holds something else, or a run that is not to be resumed.
+        InputError: for a folder that holds something else, a run that is not to be resumed, or one that is at work.
     """
     out = Path(options.out)
-    content = list(out.iterdir()) if out.is_dir() else []
+    claim = FolderClaim(out)
+    content = [path for path in out.iterdir() if path != claim.path] if out.is_dir() else []
     is_run = (out / _LOG).is_file()
     require(
         not content or options.resume,
@@ -77,11 +79,13 @@ def claimed_folder(options: PhotosOptions, words: Sequence[str]) -> Iterator[Non
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        is_free = claim.take()
     except OSError as error:
         raise InputError(f"--out {out}: expected a folder that can be written, got {error.strerror}") from None
+    require(is_free, f"--out {out}: another process works in it now")
     needed = "photographs"
     try:
-        with sigterm_like_ctrl_c():
+        with claim, sigterm_like_ctrl_c():
             yield
     except InputError:
         needed = "scene"

@@ -20,7 +20,7 @@ from geometry import InputError
 from geometry.errors import Terminated, sigterm_like_ctrl_c
 from models.vggt.weights import weight_shapes
 from tests.training.toy import TOY, Numbers, ToyTask
-from training.checkpoint import previous, read_checkpoint
+from training.checkpoint import AtomicCheckpointIO, previous, read_checkpoint
 from training.endings import StopOnSigterm, has_finished
 from training.folder_claim import FolderClaim
 from training.last_checkpoint import LastCheckpoint
@@ -121,7 +121,15 @@ def test_a_run_that_dies_in_validation_validates_again(whole: RunOptions, tmp_pa
 
 
 def test_sigterm_saves_ends_well_and_goes_on_exactly(whole: RunOptions, tmp_path: Path) -> None:
-    options = run(tmp_path, "b", "step 2", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before, later = signal.getsignal(signal.SIGTERM), []
+
+    def asked() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        later.append(signal.getsignal(signal.SIGTERM))
+
+    options = run(tmp_path, "b", "step 2", asked)
+    assert later == [signal.SIG_DFL]  # a second one ends the process
+    assert signal.getsignal(signal.SIGTERM) is before
     assert read_checkpoint(last(options), TOY).contents["global_step"] == 3
     assert_same_end(run(tmp_path, "b", ckpt=str(last(options))), whole)
 
@@ -185,6 +193,20 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(
     previous(path).write_bytes(previous(last(whole)).read_bytes())
     assert read_checkpoint(path, TOY).path == previous(path)
     assert "the one before it is taken" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_does_not_replace_the_one_before_it(tmp_path: Path, whole: RunOptions) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"damaged")
+    before = last(whole).read_bytes()
+    previous(path).write_bytes(before)
+    writer = AtomicCheckpointIO(read_checkpoint(path, TOY))
+    for name in ("best.ckpt", "last.ckpt"):
+        writer.save_checkpoint({"a": 1}, path.with_name(name))
+    assert previous(path).read_bytes() == before
+    first = path.read_bytes()
+    writer.save_checkpoint({"a": 2}, path)
+    assert previous(path).read_bytes() == first
 
 
 def test_two_runs_of_one_name_share_no_folder(tmp_path: Path) -> None:

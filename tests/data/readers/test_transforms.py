@@ -161,6 +161,21 @@ def test_a_broken_file_is_named(tmp_path, text):
         read(tmp_path)
 
 
+def test_of_frames_with_one_image_the_first_is_taken(tmp_path):
+    """Two cameras of one photograph cannot both be right."""
+    root = write(tmp_path / "a")
+    edit(root, lambda content: content["frames"].append(content["frames"][0]))
+    problems = Problems(str(root))
+    assert len(read(root, problems).frames) == len(json.loads((root / "transforms.json").read_text())["frames"]) - 1
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.txt", "which is a file"), ("x" * 300, "which does not exist")])
+def test_what_is_no_folder_is_said(tmp_path, name, message):
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / name)
+
+
 def test_points_from_matches_lie_on_the_wall():
     """A photograph on the plane z = 7, seen by cameras 0.56 apart: 8 pixels."""
     photograph = astronauts.astronaut()

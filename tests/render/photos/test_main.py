@@ -1,5 +1,6 @@
 """What a run leaves of its folder, however it ends."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from geometry import InputError, Terminated
 from render.photos.__main__ import claimed_folder, resumed_command
 from render.photos.options import PhotosOptions
 from render.stages import StageLog
+from training.folder_claim import FolderClaim
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["my photos", "--out", "out"]
@@ -87,6 +89,27 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(
         run(options, KeyboardInterrupt())
     assert not Path(options.out).exists()
     assert "to go on" not in capsys.readouterr().out
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(options: PhotosOptions) -> None:
+    """Both begin before either has written anything; the one that fails would take the other's work away."""
+    out = Path(options.out)
+    out.mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        claim = FolderClaim(out)
+        claim.take()
+        (out.parent / "taken").touch()
+        signal.pause()
+    try:
+        while not (out.parent / "taken").is_file():
+            pass
+        with pytest.raises(InputError, match=r"--out .*out: another process works in it now$"):
+            run(options, InputError("blurred"), "photographs")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    run(options, None, "photographs")  # what a process that was killed has left is nothing
 
 
 def test_what_is_there_is_not_overwritten_and_not_taken_away(options: PhotosOptions) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data.problems import announce
 from geometry import InputError
+from models.vggt.backbones import LoadedNetwork
 from models.vggt.config import MissingHeadError
 from models.vggt.frozen import FROZEN_HEADS, FrozenVGGT
 
@@ -45,7 +46,7 @@ def record_of(vggt: FrozenVGGT | None, source: str, image_size: int) -> VGGTReco
     return VGGTRecord(source, vggt.identity.name, vggt.identity.sha256, tuple(vggt.layers), image_size, heads)
 
 
-def announce_license(vggt: FrozenVGGT) -> None:
+def announce_license(vggt: FrozenVGGT | LoadedNetwork) -> None:
     """A line about the license of published weights; numbers and models that stand on them fall under it."""
     if vggt.license_terms:
         announce(f"license of the weights {vggt.identity.name}: {vggt.license_terms}")

@@ -1,7 +1,10 @@
 """Option dataclass <-> command line and txt config (configargparse), both ways."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +62,7 @@ def parse_options(cls: type[Options], description: str, argv: Sequence[str] | No
     groups = _groups(parser, cls)
     for field in fields:
         if field in words:
-            parser.add_argument(field.name, metavar=field.name.upper(), **{"nargs": "?", **_argument(field)})
+            parser.add_argument(field.name, **{"nargs": "?", **_argument(field), "metavar": field.name.upper()})
             continue
         names = (field.name, *field.metadata.get("aliases", ()))
         groups[field.name].add_argument(*(f"--{name}" for name in names), **_argument(field))
@@ -104,12 +107,29 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
 
 
 def write_config(options: Any, path: Path, header: str) -> None:
-    """Write resolved options as a txt config that `--config` reads back to the same options."""
+    """Write resolved options as a txt config that `--config` reads back to the same options.
+
+    Raises:
+        InputError: for a value that such a file cannot hold, such as one of several lines.
+    """
     lines = [f"# {header}"]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if isinstance(value, tuple):
-            value = f"[{', '.join(str(entry) for entry in value)}]" if value else None
-        if value not in (None, ""):
-            lines.append(f"{field.name} = {value}")
+        if value is not None and value != () and (value != "" or field.default not in (None, "")):
+            lines.append(_config_line(field.name, value))
     path.write_text("\n".join(lines) + "\n")
+
+
+def _config_line(name: str, value: Any) -> str:
+    """The plainest form that is read back as it is: quotes keep spaces and what would begin a comment."""
+    if isinstance(value, tuple):
+        coded = json.dumps(value).replace("#", "\\u0023").replace(";", "\\u003b")
+        forms, wanted = [f"[{', '.join(map(str, value))}]", coded], [str(entry) for entry in value]
+    else:
+        forms, wanted = [f"{value}", f'"{value}"', f"'{value}'"], str(value)
+    for line in (f"{name} = {form}" for form in forms):
+        with contextlib.suppress(configargparse.ConfigFileParserException):
+            found = configargparse.DefaultConfigFileParser().parse(io.StringIO(line)).get(name)
+            if wanted == ([str(entry) for entry in found] if isinstance(found, list) else found):
+                return line
+    raise InputError(f"--{name}: expected a value that a config file can hold, got {value!r}")

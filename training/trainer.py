@@ -225,6 +225,8 @@ def _first_files(options: RunOptions, claim: FolderClaim) -> str | None:
     if problem is None:
         try:
             write_config(options, options.run_dir / "config.txt", f"commit {current_commit()}")
+        except InputError as error:
+            problem = str(error)
         except OSError as error:
             problem = _not_writable(options, error)
     return problem

@@ -68,6 +68,13 @@ class LoadedNetwork(NamedTuple):
         return cast("MultiViewNetwork", self.model).sizes
 
 
+def load_licensed_vggt(source: str | Path, *, heads: Sequence[str] | None) -> LoadedNetwork:
+    """`load_vggt`, with the license of what has the size of published weights."""
+    model, identity = load_vggt(source, heads=heads)
+    is_published = not str(source).startswith("random:") and tuple(model.sizes[:3]) == _PUBLISHED_VGGT
+    return LoadedNetwork(model, identity, _VGGT_LICENSE if is_published else "")
+
+
 def load_network(source: str | Path, *, heads: Sequence[str]) -> LoadedNetwork:
     """The network of a source with the heads named, float32 on the CPU.
 
@@ -85,9 +92,7 @@ def load_network(source: str | Path, *, heads: Sequence[str]) -> LoadedNetwork:
         weights, config_file = locate_weights(name)
     if is_depth_anything(config_file):
         return _load_depth_anything(name, weights, DepthAnythingConfig.read(cast("Path", config_file)), heads)
-    model, identity = load_vggt(source, heads=heads)
-    is_published = weights is not None and tuple(model.sizes[:3]) == _PUBLISHED_VGGT
-    return LoadedNetwork(model, identity, _VGGT_LICENSE if is_published else "")
+    return load_licensed_vggt(source, heads=heads)
 
 
 def _load_depth_anything(

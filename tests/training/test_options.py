@@ -48,6 +48,21 @@ def test_resolved_options_read_back_the_same(config: Path, tmp_path: Path) -> No
     assert again == options
 
 
+@pytest.mark.parametrize(
+    "text", ["/a #1", "/a ; b", "'a'", '"a"', " a", "[a", "a,b", "true", "null", "1e5", "--a", "#", "ä"]
+)
+def test_any_text_reads_back_the_same(text: str, tmp_path: Path) -> None:
+    options = GeneralOptions(datadir=text, scans=(text, "b"))
+    write_config(options, tmp_path / "config.txt", "commit abc")
+    assert parse_options(GeneralOptions, "test", ["--config", str(tmp_path / "config.txt")]) == options
+
+
+@pytest.mark.parametrize("text", ["a\nb", "[a]"])
+def test_what_a_config_cannot_hold_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--datadir: expected a value that a config file can hold"):
+        write_config(GeneralOptions(datadir=text), tmp_path / "config.txt", "commit abc")
+
+
 def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     config = tmp_path / "c.txt"
     config.write_text("white_bkgd = True\nlrate = 1e-3\nscans = [scan1, scan2]\nn_views = [2, 5]\n")

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from geometry import InputError
 from models.mapanything import MapAnything, MapAnythingConfig, load_mapanything
 from models.mapanything.adapters import Reconstructor, VGGTReconstructor
-from models.vggt import VGGT, VGGTConfig, WeightIdentity, load_vggt
+from models.vggt import VGGT, VGGTConfig, WeightIdentity
+from models.vggt.backbones import load_licensed_vggt
 from models.vggt.weights import file_sha256
+from training.backbone import announce_license
 from training.checkpoint import CheckpointKind, CheckpointRecord, read_checkpoint
 from training.files import staged_file, write_json
 
@@ -86,8 +88,9 @@ def load_weights(source: str, model: str) -> tuple[nn.Module, WeightIdentity]:
             raise InputError(f"--model {model}: checkpoint {source} is of --model {checkpoint.record.model}")
         return checkpoint.network(), WeightIdentity(source, file_sha256(Path(source)))
     if model == "vggt":
-        network, identity = load_vggt(source, heads=_HEADS)
-        return VGGTReconstructor(network), identity
+        loaded_vggt = load_licensed_vggt(source, heads=_HEADS)
+        announce_license(loaded_vggt)
+        return VGGTReconstructor(cast("VGGT", loaded_vggt.model)), loaded_vggt.identity
     try:
         loaded = load_mapanything(source)
     except InputError as error:

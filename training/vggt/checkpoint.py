@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from geometry import InputError
 from models.lora import merged_state
-from models.vggt import VGGT, VGGTConfig, load_vggt
+from models.vggt import VGGT, VGGTConfig
+from models.vggt.backbones import load_licensed_vggt
 from models.vggt.vggt import build_head
 from models.vggt.weights import WeightIdentity, available_heads, file_sha256
+from training.backbone import announce_license
 from training.checkpoint import CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 from training.files import staged_file, write_json
 
@@ -68,7 +70,9 @@ def load_weights(
     else:
         if new_heads:
             _require_new(source, available_heads(source), new_heads)
-        model, identity = load_vggt(source, heads=known)
+        loaded = load_licensed_vggt(source, heads=known)
+        announce_license(loaded)
+        model, identity = cast("VGGT", loaded.model), loaded.identity
     if not new_heads:
         return model, identity
     model = _with_new_heads(model, new_heads, seed)

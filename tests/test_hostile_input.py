@@ -228,8 +228,8 @@ def test_arrays_that_promise_more_than_they_have(tmp_path: Path) -> None:
     np.save(content, np.zeros(4))
     huge = content.getvalue().replace(b"(4,)", b"(4611686018427387904,)")[: len(content.getvalue())]
     path.write_bytes(huge)
-    with pytest.raises(InputError, match="cannot be read as an array file"):
-        read_array(path)
+    with pytest.raises(InputError, match=r"shape \(4611686018427387904,\) and type float64 in \d+ bytes"):
+        read_array(path)  # numpy's own refusal comes when it asks for the memory
     (tmp_path / "a.npz").write_bytes(archive_of(content.getvalue() + bytes(2**20), "a.npy"))
     with pytest.raises(InputError, match="where at most 32 can be"):
         read_archive(tmp_path / "a.npz", most=32)

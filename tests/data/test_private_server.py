@@ -118,7 +118,8 @@ def test_controls_take_what_the_page_could_have_set(
     }
     control = controls[name]()
     before = control.value
-    (handler,) = gui._websock_interface._incoming_handlers[_messages.GuiUpdateMessage]
+    handlers: Any = gui._websock_interface._incoming_handlers[_messages.GuiUpdateMessage]
+    (handler,) = handlers
     asyncio.run(handler(0, _messages.GuiUpdateMessage(control._impl.uuid, {"value": value})))
     asyncio.run(handler(0, _messages.GuiUpdateMessage(control._impl.uuid, {"update_cb": []})))
     assert (control.value == value) is taken

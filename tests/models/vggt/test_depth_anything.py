@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from geometry.errors import InputError
-from models.vggt import FrozenVGGT, load_vggt
-from models.vggt.backbones import load_network
+from models.vggt import VGGT, FrozenVGGT, backbones, load_vggt
+from models.vggt.backbones import load_licensed_vggt, load_network
 from models.vggt.config import MissingHeadError
 from models.vggt.depth_anything import DepthAnything3, DepthAnythingConfig, reference_first
 from models.vggt.pose_encoding import decode_pose
 from training.backbone import load_backbone
+from training.vggt.checkpoint import load_weights
 
 CONFIGS = Path(__file__).parents[3] / "models" / "vggt" / "configs"
 TINY = CONFIGS / "da3_tiny.json"
@@ -206,3 +208,18 @@ def test_license_of_published_weights_is_told(
     _, record = load_backbone(str(folder), 56, wants_depth=True)
     assert f"license of the weights {folder}: Apache-2.0" in capsys.readouterr().err
     assert record.heads == ("camera", "depth")
+
+
+def test_the_license_of_a_vggt_is_told_by_the_size_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights have none; training from published ones is told, as reading them is."""
+    (tmp_path / "a.json").write_text((CONFIGS / "tiny.json").read_text())
+    random = f"random:{tmp_path / 'a.json'}"
+    model = load_licensed_vggt(random, heads=None).model
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    monkeypatch.setattr(backbones, "_PUBLISHED_VGGT", tuple(cast("VGGT", model).sizes[:3]))
+    load_weights(random)
+    assert "license" not in capsys.readouterr().err
+    load_weights(str(tmp_path / "a.safetensors"))
+    assert "license of the weights" in capsys.readouterr().err

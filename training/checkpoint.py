@@ -24,6 +24,8 @@ from geometry import InputError
 from geometry.plain_files import is_inflated
 
 LAST = "last.ckpt"
+EMA_KEY = "weight_average"
+"""Of the averaged weights in a checkpoint of a run that has them, see `WeightAverage`."""
 _WEIGHTS_PREFIX = "model."
 """Lightning's, for the attribute of the task that holds the network."""
 
@@ -76,12 +78,16 @@ class Checkpoint(Generic[Record, Network]):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Of the network, by the names of its own state dict."""
-        return {
+        """Of the network, by the names of its own state dict; the averaged ones where there are any.
+
+        A run that is resumed goes on with those of its last step, which the trainer loads.
+        """
+        own = {
             name.removeprefix(_WEIGHTS_PREFIX): tensor
             for name, tensor in self.contents["state_dict"].items()
             if name.startswith(_WEIGHTS_PREFIX)
         }
+        return own | self.contents.get(EMA_KEY, {})
 
     def network(self, **how: Any) -> Network:
         """The network with its weights, ready to be used, on the CPU; `how`: see `CheckpointKind.build`.

@@ -168,6 +168,11 @@ class GeneralOptions(TrainOptions):
         aliases=("distrust",),
     )
     muon_lrate: float = option(0.0, "peak rate of Muon on weight matrices and kernels; 0: Adam learns them too")
+    ema: float = option(
+        0.0,
+        "decay per step of an average of the weights that starts from those of the start; it is validated, and whoever "
+        "reads a checkpoint gets it. 0: none",
+    )
     sampler: str = option(
         "hierarchical", "hierarchical (coarse and fine samples) or guided (a plane sweep, then few samples around it)"
     )
@@ -204,6 +209,7 @@ class GeneralOptions(TrainOptions):
         require(self.hidden % 2 == 0, f"--hidden: expected an even number (two attention heads), got {self.hidden}")
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
         self._require_at_least(0, "color_jitter", "mix_side")
+        require(0 <= self.ema < 1, f"--ema: expected 0 to below 1, got {self.ema}")
         require(0 <= self.far_sources <= 1, f"--far_sources: expected 0 to 1, got {self.far_sources}")
         require(
             not (self.color_jitter and self.white_bkgd),

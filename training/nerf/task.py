@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from geometry import InputError, SceneBatch
 from models.nerf.samplers import LOSS_NAMES, RendererSpec
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from training.backbone import VGGTRecord, require_same_backbone
+from training.checkpoint import EMA_KEY
 from training.metrics import SSIM_WINDOW, depth_errors, psnr, ssim
 from training.nerf.checkpoint import NERF, NerfRecord
 from training.nerf.options import GeneralOptions, TrainOptions
@@ -25,6 +27,7 @@ from training.nerf.windows import random_window
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
 from training.schedules import WarmupCosine
+from training.weight_average import WeightAverage
 
 _PICTURES_PER_VALIDATION = 2
 _SCORES = ("val/psnr", "val/ssim", "val/depth_abs")
@@ -212,6 +215,46 @@ class GeneralTask(NerfTask):
     def backbone_dropout(self) -> float:
         """See `--backbone_dropout`."""
         return self.options.backbone_dropout
+
+    def __init__(self, options: GeneralOptions, model: VGGTNeRF, *record: Any) -> None:
+        """`record`: see `SceneTask`."""
+        super().__init__(options, model, *record)
+        self.average = WeightAverage(model, options.ema, forgets_start=False) if options.ema else None
+
+    def on_train_start(self) -> None:
+        """The average follows the weights to their device."""
+        if self.average is not None:
+            self.average.map(lambda tensor: tensor.to(self.device))
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Once per optimizer step: the average follows, before anything is written."""
+        super().lr_scheduler_step(scheduler, metric)
+        if self.average is not None and not self.is_step_skipped:
+            self.average.update(self.model, self.global_step - sum(self.skipped.values()))
+
+    def on_validation_epoch_start(self) -> None:
+        """See `NerfTask`; the average is validated."""
+        super().on_validation_epoch_start()
+        if self.average is not None:
+            self.average.swap(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        """See `NerfTask`; training goes on with its own weights."""
+        super().on_validation_epoch_end()
+        if self.average is not None:
+            self.average.swap(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `RunTask`; the average besides."""
+        super().on_save_checkpoint(checkpoint)
+        if self.average is not None:
+            checkpoint[EMA_KEY] = dict(self.average.weights)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the average where it was."""
+        super().on_load_checkpoint(checkpoint)
+        if self.average is not None:
+            self.average.weights = dict(checkpoint[EMA_KEY])
 
     def require_same_run(self, theirs: NerfRecord) -> None:
         """See `SceneTask`; the folders of `--mix` may have moved, as that of `--datadir` may."""

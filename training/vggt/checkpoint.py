@@ -20,8 +20,6 @@ from training.backbone import announce_license
 from training.checkpoint import CheckpointKind, CheckpointRecord, load_strictly, read_checkpoint
 from training.files import staged_file, write_json
 
-EMA_KEY = "weight_average"
-
 
 @dataclass(frozen=True, kw_only=True)
 class VGGTTrainingRecord(CheckpointRecord):
@@ -104,8 +102,7 @@ def _load_checkpoint(path: Path, heads: Sequence[str] | None, new_heads: Sequenc
     _require_new(path, config.heads, new_heads)
     config = config if heads is None else config.with_heads(list(heads))
     parts = {"aggregator", *(f"{head}_head" for head in config.heads)}
-    averaged = checkpoint.contents.get(EMA_KEY, {})
-    weights = merged_state(checkpoint.weights | averaged, record.options["lora_alpha"])
+    weights = merged_state(checkpoint.weights, record.options["lora_alpha"])
     weights = {key: value for key, value in weights.items() if key.split(".", 1)[0] in parts}
     model = VGGT(config)
     load_strictly(model, weights, f"checkpoint {path}")

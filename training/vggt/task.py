@@ -22,13 +22,13 @@ from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.objective.losses import LossWeights, vggt_objective
 from models.vggt.objective.match_loss import match_loss
 from models.vggt.objective.track_targets import TrackTargets, tracks_of_batch
+from training.checkpoint import EMA_KEY
 from training.frame_batches import identity_of
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
 from training.schedules import LinearCosine
-from training.vggt.checkpoint import EMA_KEY, VGGT_TRAINING, VGGTTrainingRecord, plain_config
+from training.vggt.checkpoint import VGGT_TRAINING, VGGTTrainingRecord, plain_config
 from training.vggt.learning import (
-    WeightAverage,
     frozen_modules,
     module_groups,
     require_learning_biases,
@@ -38,6 +38,7 @@ from training.vggt.learning import (
 from training.vggt.metrics import METRICS, MeanScores, group_scores
 from training.vggt.options import VGGTOptions
 from training.vggt.pictures import group_picture
+from training.weight_average import WeightAverage
 
 _PICTURES_PER_VALIDATION = 4
 """Of the first batches; scores do not depend on it."""

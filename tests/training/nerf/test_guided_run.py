@@ -19,7 +19,7 @@ from render.options import EvaluateOptions, RenderOptions
 from tests.render.tiny import write_backbone
 from tests.training.commands import tiny_arguments
 from tests.training.inprocess import outcome_of_finetune, outcome_of_general
-from training.checkpoint import AtomicCheckpointIO
+from training.checkpoint import EMA_KEY, AtomicCheckpointIO
 from training.cli import parse_options
 from training.nerf.build import build_data
 from training.nerf.checkpoint import read_nerf_checkpoint
@@ -45,13 +45,18 @@ GUIDED = (
 
 def test_train_evaluate_finetune(small_dtu: Path, tmp_path: Path) -> None:
     base = tmp_path / "runs"
-    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "3", "--max_steps", "3")
+    common = (*GUIDED, "--depth_loss", "0.1", "--save_every", "3", "--max_steps", "3", "--ema", "0.5")
     status, errors = outcome_of_general(
         tiny_arguments("train_general.py", small_dtu, base, *common, "--expname", "whole")
     )
     assert status == 0, errors
     last = base / "whole" / "checkpoints" / "last.ckpt"
-    record = read_nerf_checkpoint(last).record
+    whole = read_nerf_checkpoint(last)
+    record, averaged = whole.record, whole.contents[EMA_KEY]
+    density = "network.field.density.0.weight"
+    assert set(averaged) == set(whole.weights)
+    assert torch.equal(whole.network().state_dict()[density], averaged[density])
+    assert not torch.equal(whole.contents["state_dict"][f"model.{density}"], averaged[density])
     spec = record.renderer
     assert (spec.sampler, spec.config.sweep_planes, spec.samples.N_guided) == ("guided", 12, 3)
     metrics = evaluate(

@@ -15,10 +15,10 @@ from tests.processes import launched
 from tests.training.commands import command_line
 from tests.training.inprocess import outcome_of_vggt
 from tests.training.vggt.tiny import assert_same_tensors, contents_of, tiny_options
-from training.checkpoint import read_checkpoint
+from training.checkpoint import EMA_KEY, read_checkpoint
 from training.errors import NonFiniteError
 from training.vggt.build import build_vggt_task
-from training.vggt.checkpoint import EMA_KEY, VGGT_TRAINING, load_weights
+from training.vggt.checkpoint import VGGT_TRAINING, load_weights
 from training.vggt.options import VGGTOptions
 from training.vggt.runs import train_run
 from training.vggt.task import VGGTTask

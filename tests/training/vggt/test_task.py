@@ -19,7 +19,7 @@ from training.errors import NonFiniteError
 from training.run_task import clip_by_group
 from training.vggt.build import build_vggt_task, require_size_for_tracks
 from training.vggt.checkpoint import export_weights
-from training.vggt.learning import WeightAverage, frozen_modules, module_groups, restrict_aggregator
+from training.vggt.learning import frozen_modules, module_groups, restrict_aggregator
 from training.vggt.options import VGGTOptions
 from training.vggt.task import VGGTTask, group_losses, identity_of, parts_of
 
@@ -298,17 +298,6 @@ def test_patterns_match_whole_names() -> None:
     assert frozen_modules(model, ["depth_head"]) == [model.depth_head]
     assert len(frozen_modules(model, ["aggregator.frame_blocks.?"])) == 2
     assert set(module_groups(model)) == {"aggregator", "camera_head", "point_head"}
-
-
-def test_average_of_weights() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 1.0)
-    average = WeightAverage(model, 0.5)
-    torch.nn.init.constant_(model.weight, 2.0)
-    average.update(model, 1)  # (1 + 1) / (10 + 1) of the old, as that is below 0.5
-    assert average.weights["weight"].item() == pytest.approx(2 - 2 / 11)
-    average.update(model, 1000)
-    assert average.weights["weight"].item() == pytest.approx(2 - 1 / 11)
 
 
 def weights_without(tmp_path: Path) -> str:

@@ -64,6 +64,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "beartype>=0.19,<1",
+            "hypothesis>=6.100,<7",
             "ruff==0.17.5",
             "basedpyright>=1.40,<2",  # pyright from PyPI alone: it brings its own node
             "nbclient>=0.10,<1",

@@ -109,6 +109,7 @@ TOY: dict[str, str] = {
     "benchmarks.finetune": f"{_NERF} --held_out_every 5 --n_sources 2 --threads 1",
     "benchmarks.guided_memory": "--scenes 1 --width 64 --height 64 --rays_per_step 8 --vggt_config toys/sizes.json",
     "benchmarks.peer_scene": "--sizes 64x32 --seeds 0 --threads 1",
+    "benchmarks.fuzzing": "--cases 2",
     "benchmarks.reliability": "",
     "benchmarks.samplers": "--samples 2 4",
     "benchmarks.scaling": "--repeats 1 --views 2 3 --sizes 64x32 64x64 --samples 2 3 --threads 1",

@@ -140,9 +140,9 @@ def test_nerfstudio(tmp_path: Path):
         ({"cameras": [CAMERA], "fps": 0}, "fps: expected a number of at least 0.1, at most 1000, got 0"),
         (
             {"cameras": [CAMERA], "width": 10**400},
-            "width: expected a whole number .*, at most 16384, got 1000",
+            "expected JSON, got a whole number of 401 digits",
         ),
-        ({"cameras": [{**CAMERA, "c2w": [[10**400, 0, 0, 0], *IDENTITY[1:]]}]}, "c2w: expected 4 x 4 numbers"),
+        ({"cameras": [{**CAMERA, "c2w": [[10**400, 0, 0, 0], *IDENTITY[1:]]}]}, "got a whole number of 401 digits"),
         ({"cameras": [{**CAMERA, "vertical_fov": True}]}, "vertical_fov: expected degrees between 0 and 180, got True"),
         ("[" * 100_000, "expected JSON, got maximum recursion depth"),
         ({"cameras": [CAMERA], "height": 2.5}, "height: expected a whole number of at least 1, .* got 2.5"),

@@ -119,7 +119,8 @@ def predict(
         lambda first, last: _predict_chunk(network, placed, names, first, last, device),
         len(paths), chunk_size or len(paths), overlap, on_chunk,
     )  # fmt: skip
-    return Prediction(tuple(views), tuple(joints), (*_warn_of_weights(identity), *_warn_of_drift(joints)), identity)
+    of_weights = () if camera_matches else _warn_of_weights(identity)
+    return Prediction(tuple(views), tuple(joints), (*of_weights, *_warn_of_drift(joints)), identity)
 
 
 def confident_points(view: PredictedView, *, least: float = 0.0, quantile: float = 0.0, step: int = 1) -> PointCloud:

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from data.image_io import write_image
 from geometry import InputError, require
-from training.checkpoint import Checkpoint, CheckpointKind, CheckpointRecord, current_commit
+from training.checkpoint import EMA_KEY, Checkpoint, CheckpointKind, CheckpointRecord, current_commit
 from training.errors import NonFiniteError
 from training.options import RunOptions
 from training.pictures import as_bytes
+from training.weight_average import WeightAverage
 
 Value = TypeVar("Value")
 _MAY_CHANGE_ON_RESUME = frozenset(
@@ -68,6 +69,8 @@ class RunTask(pl.LightningModule, ABC):
         self.skipped = {"non_finite": 0, "by_scaler": 0}
         """Steps of the run that were none: `--skip_non_finite`, and overflows that a loss scaler looks for."""
         self.is_step_skipped = False
+        self.average: WeightAverage | None = None
+        """Of the weights, where the task asks for one."""
         self._losses: list[tuple[Tensor, Callable[[], str]]] = []
 
     @property
@@ -128,19 +131,31 @@ class RunTask(pl.LightningModule, ABC):
         torch.distributed.all_gather_object(found, value)
         return found
 
+    def on_train_start(self) -> None:
+        """The average follows the weights to their device."""
+        if self.average is not None:
+            self.average.map(lambda tensor: tensor.to(self.device))
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """A step that was skipped is none for the schedule."""
-        if not self.is_step_skipped:
-            super().lr_scheduler_step(scheduler, metric)
+        """Once per optimizer step; one that was skipped is none for the schedule, nor for the average."""
+        if self.is_step_skipped:
+            return
+        super().lr_scheduler_step(scheduler, metric)
+        if self.average is not None:
+            self.average.update(self.model, self.global_step - sum(self.skipped.values()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the record in, and how many steps were skipped."""
+        """Put the record in, how many steps were skipped, and the average of the weights."""
         checkpoint[self.kind.key] = self.record().to_plain()
         checkpoint[_SKIPPED_KEY] = dict(self.skipped)
+        if self.average is not None:
+            checkpoint[EMA_KEY] = dict(self.average.weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting, and with the average where it was."""
         self.skipped |= checkpoint.get(_SKIPPED_KEY, {})
+        if self.average is not None:
+            self.average.weights = dict(checkpoint[EMA_KEY])
 
     def on_train_end(self) -> None:
         """Say how many steps were skipped (first process only)."""

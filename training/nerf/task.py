@@ -16,7 +16,6 @@ from geometry import InputError, SceneBatch
 from models.nerf.samplers import LOSS_NAMES, RendererSpec
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from training.backbone import VGGTRecord, require_same_backbone
-from training.checkpoint import EMA_KEY
 from training.metrics import SSIM_WINDOW, depth_errors, psnr, ssim
 from training.nerf.checkpoint import NERF, NerfRecord
 from training.nerf.options import GeneralOptions, TrainOptions
@@ -221,17 +220,6 @@ class GeneralTask(NerfTask):
         super().__init__(options, model, *record)
         self.average = WeightAverage(model, options.ema, forgets_start=False) if options.ema else None
 
-    def on_train_start(self) -> None:
-        """The average follows the weights to their device."""
-        if self.average is not None:
-            self.average.map(lambda tensor: tensor.to(self.device))
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Once per optimizer step: the average follows, before anything is written."""
-        super().lr_scheduler_step(scheduler, metric)
-        if self.average is not None and not self.is_step_skipped:
-            self.average.update(self.model, self.global_step - sum(self.skipped.values()))
-
     def on_validation_epoch_start(self) -> None:
         """See `NerfTask`; the average is validated."""
         super().on_validation_epoch_start()
@@ -243,18 +231,6 @@ class GeneralTask(NerfTask):
         super().on_validation_epoch_end()
         if self.average is not None:
             self.average.swap(self.model)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See `RunTask`; the average besides."""
-        super().on_save_checkpoint(checkpoint)
-        if self.average is not None:
-            checkpoint[EMA_KEY] = dict(self.average.weights)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average where it was."""
-        super().on_load_checkpoint(checkpoint)
-        if self.average is not None:
-            self.average.weights = dict(checkpoint[EMA_KEY])
 
     def require_same_run(self, theirs: NerfRecord) -> None:
         """See `SceneTask`; the folders of `--mix` may have moved, as that of `--datadir` may."""

@@ -22,7 +22,6 @@ from models.vggt.objective.ground_truth import ground_truth
 from models.vggt.objective.losses import LossWeights, vggt_objective
 from models.vggt.objective.match_loss import match_loss
 from models.vggt.objective.track_targets import TrackTargets, tracks_of_batch
-from training.checkpoint import EMA_KEY
 from training.frame_batches import identity_of
 from training.optimizers import build_optimizer
 from training.run_task import RunTask, plain_options
@@ -124,11 +123,6 @@ class VGGTTask(RunTask):
             module.eval()
         return self
 
-    def on_train_start(self) -> None:
-        """The average follows the weights to their device."""
-        if self.average is not None:
-            self.average.map(lambda tensor: tensor.to(self.device))
-
     def training_step(self, batch: FrameBatch, batch_idx: int) -> None:
         """Work through the batch in parts, then make one step."""
         optimizer: Any = self.optimizers()
@@ -145,8 +139,6 @@ class VGGTTask(RunTask):
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         optimizer.step()  # or none, see `on_before_optimizer_step`
         self.lr_scheduler_step(self.lr_schedulers(), None)
-        if self.average is not None and not self.is_step_skipped:
-            self.average.update(self.model, self.global_step - sum(self.skipped.values()))
         scalars = {f"train/{name}": total / len(batch.names) for name, total in sums.items()}
         self.log_dict(scalars, batch_size=len(batch.names))
 
@@ -207,18 +199,6 @@ class VGGTTask(RunTask):
     def build_schedule(self, optimizer: Optimizer, total_steps: int) -> LinearCosine:
         """See `LinearCosine`."""
         return LinearCosine(optimizer, total_steps, self.options.warmup_fraction, self.options.lrate_final)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the record and the average in."""
-        super().on_save_checkpoint(checkpoint)
-        if self.average is not None:
-            checkpoint[EMA_KEY] = dict(self.average.weights)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average where it was."""
-        super().on_load_checkpoint(checkpoint)
-        if self.average is not None:
-            self.average.weights = dict(checkpoint[EMA_KEY])
 
     def record(self) -> VGGTTrainingRecord:
         """What every checkpoint of this run says about itself."""

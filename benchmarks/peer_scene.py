@@ -19,7 +19,7 @@ import torch
 from geometry import Cameras, InputError, Views, one_line_errors, require
 from geometry.conversions import intrinsics_from_integer_centers
 from models.nerf.guided.network import GuidedSamples
-from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
+from models.nerf.vggt_nerf import QUALITIES, RenderedImage, VGGTNeRF, render_image
 from render.loading import peak_memory_mb
 from training.allocator import keep_freed_memory
 from training.cli import parse_options
@@ -42,6 +42,7 @@ class PeerOptions:
     out: str = option("runs/peer_scene", "folder that keeps the scenes")
     sizes: tuple[str, ...] = option(("320x256", "640x512"), "widths and heights, multiples of 32", nargs="+")
     seeds: tuple[int, ...] = option((0,), "scenes; 0 is the one with published figures", nargs="+")
+    quality: str = option("fast", f"{' or '.join(QUALITIES)}, see render.evaluate")
     N_guided: int = option(0, "samples per ray of guided checkpoints; 0 = as trained")
     threads: int = option(2, "CPU threads")
     chunk: int = option(8192, "rays rendered at a time")
@@ -57,6 +58,7 @@ class PeerOptions:
         require(script.is_file(), f"--peer_dir {self.peer_dir}: expected a folder with make_scene.py, got none there")
         for name, minimum in (("threads", 1), ("chunk", 1), ("N_guided", 0)):
             require(getattr(self, name) >= minimum, f"--{name}: expected {minimum} or more, got {getattr(self, name)}")
+        require(self.quality in QUALITIES, f"--quality: expected {' or '.join(QUALITIES)}, got {self.quality!r}")
         require(min(self.seeds) >= 0, f"--seeds: expected 0 or more, got {min(self.seeds)}")
         for size in self.sizes:
             sides = size.split("x")
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, record = load_model(Path(checkpoint), options.vggt_ckpt)
         if options.N_guided and record.renderer.sampler == "guided":
             model.network.samples = GuidedSamples(options.N_guided)
+        model.quality = options.quality
         for seed in options.seeds:
             for size in options.sizes:
                 source, target = read_scene(scene_file(options, size, seed))

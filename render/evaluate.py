@@ -330,6 +330,7 @@ def _settings(
         **{name: getattr(model.network.samples, name, None) for name in SAMPLE_COUNTS},
         **{name: getattr(model.network.config, name, None) for name in SIZES_OF_MAPS},
         "near_far": model.network.near_far,
+        "quality": model.quality,
         "chunk": options.chunk,
         "precision": precision,
         "device": str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",

@@ -86,6 +86,7 @@ def load_for(
         vggt_image_size=options.vggt_image_size,
         background=float(are_white.pop()) if are_white else None,
     )
+    model.quality = options.quality
     replaced_backbone(checkpoint.record.vggt, _used_backbone(options, checkpoint, model))
     return model.to(device)
 

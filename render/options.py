@@ -6,6 +6,7 @@ from pathlib import Path
 from data.novel_view.protocols import PROTOCOLS
 from geometry import require
 from models.nerf.renderer import NEAR_FAR as RANGES
+from models.nerf.vggt_nerf import QUALITIES
 from render.trajectories import TRAJECTORIES
 from training.nerf.data_options import DataOptions
 from training.options import option
@@ -30,6 +31,11 @@ class RenderOptions(DataOptions):
     feature_pixels: int | None = option(None, "guided: most pixels of a feature map; not given: as trained")
     vggt_image_size: int | None = option(
         None, "longest image side VGGT sees, 0 = the image's own; not given: as trained"
+    )
+    quality: str = option(
+        "fast",
+        "fast, or full: the mean of four renderings with the cameras rolled by a quarter turn each, about four times "
+        "as slow",
     )
     near_far: str = option(
         "trained",
@@ -56,6 +62,7 @@ class RenderOptions(DataOptions):
         require(self.n_views >= 2, f"--n_views: expected 2 or more, got {self.n_views}")
         require(self.imgScale_test > 0, f"--imgScale_test: expected a positive number, got {self.imgScale_test}")
         require(self.near_far in NEAR_FAR, f"--near_far: expected one of {', '.join(NEAR_FAR)}, got {self.near_far!r}")
+        require(self.quality in QUALITIES, f"--quality: expected {' or '.join(QUALITIES)}, got {self.quality!r}")
         known = (TRAINED, *PRECISIONS, AUTO)
         require(self.precision in known, f"--precision: expected one of {', '.join(known)}, got {self.precision!r}")
         require(self.chunk >= 1, f"--chunk: expected 1 or more, got {self.chunk}")

@@ -47,6 +47,8 @@ class NovelViewSpec:
     far_sources: float = 0.0
     color_jitter: float = 0.0
     """See `MultiViewDataset`."""
+    turns: float = 0.0
+    """See `StepSampler`."""
     scenes_per_step: int = 1
     scales_train: tuple[float, ...] = (1.0,)
     """Resize factors of images; one of them is drawn for every step."""
@@ -218,6 +220,7 @@ class SceneDataModule(pl.LightningDataModule):
             "scenes_per_step": self.spec.scenes_per_step,
             "n_views": self.spec.n_views,
             "scales": self.spec.scales_train,
+            "turns": self.spec.turns,
             "seed": self.spec.seed,
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,

@@ -16,6 +16,7 @@ from data.scene import PosedScene
 from data.seeds import derived_seed, seeded_generator
 from data.view_selection.neighbors import nearest_by_center, select_sources, with_far_sources
 from geometry import InputError, SceneBatch
+from geometry.turned_views import mirrored, rolled
 
 _MOST_REPLACED = 64
 """Targets tried in place of an unreadable one; if all of them fail, the disk has, rather than a file."""
@@ -107,6 +108,9 @@ class MultiViewDataset(Dataset[SceneBatch]):
         if self.color_jitter:
             stream = seeded_generator(derived_seed(key.seed, 8))
             source, reproduced = jittered(source, reproduced, self.color_jitter, stream)
+        if key.is_mirrored:
+            source, reproduced = mirrored(source), mirrored(reproduced)
+        source, reproduced = (rolled(views, key.quarter_turns) for views in (source, reproduced))
         return SceneBatch(
             source=source,
             target=reproduced,

@@ -8,10 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Cameras, TensorStruct, Views, pixel_centers
+from geometry.turned_views import rolled, rolled_cameras
 from models.memory import in_parts, named_if_out_of_memory
 from models.nerf.renderer import RENDER_ADVICE, SOURCES_ADVICE, Renderer, SourceMaps, TargetView
+from models.nerf.rolled import QUARTER_TURNS, RolledMaps, RolledView
 from models.vggt.cache import FeatureCache
 from models.vggt.frozen import FrozenFeatures, FrozenVGGT
+
+QUALITIES = ("fast", "full")
+"""fast: as trained; full: the mean over four positions of the cameras, see `models.nerf.rolled`, four times as slow."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class VGGTNeRF(nn.Module):
         self.vggt = vggt
         self.network = network
         self.cache = FeatureCache(cache_bytes)
+        self.quality = "fast"
+        """One of `QUALITIES`."""
 
     def frozen_features(self, source: Views, names: tuple[str, ...] | None = None) -> FrozenFeatures | None:
         """What VGGT sees in the source views; computed once per set of views where `names` identify the scenes."""
@@ -60,14 +67,25 @@ class VGGTNeRF(nn.Module):
         """
         with named_if_out_of_memory(SOURCES_ADVICE):
             seen = self.frozen_features(source, names) if self.network.uses_backbone else None
-            return self.network.encode(source, seen, drops_backbone=drops_backbone)
+            maps = self.network.encode(source, seen, drops_backbone=drops_backbone)
+            if self.quality == "fast":
+                return maps
+            turned = [maps]
+            for turns in QUARTER_TURNS[1:]:
+                known = None if seen is None else seen.rolled(turns)
+                turned.append(self.network.encode(rolled(source, turns), known, drops_backbone=drops_backbone))
+            return RolledMaps(maps.images, maps.cameras, maps.prior, tuple(turned))
 
     def view(
         self, maps: SourceMaps, camera: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]
     ) -> TargetView:
         """One target camera per scene, see `Renderer.view`."""
         with named_if_out_of_memory(SOURCES_ADVICE):
-            return self.network.view(maps, camera, near, far)
+            if not isinstance(maps, RolledMaps):
+                return self.network.view(maps, camera, near, far)
+            pairs = zip(maps.turned, QUARTER_TURNS, strict=True)
+            turned = [self.network.view(one, rolled_cameras(camera, turns), near, far) for one, turns in pairs]
+            return RolledView(camera, turned[0].bounds, tuple(turned))
 
 
 @torch.no_grad()

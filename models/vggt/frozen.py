@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geometry.cameras import Cameras
 from geometry.constants import constant
 from geometry.errors import InputError, require
 from geometry.tensor_struct import TensorStruct
+from geometry.turned_views import rolled_cameras
 from models.memory import halved_to_fit
 from models.vggt.backbones import LoadedNetwork, MultiViewNetwork, load_network
 from models.vggt.config import LAYER_PARTS
@@ -51,6 +53,17 @@ class FrozenFeatures(TensorStruct):
         """Join along the batch axis."""
         columns = {item.name: [getattr(part, item.name) for part in parts] for item in fields(cls)}
         return cls(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
+
+    def rolled(self, quarter_turns: int) -> "FrozenFeatures":
+        """As of images that are turned clockwise, see `geometry.turned_views`; VGGT has still seen them upright."""
+        turns = quarter_turns % 4
+        w2c, intrinsics = self.w2c, self.intrinsics
+        if w2c is not None and intrinsics is not None:
+            w2c = rolled_cameras(Cameras(w2c, intrinsics, 0, 0), turns).w2c
+            axes = [1, 0, 2] if turns % 2 else [0, 1, 2]
+            intrinsics = intrinsics[..., axes, :][..., axes]  # the principal point stays in the middle
+        maps = (self.tokens, self.depth, self.depth_conf)
+        return FrozenFeatures(*(None if one is None else one.rot90(-turns, (-2, -1)) for one in maps), w2c, intrinsics)
 
     @property
     def num_bytes(self) -> int:

@@ -179,6 +179,9 @@ class GeneralOptions(TrainOptions):
     fine_depth: bool = option(
         False, "guided: VGGT's depth, with a scale and a shift for each view, joins both levels of the sweep, not one"
     )
+    sample_volume: bool = option(
+        False, "guided: the fine sweep's volume is read at every sample of a ray, not only where its surface is"
+    )
     sweep_planes: int | None = option(None, "guided: planes of the coarse sweep between near and far (48)")
     mix: tuple[str, ...] = option(
         (),
@@ -197,6 +200,10 @@ class GeneralOptions(TrainOptions):
         "one random exposure for all views of a sample, up to so much in natural logarithm, and a quarter of it per "
         "channel",
     )
+    turns: float = option(
+        0.0,
+        "share of the steps whose cameras are rolled by one to three quarter turns, and of those that are mirrored",
+    )
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
     fused: int = option(64, "width of the layers behind the fusion of views")
@@ -210,7 +217,8 @@ class GeneralOptions(TrainOptions):
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
         self._require_at_least(0, "color_jitter", "mix_side")
         require(0 <= self.ema < 1, f"--ema: expected 0 to below 1, got {self.ema}")
-        require(0 <= self.far_sources <= 1, f"--far_sources: expected 0 to 1, got {self.far_sources}")
+        for name in ("far_sources", "turns"):
+            require(0 <= getattr(self, name) <= 1, f"--{name}: expected 0 to 1, got {getattr(self, name)}")
         require(
             not (self.color_jitter and self.white_bkgd),
             "--color_jitter: expected no --white_bkgd beside it, because the background would not stay white",
@@ -249,6 +257,7 @@ class GeneralOptions(TrainOptions):
             extra_views=self.extra_views,
             far_sources=self.far_sources,
             color_jitter=self.color_jitter,
+            turns=self.turns,
             mix=self.mixed_sets,
             mix_side=self.mix_side,
         )

@@ -35,11 +35,35 @@ class PlaneDistribution(TensorStruct):
     """Disparity fraction of the planes, descending: from near to far."""
     context: Float[Tensor, "batch channel rows cols"]
     """Features of the volume where the surface is."""
+    features: Float[Tensor, "batch channel rows cols plane"]
+    """Of the whole volume."""
 
     @property
     def spacing(self) -> Float[Tensor, "batch rows cols"]:
         """Disparity fraction between neighboring planes."""
         return self.centers[..., 0] - self.centers[..., 1]
+
+    @property
+    def lookup(self) -> Float[Tensor, "batch looked_up rows cols"]:
+        """What `at_samples` reads: middle and spacing of a pixel's planes, then features and likelihood of each."""
+        planes = torch.stack([self.centers.mean(-1), self.spacing], dim=1)
+        volume = torch.cat([self.features, self.logits.softmax(-1)[:, None]], dim=1)
+        return torch.cat([planes, volume.movedim(-1, 1).flatten(1, 2)], dim=1)
+
+    @staticmethod
+    def at_samples(
+        found: Float[Tensor, "batch ray looked_up"], fraction: Float[Tensor, "batch ray sample"], count: int
+    ) -> Float[Tensor, "batch ray sample feature"]:
+        """Features and likelihood, relative to a uniform one, at disparity fractions of rays: linear between planes.
+
+        `found`: `lookup` of `count` planes where the rays are; before the first plane and behind the last one theirs.
+        """
+        middle, spacing = found[..., 0, None], found[..., 1, None]
+        position = ((count - 1) / 2 - (fraction - middle) / spacing).clamp(0, count - 1)
+        plane = torch.arange(count, device=found.device, dtype=found.dtype)
+        share = (1 - (position[..., None] - plane).abs()).clamp_min(0)
+        volume = share @ found[..., 2:].unflatten(-1, (count, -1))
+        return torch.cat([volume[..., :-1], volume[..., -1:] * count], dim=-1)
 
     def estimate(self) -> "DepthEstimate":
         """Mean and deviation within two planes of the most likely one, and how likely those are together.
@@ -117,18 +141,19 @@ class VolumeRegularizer(nn.Module):
     def _distribution(self, cost: Tensor, centers: Tensor) -> PlaneDistribution:
         rows, halved = cost.shape[2], 2 ** len(self.down)
 
-        def strip(first: int, last: int) -> tuple[Tensor, Tensor]:
+        def strip(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
             above, below = max(first - _HALO * halved, 0), min(last + _HALO * halved, rows)
-            logits, context = self._regularized(cost[:, :, above:below])
+            logits, context, features = self._regularized(cost[:, :, above:below])
             inner = slice(first - above, last - above)
-            return logits[:, inner], context[:, :, inner]
+            return logits[:, inner], context[:, :, inner], features[:, :, inner]
 
         parts = in_parts(strip, rows, least=halved, advice=SOURCES_ADVICE)
-        logits, context = (joined(list(maps), dim) for maps, dim in zip(zip(*parts, strict=True), (1, 2), strict=True))
-        return PlaneDistribution(logits, centers, context)
+        parts = zip(zip(*parts, strict=True), (1, 2, 2), strict=True)
+        logits, context, features = (joined(list(maps), dim) for maps, dim in parts)
+        return PlaneDistribution(logits, centers, context, features)
 
-    def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> tuple[Tensor, Tensor]:
-        """Logits (batch rows cols plane) and context (batch channel rows cols)."""
+    def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (batch rows cols plane), context (batch channel rows cols) and features."""
         levels = [self.first(cost)]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -136,10 +161,11 @@ class VolumeRegularizer(nn.Module):
         for up in reversed(self.up):
             fine = levels.pop()
             merged = fine + F.interpolate(up(merged), fine.shape[2:], mode="nearest")
-        hidden = self.last(F.relu(merged)).movedim(1, -1)
+        features = self.last(F.relu(merged))
+        hidden = features.movedim(1, -1)
         logits = self.logit(hidden)[..., 0]
         context = (logits.softmax(-1)[..., None] * hidden).sum(-2)
-        return logits, context.movedim(-1, 1)
+        return logits, context.movedim(-1, 1), features
 
 
 def sweep_loss(

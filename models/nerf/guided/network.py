@@ -88,6 +88,8 @@ class GuidedConfig(NetworkConfig):
     token_layers: int = 0
     """VGGT layers whose tokens join the feature maps; 0 = none."""
     token_channels: int = 0
+    sample_volume: bool = False
+    """The fine sweep's volume is read at every sample, not only where the surface is."""
     fine_depth: bool = False
     """VGGT's depth, with a scale and a shift for each view, joins both levels of the sweep; else the coarse one."""
 
@@ -141,6 +143,8 @@ class GuidedView(TargetView):
     """Center and half of the interval (disparity fractions), confidence, then the sweep's context."""
     shadows: Float[Tensor, "batch view shadow_rows shadow_cols"]
     """Inverse depth of the target's surfaces in the source views, see `shadow_map`."""
+    lookup: Float[Tensor, "batch looked_up rows cols"] | None
+    """See `PlaneDistribution.lookup`; of the fine level, where samples read it."""
     scene: SceneColors | None
     """What the scene's own field shows in the target view, where there is one."""
     opacity: Float[Tensor, "batch 1 coarse_rows coarse_cols"] | None
@@ -182,6 +186,7 @@ class GuidedView(TargetView):
             guide=guide,
             offset=offset,
             length=length,
+            volume=self._volume(pixels, self.planes.fraction(inverse)),
             scene=scene,
         )
         field = self.network.field(seen, self.network.residual_at(rays.at(samples.t).flatten(1, 2)))
@@ -190,6 +195,12 @@ class GuidedView(TargetView):
             opacity = sample_at_pixels(self.opacity, pixels, self.camera.height, self.camera.width)
             field = replace(field, density=field.density * opacity)
         return composite(field, samples, rays, self.network.background)
+
+    def _volume(self, pixels: Tensor, fraction: Tensor) -> Tensor | None:
+        if self.lookup is None:
+            return None
+        found = sample_at_pixels(self.lookup, pixels, self.camera.height, self.camera.width)
+        return self.levels[1].at_samples(found, fraction, FINE_PLANES)
 
     def _directions(self, rays: RayBundle, center: Tensor) -> Float[Tensor, "batch view ray 4"]:
         """How target rays differ from the source views' to the same surface, see `ObservedSamples`."""
@@ -279,7 +290,10 @@ class GuidedNeRF(Renderer):
         prior, fine_prior = (_PRIOR_CHANNELS if told else 0 for told in (config.depth_prior, config.fine_depth))
         self.coarse = VolumeRegularizer(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
         self.fine = VolumeRegularizer(channels + 2 + 1 + fine_prior, _FINE_WIDTH, levels=2, halves_planes=False)
-        self.field = GuidedRadianceField(channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused)
+        volume = _FINE_WIDTH + 1 if config.sample_volume else 0
+        self.field = GuidedRadianceField(
+            channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused, volume
+        )
         self.residual = (
             SceneResidual(config.fused, config.residual_channels, config.residual_resolution)
             if config.residual_channels
@@ -303,6 +317,8 @@ class GuidedNeRF(Renderer):
         if self.stem.context is not None and not any(key.startswith(context) for key in weights):
             self.stem.context.say_nothing()
             extended |= {key: value for key, value in self.state_dict().items() if key.startswith(context)}
+        if self.field.volume_in is not None and "field.volume_in.weight" not in weights:
+            extended["field.volume_in.weight"] = torch.zeros_like(self.field.volume_in.weight)
         surplus = self.fine.first[0].in_channels - (weights[first].shape[1] if first in weights else 0)
         if self.config.fine_depth and surplus == _PRIOR_CHANNELS:
             extended[first] = F.pad(weights[first], (0, 0) * 3 + (0, surplus))
@@ -366,7 +382,8 @@ class GuidedNeRF(Renderer):
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=2)
         guide = torch.cat([guide, fine.context], dim=1)
-        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, scene, opacity)
+        lookup = fine.lookup if self.config.sample_volume else None
+        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, lookup, scene, opacity)
 
     @staticmethod
     def _cost(

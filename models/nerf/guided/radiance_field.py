@@ -45,6 +45,8 @@ class ObservedSamples(TensorStruct):
     """From 1 at the near end of the ray's interval to -1 at its far end, 0 where the sweep expects the surface."""
     length: Float[Tensor, "batch ray"]
     """Of the interval, scene units."""
+    volume: Float[Tensor, "batch ray sample swept"] | None = None
+    """Of the sweep's volume at the samples, where it is read."""
     scene: "SceneSamples | None" = None
     """What the scene's own field says, where there is one."""
 
@@ -62,7 +64,8 @@ class SceneSamples(TensorStruct):
 class GuidedRadianceField(nn.Module):
     """Weights of a few thousand numbers; `hidden` wide per view, `fused` wide per sample."""
 
-    def __init__(self, channels: int, context: int, hidden: int, fused: int) -> None:
+    def __init__(self, channels: int, context: int, hidden: int, fused: int, volume: int = 0) -> None:
+        """`volume`: channels of `ObservedSamples.volume`; 0 = it is not read."""
         super().__init__()
         observed = channels + 3
         self.view_in = nn.Linear(observed + 1, hidden)
@@ -73,12 +76,15 @@ class GuidedRadianceField(nn.Module):
         self.fuse = nn.Linear(hidden + 2 * observed + 1, fused)
         self.guide_in = nn.Linear(context, fused)
         self.offset_in = nn.Linear(1, fused, bias=False)
+        self.volume_in = nn.Linear(volume, fused, bias=False) if volume else None
         self.along_ray = nn.Linear(2 * fused, fused, bias=False)
         self.density = mlp(fused, fused // 2, 1)
         self.own_color = nn.Linear(fused, 4)
         with torch.no_grad():
             self.density[-1].bias.fill_(-1.0)
             self.own_color.bias[3] = -4.0
+            if self.volume_in is not None:
+                self.volume_in.weight.zero_()
 
     def forward(
         self, samples: ObservedSamples, residual: Float[Tensor, "batch point fused"] | None = None
@@ -106,6 +112,8 @@ class GuidedRadianceField(nn.Module):
         if residual is not None:
             fused = fused + residual
         fused = fused.unflatten(1, (-1, count)) + self.offset_in(samples.offset[..., None])
+        if self.volume_in is not None and samples.volume is not None:
+            fused = fused + self.volume_in(samples.volume)
         fused = F.relu(fused + self.guide_in(samples.guide)[:, :, None])
         ray = torch.cat([fused.mean(2), fused.amax(2)], dim=-1)
         fused = F.relu(fused + self.along_ray(ray)[:, :, None])

@@ -16,7 +16,10 @@ from training.nerf.options import FinetuneOptions, GeneralOptions
 
 OWN = {
     "hierarchical": ("N_samples", "N_importance", "heads"),
-    "guided": ("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss", "fine_depth", "coarse_loss"),
+    "guided": (
+        *("N_guided", "sweep_planes", "scene_field", "feature_pixels", "color_loss", "fine_depth", "coarse_loss"),
+        "sample_volume",
+    ),
 }
 SHARED = (
     *("feature_channels", "hidden", "fused", "depth_prior", "residual_channels", "residual_resolution"),
@@ -39,7 +42,7 @@ SPECS = {
                 "sweep_planes": 12,
                 "scene_field": 8,
             },
-            **{"token_layers": 2, "token_channels": 6, "fine_depth": True},
+            **{"token_layers": 2, "token_channels": 6, "fine_depth": True, "sample_volume": True},
         ),
         GuidedSamples(3),
         near_far="auto",

@@ -202,6 +202,12 @@ def test_samples_cover_the_interval_and_nothing_else() -> None:
     assert (drawn.t <= samples.t_ends).all()
 
 
+def level_of(logits: torch.Tensor, centers: torch.Tensor) -> PlaneDistribution:
+    """Without features."""
+    nothing = torch.zeros_like(logits)[:, None]
+    return PlaneDistribution(logits, centers, nothing[..., 0], nothing)
+
+
 def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> None:
     centers = torch.linspace(1, 0, 9).expand(1, 2, 2, 9)
     depth = torch.full((1, 4, 4), 1 / 0.375)  # fraction 0.5, plane 4
@@ -209,9 +215,9 @@ def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> 
     for plane in range(9):
         logits = torch.zeros(1, 2, 2, 9)
         logits[..., plane] = 5
-        losses.append(sweep_loss(PlaneDistribution(logits, centers, torch.zeros(1, 1, 2, 2)), RANGE, depth).item())
+        losses.append(sweep_loss(level_of(logits, centers), RANGE, depth).item())
     assert losses.index(min(losses)) == 4
-    level = PlaneDistribution(torch.zeros(1, 2, 2, 9), centers, torch.zeros(1, 1, 2, 2))
+    level = level_of(torch.zeros(1, 2, 2, 9), centers)
     assert sweep_loss(level, RANGE, depth).item() == pytest.approx(torch.tensor(9.0).log().item())
     assert sweep_loss(level, RANGE, torch.zeros(1, 4, 4)).item() == 0
     assert sweep_loss(replace(level, centers=level.centers * torch.nan), RANGE, depth).isnan()  # --skip_non_finite
@@ -358,7 +364,7 @@ def test_colors_on_planes_teach_depth(model: VGGTNeRF) -> None:
     centers = torch.linspace(1, 0, 31).expand(1, 24, 32, 31)
     losses = []
     for fraction in (1 / 3, 0.55, 0.1):
-        level = PlaneDistribution(-200 * (centers - fraction).abs(), centers, torch.zeros(1, 1, 24, 32))
+        level = level_of(-200 * (centers - fraction).abs(), centers)
         unhidden = replace(found, levels=(level, level), shadows=torch.zeros_like(found.shadows))
         losses.append(unhidden.color_loss(output, truth).item())
     assert losses[0] < 0.5 * min(losses[1:])
@@ -376,7 +382,7 @@ def test_colors_rendered_from_the_planes_teach_depth_too(model: VGGTNeRF) -> Non
 
     losses = []
     for fraction in (1 / 3, 0.55, 0.1):
-        level = PlaneDistribution(-200 * (centers - fraction).abs(), centers, torch.zeros(1, 1, 24, 32))
+        level = level_of(-200 * (centers - fraction).abs(), centers)
         unhidden = replace(found, levels=(level, level), shadows=torch.zeros_like(found.shadows))
         losses.append(unhidden.coarse_loss(output, truth).item())
     assert losses[0] < 0.5 * min(losses[1:])
@@ -453,3 +459,29 @@ def test_points_at_nan_are_seen_nowhere() -> None:
     assert swept.coordinates[0, 0, 0].tolist() == [[1, 1], [2, 2], [2, 2]]
     assert swept.visible.flatten().tolist() == [True, False, False]
     assert swept.depth_ratio[0, 0, 0, 1].isnan()
+
+
+def test_volume_is_read_between_the_planes_of_a_pixel() -> None:
+    """Features that are the plane's number, then twice that: at a fraction between two planes their mean."""
+    centers = torch.linspace(0.8, 0.4, 5).expand(1, 2, 3, 5)
+    plane = torch.arange(5.0).expand(1, 1, 2, 3, 5)
+    features = torch.cat([plane, 2 * plane], dim=1)
+    level = PlaneDistribution(torch.zeros(1, 2, 3, 5), centers, features[..., 0], features)
+    found = level.lookup.flatten(2).transpose(1, 2)[:, :2]
+    fraction = torch.tensor([[[0.8, 0.75, 0.43], [1.0, 0.0, 0.6]]])
+    volume = level.at_samples(found, fraction, 5)
+    expected = torch.tensor([[[0.0, 0.5, 3.7], [0.0, 4.0, 2.0]]])
+    torch.testing.assert_close(volume[..., 0], expected)
+    torch.testing.assert_close(volume[..., 1], 2 * expected)
+    torch.testing.assert_close(volume[..., 2], torch.ones(1, 2, 3))  # as likely as all others
+
+
+def test_a_network_that_reads_the_volume_starts_from_the_one_that_did_not(model: VGGTNeRF) -> None:
+    batch, old = plane_batch(), model
+    new = VGGTNeRF(None, GuidedNeRF(config(sample_volume=True), GuidedSamples(5))).eval()
+    new.network.load_state_dict(new.network.with_new_parts(old.network.state_dict()))
+    assert torch.equal(image(old, batch).rgb, image(new, batch).rgb)
+    torch.nn.init.normal_(new.network.field.volume_in.weight)
+    assert not torch.equal(image(old, batch).rgb, image(new, batch).rgb)
+    kept = new.network.with_new_parts(new.network.state_dict())
+    assert all(torch.equal(kept[key], value) for key, value in new.network.state_dict().items())

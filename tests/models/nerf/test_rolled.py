@@ -1,0 +1,80 @@
+"""`--quality full`: four positions of the cameras, averaged."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from geometry import SceneBatch
+from geometry.turned_views import rolled
+from models.nerf.samplers import SAMPLERS
+from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
+from models.vggt.frozen import FrozenFeatures
+from tests.models.nerf.test_renderer import FINETUNED, GENERAL, TOKENS, renderer_of
+from tests.oracle_vggt import OracleVGGT
+from tests.scenes import random_batch
+from training.nerf.rays import draw_target_rays
+
+contract = pytest.mark.parametrize("sampler", SAMPLERS)
+
+
+class Backbone(OracleVGGT):
+    """Knows the views upright only, and has tokens that say something."""
+
+    def forward(self, images: torch.Tensor) -> FrozenFeatures:
+        """See `OracleVGGT`."""
+        seen = super().forward(images)
+        shape = (*images.shape[:2], *TOKENS.values(), 2, 3)
+        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        return FrozenFeatures(tokens, seen.depth, seen.depth_conf, seen.w2c, seen.intrinsics)
+
+
+def model_of(sampler: str, batch: SceneBatch, options: dict[str, Any]) -> VGGTNeRF:
+    return VGGTNeRF(Backbone(list(batch.source)), renderer_of(sampler, options)).eval()
+
+
+@torch.no_grad()
+def picture(model: VGGTNeRF, batch: SceneBatch, turns: int = 0) -> RenderedImage:
+    """Rendered from turned views, and turned back; VGGT has seen them upright."""
+    seen = model.frozen_features(batch.source)
+    assert seen is not None
+    if model.quality == "full":
+        maps = model.encode(batch.source)
+    else:
+        maps = model.network.encode(rolled(batch.source, turns), seen.rolled(turns))
+    target = rolled(batch.target[:, 0], turns)
+    image = render_image(model.view(maps, target.cameras, target.near, target.far), 200)
+    return image.map(lambda values: values.rot90(turns, (0, 1)))
+
+
+@pytest.mark.parametrize("options", [GENERAL, FINETUNED], ids=["general", "finetuned"])
+@contract
+def test_full_quality_is_the_mean_of_what_turned_photographs_give(sampler: str, options: dict[str, Any]) -> None:
+    batch = random_batch()
+    model = model_of(sampler, batch, options)
+    four = [picture(model, batch, turns) for turns in range(4)]
+    model.quality = "full"
+    full = picture(model, batch)
+    for name in ("rgb", "opacity"):
+        mean = torch.stack([getattr(one, name) for one in four]).mean(0)
+        torch.testing.assert_close(getattr(full, name), mean, atol=2e-4, rtol=0)
+    weighted = sum(one.depth * one.opacity for one in four) / sum(one.opacity for one in four)
+    torch.testing.assert_close(full.depth, weighted, atol=2e-3, rtol=0)
+    spread = torch.stack([one.rgb for one in four]).std(0)
+    assert spread.max() > 1e-3, "expected a network that sees turned photographs differently"
+
+
+@contract
+def test_depth_loss_of_four_is_their_mean(sampler: str) -> None:
+    batch = random_batch()
+    model = model_of(sampler, batch, GENERAL)
+    target = batch.target[:, 0]
+    losses = {}
+    for quality in ("fast", "full"):
+        model.quality = quality
+        with torch.no_grad():
+            view = model.view(model.encode(batch.source), target.cameras, target.near, target.far)
+            truth = draw_target_rays(target, 40, [torch.Generator().manual_seed(0)], view.bounds)
+            losses[quality] = view.depth_loss(view.render(truth.rays), truth).item()
+    assert losses["full"] == pytest.approx(losses["fast"], rel=0.2)
+    assert losses["full"] != losses["fast"]

@@ -46,9 +46,8 @@ class NovelViewSpec:
     """Sources are drawn from so many more views than needed, of the best."""
     far_sources: float = 0.0
     color_jitter: float = 0.0
+    mirrors: float = 0.0
     """See `MultiViewDataset`."""
-    turns: float = 0.0
-    """See `StepSampler`."""
     scenes_per_step: int = 1
     scales_train: tuple[float, ...] = (1.0,)
     """Resize factors of images; one of them is drawn for every step."""
@@ -220,7 +219,6 @@ class SceneDataModule(pl.LightningDataModule):
             "scenes_per_step": self.spec.scenes_per_step,
             "n_views": self.spec.n_views,
             "scales": self.spec.scales_train,
-            "turns": self.spec.turns,
             "seed": self.spec.seed,
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
@@ -238,6 +236,7 @@ class SceneDataModule(pl.LightningDataModule):
             extra_views=self.spec.extra_views,
             far_sources=self.spec.far_sources,
             color_jitter=self.spec.color_jitter,
+            mirrors=self.spec.mirrors,
             unreadable=self.unreadable,
         )
         return self._loader(dataset, batch_sampler=sampler)

@@ -16,7 +16,7 @@ from data.scene import PosedScene
 from data.seeds import derived_seed, seeded_generator
 from data.view_selection.neighbors import nearest_by_center, select_sources, with_far_sources
 from geometry import InputError, SceneBatch
-from geometry.turned_views import mirrored, rolled
+from geometry.turned_views import mirrored
 
 _MOST_REPLACED = 64
 """Targets tried in place of an unreadable one; if all of them fail, the disk has, rather than a file."""
@@ -46,19 +46,21 @@ class MultiViewDataset(Dataset[SceneBatch]):
         extra_views: int = 2,
         far_sources: float = 0.0,
         color_jitter: float = 0.0,
+        mirrors: float = 0.0,
         wants_mask: bool = False,
         unreadable: UnreadableFiles | None = None,
     ) -> None:
         """`is_random`: sources are drawn from `extra_views` more than needed of the best (training), else the best.
 
         `far_sources`: share of samples some of whose sources are drawn from all other candidates instead, see
-        `with_far_sources`; `color_jitter`: see `jittered`.
+        `with_far_sources`; `color_jitter`: see `jittered`; `mirrors`: share of samples that are `mirrored`.
         """
         self.targets = targets
         self.is_random = is_random
         self.extra_views = extra_views
         self.far_sources = far_sources
         self.color_jitter = color_jitter
+        self.mirrors = mirrors
         self.wants_mask = wants_mask
         self.unreadable = unreadable or UnreadableFiles()
         # a batch, and the processes of a distributed run, must agree on what they hold: 0 = unknown where there is none
@@ -108,9 +110,10 @@ class MultiViewDataset(Dataset[SceneBatch]):
         if self.color_jitter:
             stream = seeded_generator(derived_seed(key.seed, 8))
             source, reproduced = jittered(source, reproduced, self.color_jitter, stream)
-        if key.is_mirrored:
-            source, reproduced = mirrored(source), mirrored(reproduced)
-        source, reproduced = (rolled(views, key.quarter_turns) for views in (source, reproduced))
+        if self.mirrors:
+            stream = seeded_generator(derived_seed(key.seed, 9))
+            if float(torch.rand((), generator=stream)) < self.mirrors:
+                source, reproduced = mirrored(source), mirrored(reproduced)
         return SceneBatch(
             source=source,
             target=reproduced,

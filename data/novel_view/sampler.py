@@ -19,10 +19,6 @@ class SampleKey:
     """All random choices of this sample derive from it."""
     scale: float = 1.0
     """Resize factor of its images."""
-    quarter_turns: int = 0
-    """By which its cameras are rolled, see `rolled`."""
-    is_mirrored: bool = False
-    """See `mirrored`."""
 
 
 class StepSampler(Sampler[list[SampleKey]]):
@@ -38,21 +34,16 @@ class StepSampler(Sampler[list[SampleKey]]):
         scenes_per_step: int,
         n_views: tuple[int, int],
         scales: tuple[float, ...],
-        turns: float = 0.0,
         seed: int,
         rank: int,
         world_size: int,
         next_step: Callable[[], int],
     ) -> None:
-        """`turns`: share of the steps whose cameras are rolled, by one to three quarter turns, and of those that are
-        mirrored, drawn for itself; all samples of a step alike, as their images have to have one size.
-
-        `next_step()` tells, whenever an iteration starts, how many optimizer steps were made before."""
+        """`next_step()` tells, whenever an iteration starts, how many optimizer steps were made before."""
         self.num_items = num_items
         self.scenes_per_step = scenes_per_step
         self.n_views = n_views
         self.scales = scales
-        self.turns = turns
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -75,13 +66,9 @@ class StepSampler(Sampler[list[SampleKey]]):
         low, high = self.n_views
         num_views = low + self._drawn(high + 1 - low, 2, step)
         scale = self.scales[self._drawn(len(self.scales), 5, step)]
-        is_rolled, is_mirrored = (self._share_drawn(self.turns, stream, step) for stream in (8, 9))
-        turned = (1 + self._drawn(3, 10, step) if is_rolled else 0, is_mirrored)
         items = self.items_of(step)
         return [
-            SampleKey(
-                items[slot], num_views, derived_seed(self.seed, 3, epoch, index * len(items) + slot), scale, *turned
-            )
+            SampleKey(items[slot], num_views, derived_seed(self.seed, 3, epoch, index * len(items) + slot), scale)
             for slot in range(len(items))[self.rank :: self.world_size]
         ]
 
@@ -91,11 +78,6 @@ class StepSampler(Sampler[list[SampleKey]]):
         order = torch.randperm(self.num_items, generator=seeded_generator(derived_seed(self.seed, 1, epoch))).tolist()
         count = self.scenes_per_step * self.world_size
         return [order[slot % self.num_items] for slot in range(index * count, (index + 1) * count)]
-
-    def _share_drawn(self, share: float, stream: int, step: int) -> bool:
-        """True for such a share of the steps, the same for all processes."""
-        generator = seeded_generator(derived_seed(self.seed, stream, step))
-        return share > 0 and float(torch.rand((), generator=generator)) < share
 
     def _drawn(self, count: int, stream: int, step: int) -> int:
         """A number below `count`, the same for all processes."""

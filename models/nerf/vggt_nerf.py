@@ -55,26 +55,34 @@ class VGGTNeRF(nn.Module):
         return FrozenFeatures.cat([features.to(source.images.device) for features in per_scene])
 
     def encode(
-        self, source: Views, names: tuple[str, ...] | None = None, *, drops_backbone: bool = False
+        self,
+        source: Views,
+        names: tuple[str, ...] | None = None,
+        *,
+        drops_backbone: bool = False,
+        quarter_turns: int = 0,
     ) -> SourceMaps:
         """Maps of source views, see `Renderer.encode`.
 
         Pass `names` when the same views come back (one scene, one video): VGGT then sees them once. Without gradients
-        work is done in parts where memory does not suffice, here as in `view` and `render_image`.
+        work is done in parts where memory does not suffice, here as in `view` and `render_image`. `quarter_turns`: maps
+        of the views with rolled cameras, see `rolled`, for a target that is rolled alike; VGGT sees them upright.
 
         Raises:
             MemoryExceeded: where not even the smallest parts fit, naming options to lower.
         """
         with named_if_out_of_memory(SOURCES_ADVICE):
             seen = self.frozen_features(source, names) if self.network.uses_backbone else None
-            maps = self.network.encode(source, seen, drops_backbone=drops_backbone)
+
+            def maps_of(turns: int) -> SourceMaps:
+                known = None if seen is None else seen.rolled(turns)
+                return self.network.encode(rolled(source, turns), known, drops_backbone=drops_backbone)
+
+            maps = maps_of(quarter_turns)
             if self.quality == "fast":
                 return maps
-            turned = [maps]
-            for turns in QUARTER_TURNS[1:]:
-                known = None if seen is None else seen.rolled(turns)
-                turned.append(self.network.encode(rolled(source, turns), known, drops_backbone=drops_backbone))
-            return RolledMaps(maps.images, maps.cameras, maps.prior, tuple(turned))
+            others = [maps_of(quarter_turns + turns) for turns in QUARTER_TURNS[1:]]
+            return RolledMaps(maps.images, maps.cameras, maps.prior, (maps, *others))
 
     def view(
         self, maps: SourceMaps, camera: Cameras, near: Float[Tensor, " batch"], far: Float[Tensor, " batch"]

@@ -57,6 +57,8 @@ class FrozenFeatures(TensorStruct):
     def rolled(self, quarter_turns: int) -> "FrozenFeatures":
         """As of images that are turned clockwise, see `geometry.turned_views`; VGGT has still seen them upright."""
         turns = quarter_turns % 4
+        if not turns:
+            return self
         w2c, intrinsics = self.w2c, self.intrinsics
         if w2c is not None and intrinsics is not None:
             w2c = rolled_cameras(Cameras(w2c, intrinsics, 0, 0), turns).w2c

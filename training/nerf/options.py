@@ -65,6 +65,11 @@ class TrainOptions(RunOptions, DataOptions):
     )
     white_bkgd: bool = option(False, "what a ray does not hit is white instead of black")
     chunk: int = option(4096, "rays rendered at a time in validation")
+    rolls: float = option(
+        0.0,
+        "share of the steps in which all cameras are rolled by one to three quarter turns, so that --quality full of "
+        "render.* has four renderings as good as the first",
+    )
     val_protocol: str = option(
         "",
         f"validation scores the pixels that this protocol counts: {', '.join(PROTOCOLS)}; not given: MVSNeRF's of the "
@@ -96,6 +101,7 @@ class TrainOptions(RunOptions, DataOptions):
         DataOptions.__post_init__(self)
         validation_protocol(self.val_protocol, self.dataset_name)
         self._require_at_least(1, "rays_per_step", "scenes_per_step", "chunk")
+        require(0 <= self.rolls <= 1, f"--rolls: expected 0 to 1, got {self.rolls}")
         windows = [f"{name}_loss" for name in WINDOW_LOSS_NAMES]
         self._require_at_least(0, "warmup_steps", "window_rays", "coarse_loss", *windows)
         side = self.window_rays
@@ -200,10 +206,7 @@ class GeneralOptions(TrainOptions):
         "one random exposure for all views of a sample, up to so much in natural logarithm, and a quarter of it per "
         "channel",
     )
-    turns: float = option(
-        0.0,
-        "share of the steps whose cameras are rolled by one to three quarter turns, and of those that are mirrored",
-    )
+    mirrors: float = option(0.0, "share of samples that are mirrored left to right, cameras included")
     feature_channels: int = option(24, "channels of the feature maps")
     hidden: int = option(32, "width of the layers that see single views")
     fused: int = option(64, "width of the layers behind the fusion of views")
@@ -217,7 +220,7 @@ class GeneralOptions(TrainOptions):
         self._require_at_least(0, "vggt_image_size", "extra_views", "muon_lrate")
         self._require_at_least(0, "color_jitter", "mix_side")
         require(0 <= self.ema < 1, f"--ema: expected 0 to below 1, got {self.ema}")
-        for name in ("far_sources", "turns"):
+        for name in ("far_sources", "mirrors"):
             require(0 <= getattr(self, name) <= 1, f"--{name}: expected 0 to 1, got {getattr(self, name)}")
         require(
             not (self.color_jitter and self.white_bkgd),
@@ -257,7 +260,7 @@ class GeneralOptions(TrainOptions):
             extra_views=self.extra_views,
             far_sources=self.far_sources,
             color_jitter=self.color_jitter,
-            turns=self.turns,
+            mirrors=self.mirrors,
             mix=self.mixed_sets,
             mix_side=self.mix_side,
         )

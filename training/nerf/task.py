@@ -13,6 +13,8 @@ from data.novel_view.mixture import MixedSet
 from data.novel_view.protocols import validation_protocol
 from data.novel_view.reference import Reference, reference_of
 from geometry import InputError, SceneBatch
+from geometry.turned_views import rolled
+from models.nerf.rolled import QUARTER_TURNS
 from models.nerf.samplers import LOSS_NAMES, RendererSpec
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from training.backbone import VGGTRecord, require_same_backbone
@@ -138,8 +140,9 @@ class NerfTask(SceneTask):
         share = self.backbone_dropout
         is_dropped = share > 0 and float(torch.rand((), generator=generators[0])) < share
         names = batch.names if self.is_same_scene else None
-        maps = self.model.encode(batch.source, names, drops_backbone=is_dropped)
-        target = batch.target[:, 0]
+        turns = self._quarter_turns(generators[0])
+        maps = self.model.encode(batch.source, names, drops_backbone=is_dropped, quarter_turns=turns)
+        target = rolled(batch.target[:, 0], turns)
         view = self.model.view(maps, target.cameras, target.near, target.far)
         count, side = self.options.rays_per_step, min(self.options.window_rays, *target.images.shape[-2:])
         truth = (
@@ -161,6 +164,11 @@ class NerfTask(SceneTask):
                 scalars["train/auto_bounds"] = view.bounds.is_auto.float().mean()
         self.log_dict(scalars)
         return loss
+
+    def _quarter_turns(self, generator: torch.Generator) -> int:
+        """By which the cameras of a step are rolled."""
+        is_rolled = self.options.rolls > 0 and float(torch.rand((), generator=generator)) < self.options.rolls
+        return int(torch.randint(1, len(QUARTER_TURNS), (), generator=generator)) if is_rolled else 0
 
     @property
     def loss_weights(self) -> dict[str, float]:

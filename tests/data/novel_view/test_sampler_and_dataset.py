@@ -12,7 +12,7 @@ from data.readers.dtu import read_dtu
 from data.scene import Frame, PosedScene
 from data.seeds import derived_seed
 from geometry import InputError, SceneBatch
-from geometry.turned_views import mirrored, rolled
+from geometry.turned_views import mirrored
 from tests.data import tiny_scenes as tiny
 
 
@@ -179,26 +179,19 @@ def test_a_replacement_has_the_size_of_what_it_replaces(tmp_path: Path) -> None:
         MultiViewDataset([small[0], *large], is_random=False)[SampleKey(0, 2, seed=0)]
 
 
-def test_turns_are_shares_of_the_steps_and_alike_within_one() -> None:
-    turned = sampler(per_step=3)
-    turned.turns = 0.5
-    plain = [sampler(per_step=3).keys_of(step) for step in range(200)]
-    drawn = [turned.keys_of(step) for step in range(200)]
-    assert all(len({(key.quarter_turns, key.is_mirrored) for key in keys}) == 1 for keys in drawn)
-    rolls = [keys[0].quarter_turns for keys in drawn]
-    assert set(rolls) == {0, 1, 2, 3}
-    assert 80 < rolls.count(0) < 120
-    assert 80 < sum(keys[0].is_mirrored for keys in drawn) < 120
-    assert [[replace(key, quarter_turns=0, is_mirrored=False) for key in keys] for keys in drawn] == plain
-
-
-def test_a_turned_sample_is_the_plain_one_turned(small_dtu: Path) -> None:
+def test_a_share_of_the_samples_is_mirrored(small_dtu: Path) -> None:
     from data.readers.registry import read_scenes
 
     scene = read_scenes("dtu", str(small_dtu), split="all", scans=("scan2",))[0]
-    dataset = MultiViewDataset(pool_targets(scene, scene.train_views), is_random=True)
-    plain, turned = dataset[SampleKey(4, 3, 11)], dataset[SampleKey(4, 3, 11, quarter_turns=1, is_mirrored=True)]
-    for before, after in ((plain.source, turned.source), (plain.target, turned.target)):
-        expected = rolled(mirrored(before), 1)
-        assert torch.equal(after.images, expected.images)
-        assert torch.equal(after.cameras.w2c, expected.cameras.w2c)
+    targets = pool_targets(scene, scene.train_views)
+    plain, half = (MultiViewDataset(targets, is_random=True, mirrors=share) for share in (0.0, 0.5))
+    count = 0
+    for seed in range(20):
+        before, after = plain[SampleKey(4, 3, seed)], half[SampleKey(4, 3, seed)]
+        is_mirrored = not torch.equal(after.target.images, before.target.images)
+        for one, other in ((before.source, after.source), (before.target, after.target)):
+            expected = mirrored(one) if is_mirrored else one
+            assert torch.equal(other.images, expected.images)
+            assert torch.equal(other.cameras.w2c, expected.cameras.w2c)
+        count += is_mirrored
+    assert 5 <= count <= 15

@@ -14,6 +14,7 @@ GUIDED = ("--vggt_ckpt", "none", "--sampler", "guided", "--sweep_planes", "12", 
 MORE = (
     *("--window_rays", "8", "--rays_per_step", "64", "--ssim_loss", "0.1", "--gradient_loss", "0.1"),
     *("--far_sources", "0.5", "--color_jitter", "0.2", "--scenes_per_step", "2"),
+    *("--mirrors", "0.5", "--rolls", "0.5", "--sample_volume"),
 )
 
 

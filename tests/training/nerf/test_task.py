@@ -10,8 +10,13 @@ from torch import Tensor
 
 from data.novel_view.protocols import PROTOCOLS
 from data.novel_view.reference import reference_of
+from geometry import Cameras, Views
+from geometry.turned_views import rolled
+from models.nerf.renderer import SourceMaps, TargetView
 from models.nerf.vggt_nerf import RenderedImage
-from tests.scenes import random_views
+from tests.scenes import random_batch, random_views
+from training.nerf.build import build_general_task
+from training.nerf.options import GeneralOptions
 from training.nerf.task import NerfTask, validation_scores
 
 
@@ -61,3 +66,34 @@ def test_an_image_smaller_than_the_window_of_ssim_has_a_psnr() -> None:
     color, similarity, _ = validation_scores(rendered, reference_of(PROTOCOLS["full"], small))
     assert color == pytest.approx(120.0)
     assert math.isnan(similarity)
+
+
+def test_a_step_may_roll_sources_and_target_by_the_same_quarter_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = random_batch()
+    seen = []
+
+    def watched(task: NerfTask) -> NerfTask:
+        view = task.model.view
+
+        def note(maps: SourceMaps, camera: Cameras, near: Tensor, far: Tensor) -> TargetView:
+            seen.append((maps, camera))
+            return view(maps, camera, near, far)
+
+        monkeypatch.setattr(task.model, "view", note)
+        monkeypatch.setattr(task, "log_dict", lambda scalars: None)
+        return task
+
+    sizes = {"feature_channels": 4, "hidden": 8, "fused": 8, "sweep_planes": 12, "N_guided": 2, "rays_per_step": 16}
+    for share in (0.0, 1.0):
+        options = GeneralOptions(vggt_ckpt="none", sampler="guided", color_loss=0.1, rolls=share, **sizes)
+        task = watched(build_general_task(options, {}))
+        for seed in range(12):
+            task.training_step(replace(batch, seeds=torch.tensor([seed])), 0).backward()
+
+    def turns_of(before: Views, cameras: Cameras) -> list[int]:
+        return [turns for turns in range(4) if torch.equal(rolled(before, turns).cameras.w2c, cameras.w2c)]
+
+    turns = [(turns_of(batch.source, maps.cameras), turns_of(batch.target[:, 0], camera)) for maps, camera in seen]
+    assert turns[:12] == [([0], [0])] * 12
+    assert all(sources == target for sources, target in turns)
+    assert sorted({sources[0] for sources, _ in turns[12:]}) == [1, 2, 3]

@@ -77,6 +77,8 @@ def options(**changes: object) -> GeneralOptions:
         ({"window_rays": 33}, "--window_rays 33: .*--rays_per_step 1024"),
         ({"window_rays": -1}, "--window_rays: expected 0 or more"),
         ({"far_sources": 1.5}, "--far_sources: expected 0 to 1, got 1.5"),
+        ({"mirrors": -0.1}, "--mirrors: expected 0 to 1, got -0.1"),
+        ({"rolls": 2.0}, "--rolls: expected 0 to 1, got 2.0"),
         ({"color_jitter": -0.1}, "--color_jitter: expected 0 or more"),
         ({"color_jitter": 0.1, "white_bkgd": True}, "--color_jitter: expected no --white_bkgd"),
         ({"mix_side": 320}, "--mix_side 320: expected --mix beside it"),

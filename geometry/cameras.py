@@ -174,17 +174,17 @@ class Cameras(TensorStruct):
         """
         if quarter_turns % 4 == 0:
             return self
-        axes = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-        pixels = axes + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, self.width], [0.0, 0.0, 0.0]])
-        rotation = torch.eye(4)
-        rotation[:3, :3] = axes
 
         def of(matrix: Tensor) -> Tensor:
-            return pixels.to(matrix) @ matrix @ axes.T.to(matrix)
+            x, y, last = matrix.unbind(-2)
+            along_x, along_y, offset = torch.stack([y, self.width * last - x, last], dim=-2).unbind(-1)
+            return torch.stack([along_y, -along_x, offset], dim=-1)
 
+        # rows and columns change places, without a product: exact under autocast too
+        x, y, z, last = self.w2c.unbind(-2)
         return replace(
             self,
-            w2c=rotation.to(self.w2c) @ self.w2c,
+            w2c=torch.stack([y, -x, z, last], dim=-2),
             intrinsics=of(self.intrinsics),
             host_intrinsics=None if self.host_intrinsics is None else of(self.host_intrinsics),
             height=self.width,

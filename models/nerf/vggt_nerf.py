@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry import Cameras, TensorStruct, Views, pixel_centers
-from geometry.turned_views import rolled, rolled_cameras
+from geometry.turned_views import rolled
 from models.memory import in_parts, named_if_out_of_memory
 from models.nerf.renderer import RENDER_ADVICE, SOURCES_ADVICE, Renderer, SourceMaps, TargetView
 from models.nerf.rolled import QUARTER_TURNS, RolledMaps, RolledView
@@ -92,7 +92,7 @@ class VGGTNeRF(nn.Module):
             if not isinstance(maps, RolledMaps):
                 return self.network.view(maps, camera, near, far)
             pairs = zip(maps.turned, QUARTER_TURNS, strict=True)
-            turned = [self.network.view(one, rolled_cameras(camera, turns), near, far) for one, turns in pairs]
+            turned = [self.network.view(one, camera.turned(-turns), near, far) for one, turns in pairs]
             return RolledView(camera, turned[0].bounds, tuple(turned))
 
 

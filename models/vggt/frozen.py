@@ -18,7 +18,6 @@ from geometry.cameras import Cameras
 from geometry.constants import constant
 from geometry.errors import InputError, require
 from geometry.tensor_struct import TensorStruct
-from geometry.turned_views import rolled_cameras
 from models.memory import halved_to_fit
 from models.vggt.backbones import LoadedNetwork, MultiViewNetwork, load_network
 from models.vggt.config import LAYER_PARTS
@@ -61,9 +60,11 @@ class FrozenFeatures(TensorStruct):
             return self
         w2c, intrinsics = self.w2c, self.intrinsics
         if w2c is not None and intrinsics is not None:
-            w2c = rolled_cameras(Cameras(w2c, intrinsics, 0, 0), turns).w2c
-            axes = [1, 0, 2] if turns % 2 else [0, 1, 2]
-            intrinsics = intrinsics[..., axes, :][..., axes]  # the principal point stays in the middle
+            w2c = Cameras(w2c, intrinsics, 0, 0).turned(-turns).w2c
+            if turns % 2:  # the principal point stays in the middle
+                x, y, last = intrinsics.unbind(-2)
+                along_x, along_y, offset = torch.stack([y, x, last], dim=-2).unbind(-1)
+                intrinsics = torch.stack([along_y, along_x, offset], dim=-1)
         maps = (self.tokens, self.depth, self.depth_conf)
         return FrozenFeatures(*(None if one is None else one.rot90(-turns, (-2, -1)) for one in maps), w2c, intrinsics)
 

@@ -11,8 +11,11 @@ from tests.scenes import random_views
 
 
 def views() -> Views:
-    """Not square, no camera centered, with all maps there are."""
+    """Not square, no camera centered, axes of the image not quite at right angles, with all maps there are."""
     known = random_views(3)
+    skewed = known.cameras.intrinsics.clone()
+    skewed[:, 0, 1] = 3.0
+    known = replace(known, cameras=replace(known.cameras, intrinsics=skewed, host_intrinsics=skewed))
     return replace(known, mask=known.images[:, 0] > 0.5, no_surface=known.images[:, 1] > 0.5)
 
 
@@ -29,6 +32,17 @@ def test_a_mirrored_point_lies_mirrored_in_the_image() -> None:
     torch.testing.assert_close(mirror.depth, seen.depth)
     assert torch.linalg.det(after.cameras.w2c[:, :3, :3]).allclose(torch.ones(3))
     assert torch.equal(after.images[..., 5, 31], before.images[..., 5, 0])
+
+
+def test_cameras_are_exact_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [mirrored(views()), *(rolled(views(), turns) for turns in range(4))]
+    for after, known in zip(found, [mirrored(views()), *(rolled(views(), turns) for turns in range(4))], strict=True):
+        assert after.cameras.w2c.dtype == after.cameras.intrinsics.dtype == torch.float32
+        assert torch.equal(after.cameras.w2c, known.cameras.w2c)
+        assert torch.equal(after.cameras.intrinsics, known.cameras.intrinsics)
+        assert after.cameras.host_intrinsics is not None
+        assert torch.equal(after.cameras.host_intrinsics, known.cameras.intrinsics)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 5])

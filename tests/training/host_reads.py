@@ -30,6 +30,7 @@ ON_HOST = {
     "models/vggt/frozen.py:_check_range",  # not on a GPU, but for the first call
     "models/vggt/objective/track_targets.py:tracks_of_batch",  # seeds
     "training/nerf/rays.py:scene_generators",  # seeds
+    "training/nerf/task.py:_quarter_turns",  # random numbers
     "training/nerf/task.py:training_step",  # a random number
     "training/nerf/windows.py:random_start",  # random numbers
 }

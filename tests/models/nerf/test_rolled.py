@@ -1,5 +1,6 @@
 """`--quality full`: four positions of the cameras, averaged."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,23 @@ def test_full_quality_is_the_mean_of_what_turned_photographs_give(sampler: str, 
     torch.testing.assert_close(full.depth, weighted, atol=2e-3, rtol=0)
     spread = torch.stack([one.rgb for one in four]).std(0)
     assert spread.max() > 1e-3, "expected a network that sees turned photographs differently"
+
+
+def test_cameras_that_vggt_sees_roll_as_views_do() -> None:
+    views = random_batch().source
+    intrinsics = views.cameras.intrinsics.clone()
+    intrinsics[..., 0, 2], intrinsics[..., 1, 2] = views.cameras.width / 2, views.cameras.height / 2
+    views = replace(views, cameras=replace(views.cameras, intrinsics=intrinsics))
+    shape = (*views.images.shape[:2], 1, 1, 6, 8)
+    tokens = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    seen = FrozenFeatures(tokens, w2c=views.cameras.w2c, intrinsics=intrinsics)
+    for turns in range(5):
+        cameras = rolled(views, turns).cameras
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = seen.rolled(turns)
+        assert torch.equal(found.w2c, cameras.w2c)
+        assert torch.equal(found.intrinsics, cameras.intrinsics)
+        assert torch.equal(found.tokens[..., 0, 0], tokens[..., -(turns in (1, 2)), -(turns in (2, 3))])
 
 
 @contract

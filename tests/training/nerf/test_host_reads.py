@@ -23,7 +23,7 @@ ONE = {"training/run_task.py:on_before_optimizer_step": 1}
 STEPS = ("--max_steps", "3", "--log_every", "100", "--save_every", "100", "--warmup_steps", "1")
 
 
-TOKENS = ("--vggt_layers", "0", "1", "--fine_depth")
+TOKENS = ("--vggt_layers", "0", "1", "--fine_depth", "--sample_volume", "--rolls", "1.0")
 
 
 @pytest.mark.parametrize(("sampler", "own"), [("hierarchical", ()), ("guided", ()), ("guided", TOKENS)])
@@ -62,10 +62,11 @@ def test_reads_are_found_where_they_are(tmp_path: Path) -> None:
 
 
 def _general(sampler: str, tmp_path: Path) -> NerfTask:
-    """`tokens`: the guided sampler with all that it can be told of VGGT."""
+    """`tokens`: the guided sampler with all that it can be told of VGGT and read, its cameras rolled."""
     counts = {"N_samples": 3} if sampler == "hierarchical" else {"N_guided": 3, "sweep_planes": 12, "color_loss": 0.1}
     if sampler == "tokens":
         sampler, counts = "guided", counts | {"vggt_layers": (0, 1), "fine_depth": True}
+        counts |= {"sample_volume": True, "rolls": 1.0}
     backbone = write_backbone(tmp_path / "heads.json", with_depth=True)
     sizes = {"feature_channels": 8, "hidden": 8, "fused": 8, "vggt_image_size": 0, "rays_per_step": 16}
     options = GeneralOptions(
@@ -96,6 +97,9 @@ def test_step_and_image_on_a_gpu_that_nothing_is_read_of(sampler: str, tmp_path:
         assert (loss.device.type, loss.shape) == ("cuda", ())
         with torch.no_grad():
             target = on_gpu.target[:, 0]
+            view = model.view(model.encode(on_gpu.source), target.cameras, target.near, target.far)
+            assert render_image(view, 512).rgb.shape == (24, 32, 3)
+            model.quality = "full"
             view = model.view(model.encode(on_gpu.source), target.cameras, target.near, target.far)
             assert render_image(view, 512).rgb.shape == (24, 32, 3)
 

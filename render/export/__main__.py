@@ -264,7 +264,7 @@ def _cache_key(options: ExportOptions, scene: PosedScene, views: Sequence[int]) 
     names = (
         *("vggt_ckpt", "n_views", "imgScale_test", "N_samples", "N_importance", "N_guided", "feature_pixels"),
         *("vggt_image_size", "near_far", "precision", "white_bkgd", "dataset_name", "datadir", "view_split"),
-        *("llff_factor", "llff_size"),
+        *("llff_factor", "llff_size", "image_factor", "quality"),
     )
     values = [getattr(options, name) for name in names]
     return repr([file_sha256(Path(options.ckpt)), scene.name, tuple(views), values])

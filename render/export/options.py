@@ -46,7 +46,8 @@ _PRODUCTS_OF: dict[str, tuple[str, ...]] = {
 }
 _ORIGINS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ckpt", "n_views", "imgScale_test", "near_far", "white_bkgd", "chunk", "precision"), ("model",)),
-    **dict.fromkeys(("min_opacity", "keep_background", "keep_renderings", *SAMPLE_COUNTS, *SIZES_OF_MAPS), ("model",)),
+    **dict.fromkeys(("min_opacity", "keep_background", "keep_renderings", "quality"), ("model",)),
+    **dict.fromkeys((*SAMPLE_COUNTS, *SIZES_OF_MAPS), ("model",)),
     **dict.fromkeys(("vggt_ckpt", "vggt_image_size"), ("model", "vggt")),
     **dict.fromkeys(("images", "max_side", "max_images", "confidence_percentile"), ("vggt", "mapanything")),
     **dict.fromkeys(("long", "chunk_size", "chunk_overlap"), ("vggt",)),

@@ -245,6 +245,16 @@ def test_kept_renderings_are_used_again_and_products_replaced(
     assert truth.call_count == 2
 
 
+def test_renderings_kept_are_of_everything_that_they_depend_on(
+    general: Path, data_root: Path, scene: PosedScene
+) -> None:
+    def key(**changes: Any) -> str:
+        return command._cache_key(options(general, data_root, Path("out"), **changes), scene, (1, 2))
+
+    changes = {"quality": "full", "near_far": "open", "n_views": 4, "imgScale_test": 0.25, "image_factor": 2}
+    assert len({key(), *(key(**{name: value}) for name, value in changes.items())}) == 1 + len(changes)
+
+
 def test_damaged_and_older_renderings_are_made_again(tmp_path: Path) -> None:
     path, renderings = tmp_path / "kept.npz", predicted_views(["a"], sphere_prediction(1, [(64, 64)]))
     save_renderings(path, renderings, "key")
@@ -286,6 +296,7 @@ def test_a_failure_leaves_nothing(
         ({"long": True}, "--long: belongs to --from vggt"),
         ({"origin": "vggt"}, "--ckpt: belongs to --from model"),
         ({"origin": "vggt", "ckpt": "", "min_opacity": 0.1}, "--min_opacity: belongs to --from model"),
+        ({"origin": "vggt", "ckpt": "", "quality": "full"}, "--quality: belongs to --from model"),
         ({"origin": "vggt", "ckpt": "", "images": "x"}, "--datadir: belongs to a data set"),
         ({"origin": "vggt", "ckpt": "", "max_side": 64}, "--max_side: expected --images beside it"),
         ({"max_images": 9}, "--max_images: belongs to --from vggt"),

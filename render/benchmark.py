@@ -307,14 +307,16 @@ def _settings(options: BenchmarkOptions, trained_with: VGGTRecord) -> dict[str, 
 def _require_same_benchmark(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings into a new folder; refuse one that holds results of others.
 
-    A benchmark without fine-tuning may be gone on with by one with it.
+    A benchmark without fine-tuning may be gone on with by one with it. Options added since had their defaults then.
 
     Raises:
         InputError: naming what differs.
     """
     path = out / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = _defaults(BenchmarkOptions) | json.loads(path.read_text())
+        if before.get("finetuning"):
+            before["finetuning"] = _defaults(FinetuneOptions, "init_from") | before["finetuning"]
         for name, value in settings.items():
             if before.get(name) != value and not (name == "finetuning" and None in (before.get(name), value)):
                 what = "other --finetune options" if name == "finetuning" else f"{name} {before.get(name)}"
@@ -322,6 +324,10 @@ def _require_same_benchmark(out: Path, settings: dict[str, Any]) -> None:
         settings = {**settings, "finetuning": settings["finetuning"] or before.get("finetuning")}
     with staged_file(path) as partial:
         write_json(partial, settings)
+
+
+def _defaults(options: type[DataOptions], *without: str) -> dict[str, Any]:
+    return {field.name: plain(field.default) for field in fields(options) if field.name not in without}
 
 
 if __name__ == "__main__":

@@ -123,6 +123,24 @@ def test_general_and_fine_tuned_and_only_what_is_left(
         run_benchmark(options())
 
 
+def test_a_benchmark_of_before_an_option_is_gone_on_with(
+    options: Callable[..., BenchmarkOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "_do_scans", lambda *_: {})
+    run_benchmark(options())
+    path = tmp_path / "out" / "settings.json"
+    before = json.loads(path.read_text())
+    del before["quality"], before["finetuning"]["rolls"]
+    path.write_text(json.dumps(before))
+    with pytest.raises(InputError, match=r"--out .*: holds a benchmark with quality fast; take another folder"):
+        run_benchmark(options(quality="full"))
+    Path(options().finetune).write_text(f"{CONFIG}rolls = 0.5\n")
+    with pytest.raises(InputError, match=r"--out .*: holds a benchmark with other --finetune options"):
+        run_benchmark(options())
+    Path(options().finetune).write_text(CONFIG)
+    run_benchmark(options())
+
+
 def test_a_scan_that_fails_stops_no_other(
     options: Callable[..., BenchmarkOptions], commands: list, general: Path, two_scans: Path, tmp_path: Path, capsys
 ) -> None:

@@ -138,7 +138,7 @@ class Renderer(nn.Module, ABC):
         return self.reads_tokens or self.reads_depth
 
     def with_new_parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a network that was told less of VGGT, for this one, which starts by making nothing of the rest.
+        """Weights of a network that was told or read less, for this one, which starts by making nothing of the rest.
 
         Other weights are returned as they are.
         """

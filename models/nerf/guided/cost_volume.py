@@ -35,8 +35,8 @@ class PlaneDistribution(TensorStruct):
     """Disparity fraction of the planes, descending: from near to far."""
     context: Float[Tensor, "batch channel rows cols"]
     """Features of the volume where the surface is."""
-    features: Float[Tensor, "batch channel rows cols plane"]
-    """Of the whole volume."""
+    features: Float[Tensor, "batch channel rows cols plane"] | None = None
+    """Of the whole volume, where they are kept."""
 
     @property
     def spacing(self) -> Float[Tensor, "batch rows cols"]:
@@ -46,6 +46,7 @@ class PlaneDistribution(TensorStruct):
     @property
     def lookup(self) -> Float[Tensor, "batch looked_up rows cols"]:
         """What `at_samples` reads: middle and spacing of a pixel's planes, then features and likelihood of each."""
+        assert self.features is not None
         planes = torch.stack([self.centers.mean(-1), self.spacing], dim=1)
         volume = torch.cat([self.features, self.logits.softmax(-1)[:, None]], dim=1)
         return torch.cat([planes, volume.movedim(-1, 1).flatten(1, 2)], dim=1)
@@ -114,8 +115,13 @@ class _Conv(nn.Sequential):
 class VolumeRegularizer(nn.Module):
     """A small 3D U-Net (Yao et al. 2018, MVSNet, sec. 3.2) of two or three levels; planes are halved with the image."""
 
-    def __init__(self, channels_in: int, width: int, *, levels: int, halves_planes: bool) -> None:
+    def __init__(
+        self, channels_in: int, width: int, *, levels: int, halves_planes: bool, keeps_features: bool = False
+    ) -> None:
+        """`keeps_features`: the features of the whole volume are wanted, `width` times as much as the logits."""
         super().__init__()
+        self.dims = (1, 2, 2) if keeps_features else (1, 2)
+        """Axes of the rows in what `_regularized` returns, as far as it is kept."""
         stride = (2, 2, 2 if halves_planes else 1)
         widths = [width * min(2**level, 4) for level in range(levels)]
         self.first = _Conv(channels_in, width)
@@ -141,16 +147,15 @@ class VolumeRegularizer(nn.Module):
     def _distribution(self, cost: Tensor, centers: Tensor) -> PlaneDistribution:
         rows, halved = cost.shape[2], 2 ** len(self.down)
 
-        def strip(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        def strip(first: int, last: int) -> list[Tensor]:
             above, below = max(first - _HALO * halved, 0), min(last + _HALO * halved, rows)
-            logits, context, features = self._regularized(cost[:, :, above:below])
-            inner = slice(first - above, last - above)
-            return logits[:, inner], context[:, :, inner], features[:, :, inner]
+            maps = self._regularized(cost[:, :, above:below])
+            return [one.narrow(dim, first - above, last - first) for one, dim in zip(maps, self.dims, strict=False)]
 
         parts = in_parts(strip, rows, least=halved, advice=SOURCES_ADVICE)
-        parts = zip(zip(*parts, strict=True), (1, 2, 2), strict=True)
-        logits, context, features = (joined(list(maps), dim) for maps, dim in parts)
-        return PlaneDistribution(logits, centers, context, features)
+        columns = zip(zip(*parts, strict=True), self.dims, strict=True)
+        logits, context, *features = (joined(list(maps), dim) for maps, dim in columns)
+        return PlaneDistribution(logits, centers, context, *features)
 
     def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (batch rows cols plane), context (batch channel rows cols) and features."""

@@ -289,7 +289,13 @@ class GuidedNeRF(Renderer):
         )
         prior, fine_prior = (_PRIOR_CHANNELS if told else 0 for told in (config.depth_prior, config.fine_depth))
         self.coarse = VolumeRegularizer(SWEEP_CHANNELS + 2 + prior, _COARSE_WIDTH, levels=3, halves_planes=True)
-        self.fine = VolumeRegularizer(channels + 2 + 1 + fine_prior, _FINE_WIDTH, levels=2, halves_planes=False)
+        self.fine = VolumeRegularizer(
+            channels + 2 + 1 + fine_prior,
+            _FINE_WIDTH,
+            levels=2,
+            halves_planes=False,
+            keeps_features=config.sample_volume,
+        )
         volume = _FINE_WIDTH + 1 if config.sample_volume else 0
         self.field = GuidedRadianceField(
             channels, GUIDE_CHANNELS - 1 + _FINE_WIDTH, config.hidden, config.fused, volume
@@ -312,7 +318,10 @@ class GuidedNeRF(Renderer):
         return is_told or self.reads_tokens
 
     def with_new_parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Renderer`: tokens (`--vggt_layers`), and depth in the fine level of the sweep (`--fine_depth`)."""
+        """See `Renderer`: tokens (`--vggt_layers`), depth in the sweep's fine level (`--fine_depth`).
+
+        Besides, the volume of that level at the samples (`--sample_volume`).
+        """
         extended, context, first = dict(weights), "stem.context.", "fine.first.0.weight"
         if self.stem.context is not None and not any(key.startswith(context) for key in weights):
             self.stem.context.say_nothing()
@@ -382,8 +391,8 @@ class GuidedNeRF(Renderer):
         guide = torch.stack([narrow.center, narrow.half, found.confidence * around[:, 2]], dim=1)
         shadows = self._shadows(found.center, found.confidence, maps, camera, planes, shrink=2)
         guide = torch.cat([guide, fine.context], dim=1)
-        lookup = fine.lookup if self.config.sample_volume else None
-        return GuidedView(self, maps, camera, bounds, planes, (coarse, fine), guide, shadows, lookup, scene, opacity)
+        lookup, levels = fine.lookup if self.config.sample_volume else None, (coarse, replace(fine, features=None))
+        return GuidedView(self, maps, camera, bounds, planes, levels, guide, shadows, lookup, scene, opacity)
 
     @staticmethod
     def _cost(

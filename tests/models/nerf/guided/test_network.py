@@ -1,6 +1,8 @@
 """The guided sampler: plane sweep, splatted depth, intervals, radiance field, and all of them together."""
 
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -203,9 +205,8 @@ def test_samples_cover_the_interval_and_nothing_else() -> None:
 
 
 def level_of(logits: torch.Tensor, centers: torch.Tensor) -> PlaneDistribution:
-    """Without features."""
-    nothing = torch.zeros_like(logits)[:, None]
-    return PlaneDistribution(logits, centers, nothing[..., 0], nothing)
+    """Without context."""
+    return PlaneDistribution(logits, centers, torch.zeros_like(logits)[:, None, ..., 0])
 
 
 def test_loss_is_least_at_the_known_depth_and_unknown_depth_counts_nothing() -> None:
@@ -319,6 +320,33 @@ def test_a_lone_volume_is_regularized_as_one_of_several() -> None:
     gradients.append(torch.autograd.grad(net(cost, centers).logits[:1].sum(), net.parameters(), allow_unused=True))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_volumes_are_kept_where_they_are_read_only() -> None:
+    """Not with the view: they take as much memory as all else of it. In strips they are those of the whole."""
+    for reads in (False, True):
+        net = VGGTNeRF(None, GuidedNeRF(config(sample_volume=reads), GuidedSamples(2))).eval()
+        found = view_of(net, plane_batch())
+        assert [level.features for level in found.levels] == [None, None]
+        assert (found.lookup is not None) == reads
+    torch.manual_seed(0)
+    plain, kept = (VolumeRegularizer(3, 8, levels=2, halves_planes=False, keeps_features=one) for one in (False, True))
+    kept.load_state_dict(plain.state_dict())
+    cost, centers = torch.rand(1, 3, 32, 10, 6), torch.rand(1, 32, 10, 6)
+    whole = kept(cost, centers)
+    assert plain(cost, centers).features is None
+    assert whole.features.shape == (1, 8, 32, 10, 6)
+    blended = (whole.logits.softmax(-1)[:, None] * whole.features).sum(-1)
+    torch.testing.assert_close(whole.context, blended)
+
+    def in_strips(compute: Any, count: int, **_: Any) -> list[Any]:
+        return [compute(first, first + 8) for first in range(0, count, 8)]
+
+    with mock.patch("models.nerf.guided.cost_volume.in_parts", in_strips):
+        strips = kept(cost, centers)
+    for name in ("logits", "context", "features"):
+        torch.testing.assert_close(getattr(strips, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
 
 
 def test_a_window_is_swept_as_finely_as_the_view_it_is_from() -> None:

@@ -52,7 +52,7 @@ class RolledView(TargetView):
         return RenderOutput(mean("rgb"), t * rays.cos_optical, opacity, weights, samples)
 
     def depth_loss(self, output: RenderOutput, truth: TargetRays) -> Float[Tensor, ""]:
-        """The mean of the four."""
+        """The mean of the four; where it is one of samples, that of all four's."""
         turned = [replace(truth, view=rolled(truth.view, turns)) for turns in QUARTER_TURNS]
         losses = [view.depth_loss(output, one) for view, one in zip(self.turned, turned, strict=True)]
         return torch.stack(losses).mean()

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from geometry import SceneBatch
+from geometry import SceneBatch, Views
 from geometry.turned_views import rolled
+from models.nerf.losses import termination_loss
+from models.nerf.renderer import TargetView
 from models.nerf.samplers import SAMPLERS
 from models.nerf.vggt_nerf import RenderedImage, VGGTNeRF, render_image
 from models.vggt.frozen import FrozenFeatures
@@ -82,17 +84,37 @@ def test_cameras_that_vggt_sees_roll_as_views_do() -> None:
         assert torch.equal(found.tokens[..., 0, 0], tokens[..., -(turns in (1, 2)), -(turns in (2, 3))])
 
 
-@contract
-def test_depth_loss_of_four_is_their_mean(sampler: str) -> None:
+@torch.no_grad()
+def test_depth_loss_of_four_is_their_mean() -> None:
+    """Of the guided sampler, whose sweeps see the whole target."""
     batch = random_batch()
-    model = model_of(sampler, batch, GENERAL)
-    target = batch.target[:, 0]
-    losses = {}
-    for quality in ("fast", "full"):
-        model.quality = quality
-        with torch.no_grad():
-            view = model.view(model.encode(batch.source), target.cameras, target.near, target.far)
-            truth = draw_target_rays(target, 40, [torch.Generator().manual_seed(0)], view.bounds)
-            losses[quality] = view.depth_loss(view.render(truth.rays), truth).item()
-    assert losses["full"] == pytest.approx(losses["fast"], rel=0.2)
-    assert losses["full"] != losses["fast"]
+    model = model_of("guided", batch, GENERAL)
+    seen = model.frozen_features(batch.source)
+    assert seen is not None
+
+    def loss(view: TargetView, target: Views) -> float:
+        truth = draw_target_rays(target, 40, [torch.Generator().manual_seed(0)], view.bounds)
+        return view.depth_loss(view.render(truth.rays), truth).item()
+
+    losses = []
+    for turns in range(4):
+        maps = model.network.encode(rolled(batch.source, turns), seen.rolled(turns))
+        target = rolled(batch.target[:, 0], turns)
+        losses.append(loss(model.view(maps, target.cameras, target.near, target.far), target))
+    model.quality, target = "full", batch.target[:, 0]
+    full = loss(model.view(model.encode(batch.source), target.cameras, target.near, target.far), target)
+    assert full == pytest.approx(sum(losses) / 4, rel=2e-5)
+    assert max(losses) > 1.0005 * min(losses)
+
+
+@torch.no_grad()
+def test_depth_loss_of_samples_is_that_of_all_four() -> None:
+    batch = random_batch()
+    model = model_of("hierarchical", batch, GENERAL)
+    model.quality, target = "full", batch.target[:, 0]
+    view = model.view(model.encode(batch.source), target.cameras, target.near, target.far)
+    truth = draw_target_rays(target, 40, [torch.Generator().manual_seed(0)], view.bounds)
+    output = view.render(truth.rays)
+    assert truth.depth is not None
+    expected = termination_loss(output, truth.rays, truth.depth)
+    assert view.depth_loss(output, truth).item() == pytest.approx(expected.item())

@@ -91,6 +91,12 @@ def build_general_task(options: GeneralOptions, trained_on: dict[str, list[int]]
                 f"--vggt_layers: --init_from {start} was trained with tokens of layers {list(before.vggt.layers)}",
             )
             require_same_backbone(before.vggt, backbone, f"--init_from {options.init_from}")
+        for name in ("fine_depth", "sample_volume"):
+            had = getattr(before.renderer.config, name, False)
+            require(
+                getattr(options, name) or not had,
+                f"--{name}: expected it beside --init_from {start}, which was trained with it",
+            )
         is_told_depth = before.renderer.config.depth_prior
         require(
             options.depth_prior == is_told_depth,

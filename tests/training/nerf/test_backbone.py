@@ -89,7 +89,7 @@ def test_records_of_older_checkpoints_are_read(without_heads: str) -> None:
     record = NerfRecord.from_plain(plain)
     assert (record.vggt.heads, record.renderer.near_far, record.renderer.config.depth_prior) == ((), "data", False)
     plain = general(vggt_ckpt="none", sampler="guided").record().to_plain()
-    for name in ("token_layers", "token_channels", "fine_depth"):
+    for name in ("token_layers", "token_channels", "fine_depth", "sample_volume"):
         del plain["renderer"]["config"][name]
     config = NerfRecord.from_plain(plain).renderer.config
     assert (config.reads_tokens, config.fine_depth) == (False, False)
@@ -101,8 +101,8 @@ def test_vggt_is_left_out_of_the_given_share_of_steps(with_heads: str, monkeypat
     said = []
     encode = task.model.encode
 
-    def spy(*arguments: object, drops_backbone: bool) -> object:
-        maps = encode(*arguments, drops_backbone=drops_backbone)
+    def spy(*arguments: object, drops_backbone: bool, **options: object) -> object:
+        maps = encode(*arguments, drops_backbone=drops_backbone, **options)
         said.append((drops_backbone, bool((maps.prior.confidence > 0).any())))
         return maps
 
@@ -357,6 +357,15 @@ def test_a_guided_model_can_be_told_more_later(tmp_path: Path, with_heads: str, 
         general(vggt_ckpt=with_heads, sampler="guided", depth_prior=True, init_from=str(told))
     with pytest.raises(InputError, match="layers"):
         general(vggt_ckpt=with_heads, depth_prior=True, init_from=str(told), sampler="guided", vggt_layers=(0, 1))
+
+
+@pytest.mark.parametrize("name", ["fine_depth", "sample_volume"])
+def test_what_a_guided_model_reads_is_not_taken_away(name: str, tmp_path: Path, with_heads: str) -> None:
+    usual = {"vggt_ckpt": with_heads, "sampler": "guided", "depth_prior": True}
+    path = str(saved(general(**usual, **{name: True}), tmp_path / "more.ckpt"))
+    assert getattr(general(**usual, **{name: True}, init_from=path).model.network.config, name)
+    with pytest.raises(InputError, match=rf"--{name}: expected it beside --init_from {path}"):
+        general(**usual, init_from=path)
 
 
 def test_a_backbone_for_a_guided_model_without_one(tmp_path: Path, with_heads: str) -> None:

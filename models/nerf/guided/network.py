@@ -164,7 +164,8 @@ class GuidedView(TargetView):
         center, half = found[..., 0], found[..., 1]
         samples = guided_samples(Intervals(center.detach(), half), self.planes, rays, count, draw)
         inverse = 1 / (samples.t * rays.cos_optical[..., None])
-        offset = (self.planes.fraction(inverse) - center[..., None]) / half[..., None]
+        fraction = self.planes.fraction(inverse)
+        offset = (fraction - center[..., None]) / half[..., None]
         # log of the interval's length in units of the whole range: small where the sweep is sure
         guide = torch.cat([torch.log(half[..., None]) / 4 + 1, found[..., 2:]], dim=-1)
         length = (samples.t_ends[..., -1] - samples.t_starts[..., 0]).clamp_min(1e-9)
@@ -186,7 +187,7 @@ class GuidedView(TargetView):
             guide=guide,
             offset=offset,
             length=length,
-            volume=self._volume(pixels, self.planes.fraction(inverse)),
+            volume=self._volume(pixels, fraction),
             scene=scene,
         )
         field = self.network.field(seen, self.network.residual_at(rays.at(samples.t).flatten(1, 2)))

@@ -42,7 +42,7 @@ def test_general_and_finetuning(
     )
     assert status == 0, errors
     more = ("--scans", "scan2", "--init_from", str(base / "g" / "checkpoints" / "last.ckpt"), "--expname", "f")
-    more += ("--N_guided", "3", "--scene_field", "8", "--scene_field_steps", "3") if is_guided else ()
+    more += ("--N_guided", "3", "--scene_field", "8", "--scene_field_steps", "3", "--rolls", "1.0") if is_guided else ()
     steps = ("--max_steps", "6", *STEPS[2:])
     status, errors = outcome_of_finetune(tiny_arguments("train_finetune.py", small_dtu, base, *more, *steps))
     assert status == 0, errors

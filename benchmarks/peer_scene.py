@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in options.seeds:
             for size in options.sizes:
                 source, target = read_scene(scene_file(options, size, seed))
-                print(_line(measured(model, f"{checkpoint}, seed {seed}, {size}", source, target, options.chunk)))
+                name = f"{checkpoint}, {options.quality}, seed {seed}, {size}"
+                print(_line(measured(model, name, source, target, options.chunk)))
                 sys.stdout.flush()
 
 

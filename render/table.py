@@ -48,7 +48,7 @@ def _title(metrics: Mapping[str, Any]) -> str:
     counts = " + ".join(str(settings[name]) for name in SAMPLE_COUNTS if settings[name] is not None)
     return (
         f"{metrics['protocol']}: {len(views)} views of {', '.join(settings['scans'])}, {width}x{height}, "
-        f"{counts} {settings['sampler']} samples, mask: {masks}"
+        f"{counts} {settings['sampler']} samples, {settings.get('quality', 'fast')} quality, mask: {masks}"
     )
 
 

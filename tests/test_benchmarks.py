@@ -315,7 +315,7 @@ def test_peer_scene_runs(
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     command = ["--ckpt", *fields.values(), "--peer_dir", str(peer), "--out", str(tmp_path / "out"), "--threads", "1"]
     peer_scene.main([*command, "--sizes", "64x32", "--N_guided", "2"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if ".ckpt, seed 0, 64x32" in line]
+    rows = [line for line in capsys.readouterr().out.splitlines() if ".ckpt, fast, seed 0, 64x32" in line]
     assert [row.count("|") for row in rows] == [9, 9]
     (peer / "make_scene.py").write_text("raise SystemExit('no')")
     peer_scene.main([*command, "--sizes", "64x32"])  # the scene is there already

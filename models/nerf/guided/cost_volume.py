@@ -122,7 +122,7 @@ class VolumeRegularizer(nn.Module):
         """`keeps_features`: the features of the whole volume are wanted, `width` times as much as the logits."""
         super().__init__()
         self.dims = (1, 2, 2) if keeps_features else (1, 2)
-        """Axes of the rows in what `_regularized` returns, as far as it is kept."""
+        """Axes of the rows in what `_regularized` returns."""
         stride = (2, 2, 2 if halves_planes else 1)
         widths = [width * min(2**level, 4) for level in range(levels)]
         self.first = _Conv(channels_in, width)
@@ -151,15 +151,15 @@ class VolumeRegularizer(nn.Module):
         def strip(first: int, last: int) -> list[Tensor]:
             above, below = max(first - _HALO * halved, 0), min(last + _HALO * halved, rows)
             maps = self._regularized(cost[:, :, above:below])
-            return [one.narrow(dim, first - above, last - first) for one, dim in zip(maps, self.dims, strict=False)]
+            return [one.narrow(dim, first - above, last - first) for one, dim in zip(maps, self.dims, strict=True)]
 
         parts = in_parts(strip, rows, least=halved, advice=SOURCES_ADVICE)
         columns = zip(zip(*parts, strict=True), self.dims, strict=True)
         logits, context, *features = (joined(list(maps), dim) for maps, dim in columns)
         return PlaneDistribution(logits, centers, context, *features)
 
-    def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (batch rows cols plane), context (batch channel rows cols) and features."""
+    def _regularized(self, cost: Float[Tensor, "batch cost rows cols plane"]) -> list[Tensor]:
+        """Logits (batch rows cols plane), context (batch channel rows cols) and, where they are kept, features."""
         levels = [self.first(cost)]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -171,7 +171,7 @@ class VolumeRegularizer(nn.Module):
         hidden = features.movedim(1, -1)
         logits = self.logit(hidden)[..., 0]
         context = (logits.softmax(-1)[..., None] * hidden).sum(-2)
-        return logits, context.movedim(-1, 1), features
+        return [logits, context.movedim(-1, 1), features][: len(self.dims)]
 
 
 def sweep_loss(
